@@ -1,0 +1,111 @@
+//! What `longhaul status --json` prints: one object a job. Its shape is a promise to scripts; fields are only ever added.
+
+use serde::{Deserialize, Serialize};
+
+/// How a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum JobState {
+    /// Open, and not one of the two below; whether a process runs it says `worker_pid`.
+    Running,
+    /// Paused by the operator, and no batch in flight.
+    Paused,
+    /// A sync job between two rounds.
+    Sleeping,
+    /// Ended well.
+    Completed,
+    /// Ended by an error that no retry can mend.
+    Failed,
+    /// Ended by `longhaul cancel`.
+    Canceled,
+    /// Ended from outside, without a word to the workflow.
+    Terminated,
+}
+
+/// Whether the job ends or goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobKind {
+    /// Copies what is there, and ends.
+    Migrate,
+    /// Copies what is there, then what is new, round after round.
+    Sync,
+}
+
+/// One job, as `status --json` prints it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// The job's name.
+    pub job: String,
+    /// Whether it ends or goes on.
+    pub kind: JobKind,
+    /// How it stands.
+    pub state: JobState,
+    /// The process that runs it now, if any.
+    pub worker_pid: Option<u32>,
+    /// The workflow's id in the service.
+    pub workflow_id: String,
+    /// The current (or last) run of that workflow.
+    pub run_id: String,
+    /// Events in that run's history.
+    pub history_length: u64,
+    /// When the job was started, RFC 3339.
+    pub started_at: Option<String>,
+    /// When it ended, RFC 3339.
+    pub closed_at: Option<String>,
+    /// When a sleeping sync job begins its next round, RFC 3339.
+    pub next_run_at: Option<String>,
+    /// The last error, of the job or of an attempt that is being retried.
+    pub last_failure: Option<String>,
+    /// Activities that are out, or wait for their next attempt.
+    pub pending_activities: Vec<PendingActivity>,
+    /// Who keeps a sync job's newest keys from being settled (open transactions on the source); empty otherwise.
+    #[serde(default)]
+    pub held_back_by: Vec<String>,
+    /// The tables of the job.
+    pub tables: Vec<TableStatus>,
+}
+
+/// An activity that is out, or waits for its next attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PendingActivity {
+    /// The activity's type, `copy_batch` for one.
+    #[serde(rename = "type")]
+    pub activity_type: String,
+    /// The attempt that runs or comes next, from 1.
+    pub attempt: u32,
+    /// Why the last attempt failed.
+    pub last_failure: Option<String>,
+    /// When the next attempt begins, RFC 3339; `None` while one runs.
+    pub next_attempt_at: Option<String>,
+}
+
+/// One table of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// The table on the source, `schema.name`.
+    pub source: String,
+    /// The table on the target, `schema.name`.
+    pub target: String,
+    /// How the table stands; for a job of one table, as the job.
+    pub state: JobState,
+    /// Rows that are on the target, committed.
+    pub rows_done: u64,
+    /// Rows there are on the source, if anything is known.
+    pub rows_total: Option<u64>,
+    /// Whether `rows_total` comes from the catalog's statistics.
+    pub rows_total_is_estimate: bool,
+    /// Wire bytes copied.
+    pub bytes_done: u64,
+    /// Batches committed.
+    pub batches_done: u64,
+    /// The key up to which everything is on the target.
+    pub cursor: Option<Vec<String>>,
+    /// Over the last batches; `None` while nothing moves.
+    pub rows_per_second: Option<f64>,
+    /// Bytes per second over the last batches; `None` while nothing moves.
+    #[serde(default)]
+    pub bytes_per_second: Option<f64>,
+    /// Seconds to the end at that speed, if a total is known.
+    pub eta_seconds: Option<u64>,
+}

@@ -1,0 +1,4 @@
+//! longhaul moves PostgreSQL tables between databases, durably.
+
+pub mod job;
+pub mod table;
