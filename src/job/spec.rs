@@ -1,0 +1,305 @@
+//! The job as it is journaled: what to copy, from where to where, and how. The input of the workflow it becomes.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::status::JobKind;
+use super::{ConnectionName, Difference, JobError, JobName, Mismatch, Tuning};
+use crate::table::TableName;
+
+const INTERVAL_MS_MIN: u64 = 1000;
+/// A year; longer waits are taken for a mistake, and the timer's arithmetic stays far from its end.
+const INTERVAL_MS_MAX: u64 = 366 * 24 * 60 * 60 * 1000;
+
+/// A job: what the operator asked for, complete and free of passwords.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// The name the operator speaks of it by.
+    pub name: JobName,
+    /// Whether it ends, or goes on round after round.
+    pub kind: Kind,
+    /// Where the rows are.
+    pub source: ConnectionName,
+    /// Where the rows go.
+    pub target: ConnectionName,
+    /// The table on the source.
+    pub source_table: TableName,
+    /// The table on the target.
+    pub target_table: TableName,
+    /// How hard it works.
+    pub tuning: Tuning,
+    /// What becomes of a row whose key is on the target already.
+    #[serde(default)]
+    pub on_conflict: OnConflict,
+    /// How many keys below the highest one a sync job looks at again each round, for ids taken in an earlier transaction.
+    #[serde(default)]
+    pub lookback_keys: Option<u64>,
+}
+
+/// Whether a job ends or goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Copies what is there, and ends.
+    Migrate,
+    /// Copies what is there, then what is new, round after round.
+    Sync {
+        /// The wait between two rounds, at least 1000 ms.
+        interval_ms: u64,
+    },
+}
+
+impl Kind {
+    /// The kind without its interval, as a status shows it.
+    pub fn label(self) -> JobKind {
+        match self {
+            Self::Migrate => JobKind::Migrate,
+            Self::Sync { .. } => JobKind::Sync,
+        }
+    }
+}
+
+/// What becomes of a row whose key is on the target already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnConflict {
+    /// A target table that is not empty is refused before any row moves.
+    #[default]
+    Error,
+    /// The row on the target stays.
+    Skip,
+    /// The row on the target takes the source's values.
+    Update,
+}
+
+impl OnConflict {
+    /// Every choice, as the operator writes it.
+    pub const NAMES: [&'static str; 3] = ["error", "skip", "update"];
+}
+
+impl std::str::FromStr for OnConflict {
+    type Err = JobError;
+
+    fn from_str(text: &str) -> Result<Self, JobError> {
+        match text {
+            "error" => Ok(Self::Error),
+            "skip" => Ok(Self::Skip),
+            "update" => Ok(Self::Update),
+            _ => {
+                let rule = "it must be error, skip or update";
+                Err(JobError::Value {
+                    flag: "--on-conflict",
+                    value: text.to_owned(),
+                    rule,
+                })
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for OnConflict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Error => "error",
+            Self::Skip => "skip",
+            Self::Update => "update",
+        })
+    }
+}
+
+impl JobSpec {
+    /// Says whether every value is in its range; names were checked when they were made.
+    pub fn validate(&self) -> Result<(), JobError> {
+        self.tuning.validate()?;
+        if let Kind::Sync { interval_ms } = self.kind {
+            check_interval(interval_ms, &format!("{interval_ms}ms"))?;
+        }
+        match self.lookback_keys {
+            Some(0) => Err(lookback_refused("0")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Says whether `asked` would copy the same rows to the same place as this job, which exists.
+    ///
+    /// Source, target, both tables and the kind count; what may change from run to run (tuning, interval, conflicts,
+    /// lookback) does not.
+    pub fn same_job_as(&self, asked: &Self) -> Result<(), Mismatch> {
+        let kind = |spec: &Self| match spec.kind.label() {
+            JobKind::Migrate => "migrate".to_owned(),
+            JobKind::Sync => "sync".to_owned(),
+        };
+        let sides = [
+            ("source", self.source.to_string(), asked.source.to_string()),
+            ("target", self.target.to_string(), asked.target.to_string()),
+            (
+                "source table",
+                self.source_table.to_string(),
+                asked.source_table.to_string(),
+            ),
+            (
+                "target table",
+                self.target_table.to_string(),
+                asked.target_table.to_string(),
+            ),
+            ("kind", kind(self), kind(asked)),
+        ];
+        let differs = sides.into_iter().filter(|(_, existing, asked)| existing != asked);
+        let differences: Vec<_> = differs
+            .map(|(what, existing, asked)| Difference {
+                what,
+                existing,
+                asked,
+            })
+            .collect();
+        if differences.is_empty() {
+            Ok(())
+        } else {
+            Err(Mismatch {
+                name: self.name.clone(),
+                differences,
+            })
+        }
+    }
+}
+
+/// Reads the wait between two rounds, `10m` or `1h 30m`: 1 second to a year; gives milliseconds.
+pub fn parse_interval(text: &str) -> Result<u64, JobError> {
+    let interval: Duration = humantime::parse_duration(text).map_err(|_| interval_refused(text))?;
+    let interval_ms = u64::try_from(interval.as_millis()).map_err(|_| interval_refused(text))?;
+    check_interval(interval_ms, text)?;
+    Ok(interval_ms)
+}
+
+fn check_interval(interval_ms: u64, text: &str) -> Result<(), JobError> {
+    if (INTERVAL_MS_MIN..=INTERVAL_MS_MAX).contains(&interval_ms) {
+        Ok(())
+    } else {
+        Err(interval_refused(text))
+    }
+}
+
+fn interval_refused(value: &str) -> JobError {
+    let rule = "it must be 1s to a year, as in `30s`, `10m` or `1h 30m`";
+    JobError::Value {
+        flag: "--interval",
+        value: value.to_owned(),
+        rule,
+    }
+}
+
+/// Reads a number of keys to look back, at least 1.
+pub fn parse_lookback(text: &str) -> Result<u64, JobError> {
+    match text.parse() {
+        Ok(keys) if keys > 0 => Ok(keys),
+        _ => Err(lookback_refused(text)),
+    }
+}
+
+fn lookback_refused(value: &str) -> JobError {
+    let rule = "it must be a number of keys, 1 or more";
+    JobError::Value {
+        flag: "--lookback",
+        value: value.to_owned(),
+        rule,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> JobSpec {
+        let table: TableName = "audio_downloads".parse().expect("a name");
+        JobSpec {
+            name: JobName::of_table(&table),
+            kind: Kind::Migrate,
+            source: ConnectionName::without_password("postgres://app@old/media"),
+            target: ConnectionName::without_password("postgres://app@new/media"),
+            source_table: table.clone(),
+            target_table: table,
+            tuning: Tuning {
+                concurrency: 4,
+                batch_rows: None,
+                max_rate_bytes_per_second: None,
+            },
+            on_conflict: OnConflict::Error,
+            lookback_keys: None,
+        }
+    }
+
+    #[test]
+    fn a_job_with_another_source_or_table_is_another_job_and_both_are_shown() {
+        let existing = spec();
+        let mut asked = spec();
+        asked.source = ConnectionName::without_password("postgres://app@elsewhere/media");
+        asked.source_table = "images".parse().expect("a name");
+        asked.kind = Kind::Sync { interval_ms: 60_000 };
+        let mismatch = existing.same_job_as(&asked).expect_err("three things differ");
+        let whats: Vec<_> = mismatch.differences.iter().map(|d| d.what).collect();
+        assert_eq!(whats, ["source", "source table", "kind"]);
+        let text = mismatch.to_string();
+        for word in [
+            "postgres://app@old/media",
+            "postgres://app@elsewhere/media",
+            "`images`",
+            "`sync`",
+        ] {
+            assert!(text.contains(word), "{word} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn a_job_tuned_otherwise_is_the_same_job() {
+        let mut asked = spec();
+        asked.tuning.concurrency = 8;
+        asked.on_conflict = OnConflict::Skip;
+        assert_eq!(spec().same_job_as(&asked), Ok(()));
+    }
+
+    #[test]
+    fn a_job_reads_back_from_the_journal_as_it_was() {
+        for kind in [Kind::Migrate, Kind::Sync { interval_ms: 600_000 }] {
+            let job = JobSpec {
+                kind,
+                lookback_keys: Some(1000),
+                ..spec()
+            };
+            let json = serde_json::to_string(&job).expect("plain data");
+            assert_eq!(
+                serde_json::from_str::<JobSpec>(&json).expect("what was written"),
+                job
+            );
+        }
+    }
+
+    #[test]
+    fn a_journaled_job_of_this_version_stays_readable() {
+        let frozen = r#"{"name":"a","kind":{"sync":{"interval_ms":2000}},"source":"s","target":"t",
+            "source_table":{"schema":null,"name":"a"},"target_table":{"schema":"public","name":"a"},
+            "tuning":{"concurrency":4}}"#;
+        let job: JobSpec = serde_json::from_str(frozen).expect("the first version's form");
+        assert_eq!(job.kind, Kind::Sync { interval_ms: 2000 });
+        assert_eq!((job.on_conflict, job.lookback_keys), (OnConflict::Error, None));
+    }
+
+    #[test]
+    fn intervals_are_at_least_a_second() {
+        assert_eq!(parse_interval("10m"), Ok(600_000));
+        assert_eq!(parse_interval("1h 30m"), Ok(5_400_000));
+        for text in ["", "0s", "999ms", "10", "two", "2years", "-1s"] {
+            let error = parse_interval(text).expect_err(text).to_string();
+            assert!(
+                error.contains("--interval") && error.contains("1s to a year"),
+                "{error}"
+            );
+        }
+        let job = JobSpec {
+            kind: Kind::Sync { interval_ms: 999 },
+            ..spec()
+        };
+        assert!(job.validate().is_err());
+        assert_eq!(spec().validate(), Ok(()));
+    }
+}
