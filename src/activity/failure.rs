@@ -1,0 +1,101 @@
+//! What of an error crosses the journal: side, kind, text and hint, as a replay will return it. Also the one retry policy
+//! of all activities, and which errors end it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use temporalio_sdk::ApplicationFailure;
+use temporalio_sdk::activities::ActivityError;
+use temporalio_workflow::{ActivityCancellationType, ActivityOptions, RetryPolicy};
+
+use crate::postgres::{Error, Retry, Side};
+
+/// The first pause after an error that passes.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause: an operator who mended the cause does not want to wait longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Attempts at something that failed in a way nobody has foreseen.
+const UNKNOWN_ATTEMPTS: u32 = 10;
+/// A worker that is silent for so long is taken for dead.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// An activity's error in the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// `source`, `target` or `job`.
+    pub side: String,
+    /// The name of its kind, `TypeMismatch` for one.
+    pub kind: String,
+    /// The error and its causes, in one line. No row value, password or connection string is in it.
+    pub message: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Failure {
+    /// An error of PostgreSQL's.
+    pub fn of(error: &Error) -> Self {
+        Self {
+            side: if error.side() == Side::Source { "source" } else { "target" }.to_owned(),
+            kind: format!("{:?}", error.kind()),
+            message: error.chain(),
+            hint: error.hint().to_owned(),
+        }
+    }
+}
+
+/// What an activity answers with an error: another attempt, unless the error's kind forbids one.
+pub(super) fn refuse(error: &Error, attempt: u32) -> ActivityError {
+    let failure = Failure::of(error);
+    let final_one = match error.retry() {
+        Retry::Retry => false,
+        Retry::RetryLimited => attempt >= UNKNOWN_ATTEMPTS,
+        Retry::Never => true,
+    };
+    tracing::warn!(side = failure.side, kind = failure.kind, attempt, final_one, "{failure}");
+    let answer = ApplicationFailure::builder(failure.clone())
+        .type_name(failure.kind.clone())
+        .non_retryable(final_one)
+        .details(failure)
+        .build();
+    ActivityError::application(answer)
+}
+
+/// An attempt that ended because this process is asked to end: the next process goes on with it, at once.
+pub(super) fn interrupted() -> ActivityError {
+    let failure = Failure {
+        side: "job".to_owned(),
+        kind: "Interrupted".to_owned(),
+        message: "the process was interrupted".to_owned(),
+        hint: "run the same command again".to_owned(),
+    };
+    let answer = ApplicationFailure::builder(failure.clone())
+        .type_name(failure.kind.clone())
+        .next_retry_delay(Duration::from_millis(1))
+        .details(failure)
+        .build();
+    ActivityError::application(answer)
+}
+
+/// How the workflow runs every activity: no limit on attempts, since an outage may last; what cannot pass is not retried.
+pub(super) fn options(start_to_close: Duration) -> ActivityOptions {
+    let retry = RetryPolicy::builder()
+        .initial_interval(FIRST_PAUSE)
+        .backoff_coefficient(2.0)
+        .maximum_interval(LONGEST_PAUSE)
+        .maximum_attempts(0)
+        .build();
+    ActivityOptions::with_start_to_close_timeout(start_to_close)
+        .heartbeat_timeout(HEARTBEAT_TIMEOUT)
+        .cancellation_type(ActivityCancellationType::WaitCancellationCompleted)
+        .retry_policy(retry)
+        .build()
+}

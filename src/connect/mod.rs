@@ -1,0 +1,189 @@
+//! Which service a client talks to: the one in this process, or that of the process that owns the state directory.
+//!
+//! One owner: the state directory is locked, and a second process becomes a client of the first through its socket. Only
+//! the connection differs; the client is Temporal's own either way. (A cluster's address will be the third place.)
+
+mod lock;
+mod socket;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use temporalio_client::callback_based::{CallbackBasedGrpcService, GrpcRequest, GrpcSuccessResponse};
+use temporalio_client::{Client, ClientOptions, Connection, ConnectionOptions};
+use tonic::Status;
+use url::Url;
+
+use crate::service::journal::{JournalError, SledJournal, Store};
+use crate::service::{Caller, Clock, ListenError, Listening, Mode, NAMESPACE, Service, listen};
+
+pub use lock::Lock;
+
+/// The journal's directory within the state directory.
+const JOURNAL: &str = "journal";
+/// The socket's name within the state directory.
+const SOCKET: &str = "socket";
+/// A process that has the lock and no socket yet, or no longer, is given so long.
+const OWNER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why no service can be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Another process owns the state directory.
+    #[error("the state directory {} is in use by process {pid}", .path.display())]
+    Owned {
+        /// The state directory.
+        path: PathBuf,
+        /// Its owner.
+        pid: u32,
+    },
+    /// The lock file cannot be made or read.
+    #[error("the state directory {} cannot be locked", .path.display())]
+    Lock {
+        /// The state directory.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Something is wrong with the journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// Other processes could not reach this one.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The owner of the state directory does not answer.
+    #[error("process {pid}, which owns the state directory {}, does not answer", .path.display())]
+    Silent {
+        /// The state directory.
+        path: PathBuf,
+        /// Its owner.
+        pid: u32,
+        /// What came of the attempt.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The SDK's client could not be made.
+    #[error("no client could be made")]
+    Client(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A service, and a client of it.
+pub struct Connected {
+    /// Temporal's client.
+    pub client: Client,
+    /// Who runs the service.
+    pub place: Place,
+}
+
+/// Where the service lives.
+pub enum Place {
+    /// In this process; dropped, the journal is released.
+    Here(Box<Owner>),
+    /// In another one.
+    Process(u32),
+}
+
+/// This process's own service. The order of the fields is the order in which they are dropped.
+pub struct Owner {
+    _listening: Option<Listening>,
+    /// The service itself, to learn of a failed journal.
+    pub service: Service,
+    _lock: Lock,
+}
+
+/// Opens the journal in `state_directory` and serves it, to this process and, through the socket, to others.
+///
+/// # Errors
+/// `Owned` where a live process has it.
+pub async fn own(state_directory: &Path) -> Result<Connected, ConnectError> {
+    let lock = Lock::take(state_directory)?;
+    let service = open(state_directory, Mode::Serve)?;
+    let listening = listen(service.clone(), &state_directory.join(SOCKET))?;
+    let client = client_of(embedded(service.clone())).await?;
+    let owner = Owner { _listening: Some(listening), service, _lock: lock };
+    Ok(Connected { client, place: Place::Here(Box::new(owner)) })
+}
+
+/// Reaches the service of the process that owns `state_directory`; where none does, opens the journal here, in `mode`.
+pub async fn reach(state_directory: &Path, mode: Mode) -> Result<Connected, ConnectError> {
+    let end = tokio::time::Instant::now() + OWNER_PATIENCE;
+    loop {
+        let pid = match Lock::take(state_directory) {
+            Ok(lock) => {
+                let service = open(state_directory, mode)?;
+                let client = client_of(embedded(service.clone())).await?;
+                let owner = Owner { _listening: None, service, _lock: lock };
+                return Ok(Connected { client, place: Place::Here(Box::new(owner)) });
+            }
+            Err(ConnectError::Owned { pid, .. }) => pid,
+            Err(error) => return Err(error),
+        };
+        match socket::connect(&state_directory.join(SOCKET)).await {
+            Ok(forward) => return Ok(Connected { client: client_of(forward).await?, place: Place::Process(pid) }),
+            Err(source) if tokio::time::Instant::now() >= end => {
+                return Err(ConnectError::Silent { path: state_directory.to_owned(), pid, source: source.into() });
+            }
+            // It is starting, or ending.
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// Sets a damaged journal aside, so that the next start begins a new one. Gives its new place.
+///
+/// # Errors
+/// `Owned` where a live process has it; `Lock` where it cannot be renamed.
+pub fn set_aside(state_directory: &Path) -> Result<PathBuf, ConnectError> {
+    let lock = Lock::take(state_directory)?;
+    let stamp = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string().replace(':', "");
+    let aside = state_directory.join(format!("{JOURNAL}.damaged-{stamp}"));
+    let renamed = std::fs::rename(state_directory.join(JOURNAL), &aside);
+    renamed.map_err(|source| ConnectError::Lock { path: state_directory.to_owned(), source })?;
+    drop(lock);
+    Ok(aside)
+}
+
+fn open(state_directory: &Path, mode: Mode) -> Result<Service, JournalError> {
+    let journal = SledJournal::open(&state_directory.join(JOURNAL))?;
+    Service::open(Store::open(Arc::new(journal))?, Clock::System, mode)
+}
+
+/// A callback that the SDK's client makes its calls with.
+type Callback = Arc<dyn Fn(GrpcRequest) -> BoxFuture<'static, Result<GrpcSuccessResponse, Status>> + Send + Sync>;
+
+fn embedded(service: Service) -> Callback {
+    Arc::new(move |request: GrpcRequest| {
+        let service = service.clone();
+        Box::pin(async move {
+            let proto = service.call(Caller::Embedded, &request.rpc, &request.proto).await?;
+            Ok(GrpcSuccessResponse { headers: http::HeaderMap::new(), proto })
+        })
+    })
+}
+
+async fn client_of(callback: Callback) -> Result<Client, ConnectError> {
+    let broken = |error: Box<dyn std::error::Error + Send + Sync>| ConnectError::Client(error);
+    // The address is never dialled: the callback takes every call.
+    let address = Url::parse("http://embedded:7233").map_err(|error| broken(error.into()))?;
+    let options = ConnectionOptions::new(address)
+        .service_override(CallbackBasedGrpcService { callback })
+        .dns_load_balancing(None)
+        .identity(identity())
+        .build();
+    let connection = Connection::connect(options).await.map_err(|error| broken(error.into()))?;
+    Client::new(connection, ClientOptions::new(NAMESPACE).build()).map_err(|error| broken(error.into()))
+}
+
+/// Who polls and asks, in the form in which Temporal's SDKs say it: `pid@host`.
+fn identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
+    format!("{}@{host}", std::process::id())
+}
+
+/// The process id in an identity made here.
+#[must_use]
+pub fn pid_of(identity: &str) -> Option<u32> {
+    identity.split('@').next()?.parse().ok()
+}
