@@ -1,4 +1,6 @@
 //! longhaul moves PostgreSQL tables between databases, durably.
 
+pub mod cli;
 pub mod job;
+pub mod observe;
 pub mod table;
