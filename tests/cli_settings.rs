@@ -138,7 +138,10 @@ fn the_help_names_the_flag_the_variable_and_the_default_of_every_setting() {
             setting.flag()
         );
         if let Some(default) = parsed.get(setting.key()) {
-            let default = default.as_str().map_or(default.to_string(), str::to_owned);
+            let default = default.as_integer().map_or_else(
+                || default.as_str().unwrap_or_default().to_owned(),
+                |n| n.to_string(),
+            );
             let said = line.contains(&format!("[default: {default}")) || setting == Setting::Progress;
             assert!(said, "{} is {default} by default: {line}", setting.flag());
         }

@@ -90,13 +90,13 @@ application takes in one transaction and uses in a later one need --lookback.
 
 {CONNECTIONS}"))]
     Sync(SyncArgs),
-    /// Say how a job stands, or every job that is open
+    /// Say how a job stands, or how all of them do
     #[command(after_help = "\
 Examples:
   longhaul status
   longhaul status audio_downloads --json | jq .tables[0].rows_done")]
     Status(StatusArgs),
-    /// List all jobs, those that ended too
+    /// List all jobs, a line each
     List(ListArgs),
     /// Show the events of a job's workflow
     #[command(after_help = "\
@@ -204,7 +204,7 @@ pub struct ProgressArgs {
 /// `longhaul status`.
 #[derive(Debug, ArgGroup)]
 pub struct StatusArgs {
-    /// Name of the job; without it, every job that is open
+    /// Name of the job; without it, every job
     #[arg(value_name = "JOB")]
     pub job: Option<String>,
     /// One JSON object a line, for each job
