@@ -17,25 +17,30 @@ use crate::observe::logs::LogFormat;
 use crate::observe::progress::ProgressMode;
 use crate::table::TableName;
 
+/// Lines of at most 79 columns, so that they are wrapped nowhere.
 const CONNECTIONS: &str = "\
-Connections are URLs (postgres://user@host:5432/db?sslmode=verify-full) or libpq strings (host=.. dbname=..).
-Passwords: better in PGPASSWORD, ~/.pgpass or PGSERVICE than on a command line. They are never stored.
-Settings: flag, then LONGHAUL_* environment (LONGHAUL_SOURCE, LONGHAUL_BATCH_ROWS, ..), then the job file
-(--config), then the default.
+Connections are URLs, postgres://user@host:5432/db?sslmode=verify-full, or libpq
+strings, 'host=.. dbname=..'. Passwords are better kept in PGPASSWORD, ~/.pgpass
+or PGSERVICE than typed on a command line. They are stored nowhere.
 
-Exit status: 0 done · 1 the job failed or data differ · 2 usage or job file · 3 source · 4 target ·
-5 journal or service · 130 interrupted: the same command goes on";
+Settings are looked for in this order: flag, LONGHAUL_* variable, job file
+(--config, the same names: batch_rows = 2000), default.
+
+Exit status: 0 done · 1 the job failed or data differ · 2 usage or job file ·
+3 source · 4 target · 5 journal or service · 130 interrupted, goes on when the
+same command is given again";
 
 /// Copies PostgreSQL tables between databases, durably: an interrupted run goes on where it was.
 #[derive(Debug, Parser)]
 #[command(name = "longhaul", version, about, after_help = format!("\
 Examples:
   longhaul demo
-  longhaul migrate --source postgres://app@old/media --target postgres://app@new/media --table audio_downloads
+  longhaul migrate --source postgres://app@old/media \\
+                   --target postgres://app@new/media --table audio_downloads
   longhaul status
 
 {CONNECTIONS}"))]
-#[command(propagate_version = true, disable_help_subcommand = true)]
+#[command(propagate_version = true)]
 pub struct Args {
     /// Flags of every command.
     #[command(flatten)]
@@ -73,20 +78,25 @@ pub enum Command {
     /// Copy a table; the same command again goes on where it was
     #[command(after_help = format!("\
 Examples:
-  longhaul migrate --source postgres://app@old/media --target postgres://app@new/media --table audio_downloads
+  longhaul migrate --source postgres://app@old/media \\
+                   --target postgres://app@new/media --table audio_downloads
   longhaul migrate --config nightly.toml --max-rate 20MB/s
-  LONGHAUL_SOURCE='host=old dbname=media' LONGHAUL_TARGET='host=new dbname=media' longhaul migrate --table media.songs
+  export LONGHAUL_SOURCE='host=old dbname=media user=app'
+  export LONGHAUL_TARGET='host=new dbname=media user=app'
+  longhaul migrate --table media.songs --name songs
 
 {CONNECTIONS}"))]
     Migrate(MigrateArgs),
     /// Copy a table, then copy what is new, round after round
     #[command(after_help = format!("\
 Examples:
-  longhaul sync --source postgres://app@old/media --target postgres://app@new/media --table audio_downloads --interval 10m
+  longhaul sync --source postgres://app@old/media --interval 10m \\
+                --target postgres://app@new/media --table audio_downloads
   longhaul sync --config nightly.toml --lookback 10000
 
-Rows are new when their key is beyond those that are settled; rows that commit late are not lost. Ids that an
-application takes in one transaction and uses in a later one need --lookback.
+Rows are new when their key is beyond those that are settled; rows that commit
+late are not lost. Ids that an application takes in one transaction and uses in
+a later one need --lookback.
 
 {CONNECTIONS}"))]
     Sync(SyncArgs),
@@ -102,14 +112,19 @@ Examples:
     #[command(after_help = "\
 Examples:
   longhaul history audio_downloads
-  longhaul history audio_downloads --json     one event a line, in Temporal's own JSON form")]
+  longhaul history audio_downloads --json | jq -r .eventType")]
     History(HistoryArgs),
     /// Pause a job: batches in flight end, none begins
     Pause(JobArgs),
     /// Go on with a paused job, or run an interrupted one here
     #[command(after_help = "\
-Unpauses the job where a live process runs it, and returns. Where none does, runs it here, in the foreground.
-JOB may be left out when only one job is open. Passwords are found as at the start: environment, ~/.pgpass, PGSERVICE.")]
+Where a live process runs the job, unpauses it and returns. Where none does,
+runs it here, in the foreground. JOB may be left out when only one job is open.
+Passwords are looked for again: --source, LONGHAUL_SOURCE, PGPASSWORD, ~/.pgpass.
+
+Examples:
+  longhaul resume
+  longhaul resume audio_downloads")]
     Resume(ResumeArgs),
     /// End a job: batches in flight end or roll back, what is copied stays
     Cancel(JobArgs),

@@ -56,12 +56,14 @@ pub(super) fn kind(kind: JobKind) -> &'static str {
 }
 
 fn headline(job: &JobStatus) -> String {
-    let process = match job.worker_pid {
-        Some(pid) => format!(" in process {pid}"),
-        None => match job.state {
-            JobState::Running | JobState::Sleeping | JobState::Paused => ", no process runs it".to_owned(),
-            _ => String::new(),
-        },
+    let open = matches!(
+        job.state,
+        JobState::Running | JobState::Paused | JobState::Sleeping
+    );
+    let process = match (open, job.worker_pid) {
+        (true, Some(pid)) => format!(" in process {pid}"),
+        (true, None) => ", no process runs it".to_owned(),
+        (false, _) => String::new(),
     };
     format!("{} ({}): {}{process}", job.job, kind(job.kind), state(job))
 }
