@@ -8,4 +8,5 @@ pub mod exit;
 pub mod printer;
 pub mod report;
 pub mod settings;
+pub mod spelling;
 pub mod state_dir;

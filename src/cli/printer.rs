@@ -135,3 +135,31 @@ impl Printer {
         self.terminal.say(&report.render(self.color_talk));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::exit::ExitStatus;
+
+    #[test]
+    fn data_goes_to_stdout_and_every_other_word_to_stderr() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = |name: &str| std::fs::File::create(dir.path().join(name)).expect("made");
+        let terminal = Terminal::of(Box::new(file("out")), Box::new(file("err")));
+        let printer = Printer::new(terminal, ColorChoice::Never);
+        printer.data("a line").expect("there is room");
+        printer
+            .json(&serde_json::json!({"job": "a"}))
+            .expect("there is room");
+        printer.talk("words");
+        printer.warn("look");
+        printer.hint("do this");
+        printer.report(&Report::of("it is over", ExitStatus::Failed));
+        let text = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect("written");
+        assert_eq!(text("out"), "a line\n{\"job\":\"a\"}\n");
+        assert_eq!(
+            text("err"),
+            "words\nwarning: look\nhint: do this\nerror: it is over\n"
+        );
+    }
+}

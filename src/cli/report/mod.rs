@@ -14,6 +14,8 @@ use std::error::Error;
 
 use super::exit::ExitStatus;
 use super::printer::{Paint, paint};
+use crate::job::{JobError, Mismatch};
+use crate::observe::logs::LogError;
 
 /// What a command gives back: how it ended, or the report of why it could not go on.
 pub type Outcome = Result<ExitStatus, Report>;
@@ -91,6 +93,25 @@ impl Report {
         if !cause.is_empty() && !above.contains(cause) {
             self.causes.push(cause.to_owned());
         }
+    }
+}
+
+impl From<JobError> for Report {
+    fn from(error: JobError) -> Self {
+        Self::new(&error, ExitStatus::Usage)
+    }
+}
+
+impl From<Mismatch> for Report {
+    fn from(error: Mismatch) -> Self {
+        let hint = "give the new job a name of its own with --name".to_owned();
+        Self::new(&error, ExitStatus::Usage).with_hint(hint)
+    }
+}
+
+impl From<LogError> for Report {
+    fn from(error: LogError) -> Self {
+        Self::new(&error, ExitStatus::Usage)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::cli::spelling::nearest;
+
 /// A setting: a key in a job file, a LONGHAUL_* variable, and a flag, all of one name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(
@@ -84,13 +86,7 @@ impl Setting {
 
     /// The setting whose key is most like this one, if any is like it at all.
     pub fn nearest(key: &str) -> Option<Self> {
-        // A flag's spelling in a job file is the commonest slip.
-        let key = key.replace('-', "_").to_lowercase();
-        let likeness = |setting: &Self| strsim::jaro_winkler(&key, setting.key());
-        let best = Self::ALL
-            .into_iter()
-            .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-        (likeness(&best) > 0.8).then_some(best)
+        Self::of_key(nearest(key, Self::ALL.map(Self::key))?)
     }
 }
 
