@@ -3,4 +3,5 @@
 pub mod cli;
 pub mod job;
 pub mod observe;
+pub mod service;
 pub mod table;

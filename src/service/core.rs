@@ -1,0 +1,228 @@
+//! What the service holds in memory: the states of all runs it keeps, who is current, what is due, the queues, and who
+//! waits for what. Changed only through `begin` and `commit`, so that memory never runs ahead of the journal.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use prost::Message;
+use temporalio_protos::temporal::api::enums::v1::WorkflowExecutionStatus;
+use tokio::sync::Notify;
+
+use super::history::{Change, Deadline, Dispatch, RunState, UpdateNews};
+use super::journal::{JournalError, Store, Write, current_key, event_key, event_range, run_key};
+use super::matching::{Matching, QueueKind, Task};
+use super::query::Queries;
+use super::recovery::Inventory;
+use super::update::Updates;
+
+/// A change that is applied and not yet known to be durable.
+#[derive(Default)]
+pub struct Pending {
+    /// What to wait for.
+    pub sequence: u64,
+    /// Run, and what is to be handed out.
+    dispatch: Vec<(String, Dispatch)>,
+    news: Vec<(String, String, UpdateNews)>,
+    closed: Vec<String>,
+    changed: Vec<Arc<Notify>>,
+}
+
+#[derive(Default)]
+pub struct Core {
+    pub runs: HashMap<String, RunState>,
+    /// By namespace and workflow id: the run that is meant without a run id.
+    pub current: HashMap<(String, String), String>,
+    pub deadlines: BTreeSet<(i64, String, Deadline)>,
+    pub matching: Matching,
+    pub queries: Queries,
+    pub updates: Updates,
+    pub inventory: Inventory,
+    /// By run: tells of every change, for long polls of its history.
+    pub changed: HashMap<String, Arc<Notify>>,
+}
+
+impl Core {
+    /// A draft of a run's next state.
+    pub fn begin(&self, run_id: &str, now_ms: i64) -> Option<Change> {
+        let mut state = self.runs.get(run_id)?.clone();
+        let gone = |queue: &str| !self.matching.is_polled(QueueKind::Workflow, queue, now_ms);
+        if state.workflow_task.is_none() && state.sticky.as_ref().is_some_and(|sticky| gone(&sticky.queue)) {
+            state.sticky = None;
+        }
+        Some(Change::of(state, now_ms))
+    }
+
+    /// Writes a change as one atomic batch and takes it into memory. On an error nothing has changed.
+    pub fn commit(&mut self, store: &Store, change: Change) -> Result<Pending, JournalError> {
+        let mut change = change;
+        if change.is_too_long() && !change.is_closed() {
+            let reason = "the history is too long: the workflow never continued as new".to_owned();
+            // It is open: it can be terminated.
+            let _ = change.terminate(reason, None, "history-service".to_owned());
+        }
+        let nothing = self.runs.get(&change.state.run_id).is_some_and(|before| *before == change.state);
+        let mut pending = Pending { sequence: store.applied(), ..Pending::default() };
+        let mut changes = vec![];
+        let mut next = Some(change);
+        while let Some(mut change) = next {
+            next = change.successor.take().map(|successor| *successor);
+            changes.push(change);
+        }
+        if !nothing {
+            let mut writes = Vec::new();
+            let mut inventory = self.inventory;
+            for change in &changes {
+                write_change(change, &mut writes);
+                if !self.runs.contains_key(&change.state.run_id) {
+                    inventory.add(&change.state.run_id);
+                    writes.push(Write::Put(
+                        current_key(&change.state.namespace, &change.state.workflow_id),
+                        change.state.run_id.clone().into_bytes(),
+                    ));
+                }
+            }
+            let forgotten = self.outdated(&changes);
+            if let Some(run_id) = &forgotten {
+                self.write_removal(run_id, &mut writes);
+                inventory.remove(run_id);
+            }
+            if inventory != self.inventory {
+                writes.push(inventory.write());
+            }
+            pending.sequence = store.apply(writes)?;
+            self.inventory = inventory;
+            forgotten.iter().for_each(|run_id| self.forget(run_id));
+        }
+        for change in changes {
+            self.take(change, &mut pending);
+        }
+        Ok(pending)
+    }
+
+    /// Of a chain of continued runs only the current one and the one before it are kept.
+    fn outdated(&self, changes: &[Change]) -> Option<String> {
+        let closed = changes.first().filter(|change| change.state.status == WorkflowExecutionStatus::ContinuedAsNew as i32)?;
+        self.runs.get(&closed.state.continued_run_id).map(|run| run.run_id.clone())
+    }
+
+    fn take(&mut self, change: Change, pending: &mut Pending) {
+        let run_id = change.state.run_id.clone();
+        if let Some(before) = self.runs.get(&run_id) {
+            for (at_ms, deadline) in before.deadlines() {
+                self.deadlines.remove(&(at_ms, run_id.clone(), deadline));
+            }
+        } else {
+            self.current.insert((change.state.namespace.clone(), change.state.workflow_id.clone()), run_id.clone());
+        }
+        for (at_ms, deadline) in change.state.deadlines() {
+            // What may be handed out now is in `dispatch`.
+            if at_ms > change.now_ms || !deadline.only_hands_out() {
+                self.deadlines.insert((at_ms, run_id.clone(), deadline));
+            }
+        }
+        pending.dispatch.extend(change.dispatch.into_iter().map(|dispatch| (run_id.clone(), dispatch)));
+        pending.news.extend(change.update_news.into_iter().map(|(id, news)| (run_id.clone(), id, news)));
+        if !change.events.is_empty() {
+            pending.changed.extend(self.changed.get(&run_id).cloned());
+        }
+        if change.state.is_closed() {
+            pending.closed.push(run_id.clone());
+        }
+        self.runs.insert(run_id, change.state);
+    }
+
+    /// Hands out what a durable change has made.
+    pub fn release(&mut self, pending: Pending, now_ms: i64) {
+        for (run_id, dispatch) in pending.dispatch {
+            self.hand_out(run_id, dispatch);
+        }
+        for (run_id, update_id, news) in pending.news {
+            self.updates.hear(&run_id, &update_id, news);
+        }
+        pending.closed.iter().for_each(|run_id| self.updates.abandon(run_id));
+        for changed in pending.changed {
+            changed.notify_waiters();
+        }
+        self.release_queries(now_ms);
+    }
+
+    pub fn hand_out(&mut self, run_id: String, dispatch: Dispatch) {
+        match dispatch {
+            Dispatch::WorkflowTask { queue } => {
+                self.matching.push(QueueKind::Workflow, &queue, Task::Workflow { run_id });
+            }
+            Dispatch::ActivityTask { queue, scheduled_event_id, attempt } => {
+                let task = Task::Activity { run_id, scheduled_event_id, attempt };
+                self.matching.push(QueueKind::Activity, &queue, task);
+            }
+        }
+    }
+
+    /// What tells of every change of a run.
+    pub fn watch(&mut self, run_id: &str) -> Arc<Notify> {
+        Arc::clone(self.changed.entry(run_id.to_owned()).or_default())
+    }
+
+    /// The run that a client means: by its id, or the current one of the workflow.
+    pub fn find(&self, namespace: &str, workflow_id: &str, run_id: &str) -> Option<&RunState> {
+        let run_id = match run_id {
+            "" => self.current.get(&(namespace.to_owned(), workflow_id.to_owned()))?,
+            run_id => run_id,
+        };
+        self.runs.get(run_id).filter(|run| run.workflow_id == workflow_id)
+    }
+
+    /// Removes closed runs that are neither current nor younger than the retention.
+    pub fn prune(&mut self, store: &Store, older_than_ms: i64) -> Result<(), JournalError> {
+        let current: Vec<&String> = self.current.values().collect();
+        let old = |run: &&RunState| run.is_closed() && run.close_ms < older_than_ms && !current.contains(&&run.run_id);
+        let old: Vec<String> = self.runs.values().filter(old).map(|run| run.run_id.clone()).collect();
+        for run_id in old {
+            let mut inventory = self.inventory;
+            inventory.remove(&run_id);
+            let mut writes = vec![inventory.write()];
+            self.write_removal(&run_id, &mut writes);
+            store.apply(writes)?;
+            self.inventory = inventory;
+            self.forget(&run_id);
+        }
+        Ok(())
+    }
+
+    fn write_removal(&self, run_id: &str, writes: &mut Vec<Write>) {
+        let events = self.runs.get(run_id).map_or(0, RunState::last_event_id);
+        writes.push(Write::Delete(run_key(run_id)));
+        writes.extend((1..=events).map(|event_id| Write::Delete(event_key(run_id, event_id))));
+    }
+
+    fn forget(&mut self, run_id: &str) {
+        self.runs.remove(run_id);
+        self.changed.remove(run_id);
+    }
+}
+
+fn write_change(change: &Change, writes: &mut Vec<Write>) {
+    let run_id = &change.state.run_id;
+    writes.push(Write::Put(run_key(run_id), change.state.encode_to_vec()));
+    writes.extend(change.events.iter().map(|event| Write::Put(event_key(run_id, event.event_id), event.encode_to_vec())));
+}
+
+/// The events of a run from `from` on, at most `limit`.
+pub fn read_events(
+    store: &Store,
+    run: &RunState,
+    from: i64,
+    limit: usize,
+) -> Result<Vec<temporalio_protos::temporal::api::history::v1::HistoryEvent>, JournalError> {
+    let (low, high) = event_range(&run.run_id, from.max(1), run.next_event_id);
+    let expected = usize::try_from(run.next_event_id - from.max(1)).unwrap_or(0).min(limit);
+    let events = store.scan(&low, &high, limit)?;
+    if events.len() != expected {
+        let what = format!("run {} lacks {} of its events", run.run_id, expected - events.len().min(expected));
+        return Err(store.damaged(what));
+    }
+    let decode = |(key, value): (Vec<u8>, Vec<u8>)| {
+        Message::decode(value.as_slice()).map_err(|error| store.damaged(format!("event {}: {error}", key.escape_ascii())))
+    };
+    events.into_iter().map(decode).collect()
+}

@@ -1,0 +1,409 @@
+//! The life of an activity: scheduled, started, heartbeats, retried with backoff, closed.
+//!
+//! As on a Temporal server, its started event is written only together with the closing one, since until then it may
+//! have any number of attempts.
+
+use temporalio_protos::temporal::api::command::v1::ScheduleActivityTaskCommandAttributes;
+use temporalio_protos::temporal::api::common::v1::{ActivityType, Payloads, RetryPolicy};
+use temporalio_protos::temporal::api::enums::v1::{RetryState, TimeoutType, WorkflowTaskFailedCause};
+use temporalio_protos::temporal::api::failure::v1::failure::FailureInfo;
+use temporalio_protos::temporal::api::failure::v1::{Failure, TimeoutFailureInfo};
+use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
+use temporalio_protos::temporal::api::history::v1::{
+    ActivityTaskCancelRequestedEventAttributes, ActivityTaskCanceledEventAttributes, ActivityTaskCompletedEventAttributes,
+    ActivityTaskFailedEventAttributes, ActivityTaskScheduledEventAttributes, ActivityTaskStartedEventAttributes,
+    ActivityTaskTimedOutEventAttributes,
+};
+use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
+
+use super::super::clock::{duration, millis};
+use super::{ActivityState, Change, Dispatch, HistoryError};
+
+const GONE: HistoryError = HistoryError::NotFound("activity task not found: it was closed, timed out or is at another attempt");
+
+/// An attempt at an activity that a worker takes.
+pub struct ActivityStart {
+    pub scheduled_event_id: i64,
+    pub attempt: i32,
+    pub identity: String,
+    pub request_id: String,
+    /// Whether the worker lives in the process that owns the journal.
+    pub embedded: bool,
+}
+
+impl Change {
+    pub(super) fn schedule_activity(
+        &mut self,
+        command: ScheduleActivityTaskCommandAttributes,
+        user_metadata: Option<UserMetadata>,
+        completed_event_id: i64,
+    ) -> Result<i64, HistoryError> {
+        let bad = |message: &str| HistoryError::BadCommand {
+            cause: WorkflowTaskFailedCause::BadScheduleActivityAttributes as i32,
+            message: format!("activity {}: {message}", command.activity_id),
+        };
+        let activity_type = command.activity_type.clone().filter(|it| !it.name.is_empty());
+        let activity_type = activity_type.ok_or_else(|| bad("it has no type"))?;
+        if command.activity_id.is_empty() {
+            return Err(bad("it has no id"));
+        }
+        if self.state.activities.iter().any(|other| other.activity_id == command.activity_id) {
+            return Err(bad("its id is taken by an open activity"));
+        }
+        let (schedule_to_close, start_to_close) = close_timeouts(&command).ok_or_else(|| bad("it has no close timeout"))?;
+        let retry_policy = with_defaults(command.retry_policy.clone());
+        let queue = command.task_queue.as_ref().map(|queue| queue.name.clone()).filter(|name| !name.is_empty());
+        let queue = queue.unwrap_or_else(|| self.state.task_queue.clone());
+        let timeouts = (millis(command.schedule_to_start_timeout), millis(command.heartbeat_timeout));
+        let scheduled = ActivityTaskScheduledEventAttributes {
+            activity_id: command.activity_id.clone(),
+            activity_type: Some(activity_type.clone()),
+            task_queue: command.task_queue,
+            header: command.header,
+            input: command.input,
+            schedule_to_close_timeout: Some(duration(schedule_to_close).unwrap_or_default()),
+            schedule_to_start_timeout: Some(duration(timeouts.0).or(duration(schedule_to_close)).unwrap_or_default()),
+            start_to_close_timeout: duration(start_to_close),
+            heartbeat_timeout: Some(command.heartbeat_timeout.unwrap_or_default()),
+            workflow_task_completed_event_id: completed_event_id,
+            retry_policy: Some(retry_policy.clone()),
+            priority: command.priority,
+            ..Default::default()
+        };
+        let id = self.append_with(Attributes::ActivityTaskScheduledEventAttributes(scheduled), user_metadata);
+        self.state.activities.push(ActivityState {
+            scheduled_event_id: id,
+            activity_id: command.activity_id,
+            activity_type: activity_type.name,
+            queue,
+            attempt: 1,
+            scheduled_ms: self.now_ms,
+            attempt_scheduled_ms: self.now_ms,
+            schedule_to_close_ms: schedule_to_close,
+            schedule_to_start_ms: timeouts.0,
+            start_to_close_ms: start_to_close,
+            heartbeat_timeout_ms: timeouts.1,
+            retry_policy: Some(retry_policy),
+            ..Default::default()
+        });
+        Ok(id)
+    }
+
+    /// Puts the current attempt into its queue, if its time has come.
+    pub(super) fn dispatch_activity(&mut self, scheduled_event_id: i64) {
+        let now_ms = self.now_ms;
+        if let Some(it) = self.state.activities.iter().find(|it| it.scheduled_event_id == scheduled_event_id)
+            && it.started_ms == 0
+            && it.attempt_scheduled_ms <= now_ms
+        {
+            let (queue, attempt) = (it.queue.clone(), it.attempt);
+            self.dispatch.push(Dispatch::ActivityTask { queue, scheduled_event_id, attempt });
+        }
+    }
+
+    /// A worker takes the current attempt.
+    pub fn start_activity(&mut self, start: ActivityStart) -> Result<ActivityState, HistoryError> {
+        let now_ms = self.now_ms;
+        if self.is_closed() {
+            return Err(GONE);
+        }
+        let it = self.state.activities.iter_mut().find(|it| it.scheduled_event_id == start.scheduled_event_id);
+        let it = it.filter(|it| it.attempt == start.attempt && it.started_ms == 0).ok_or(GONE)?;
+        if it.attempt_scheduled_ms > now_ms {
+            return Err(GONE);
+        }
+        (it.started_ms, it.heartbeat_ms) = (now_ms, now_ms);
+        (it.identity, it.request_id, it.embedded) = (start.identity, start.request_id, start.embedded);
+        Ok(it.clone())
+    }
+
+    /// The attempt that `scheduled_event_id` and `attempt` name, which must be out.
+    fn take_started(&mut self, scheduled_event_id: i64, attempt: i32) -> Result<ActivityState, HistoryError> {
+        if self.is_closed() {
+            return Err(GONE);
+        }
+        let found = |it: &ActivityState| {
+            it.scheduled_event_id == scheduled_event_id && it.attempt == attempt && it.started_ms != 0
+        };
+        let index = self.state.activities.iter().position(found).ok_or(GONE)?;
+        Ok(self.state.activities.remove(index))
+    }
+
+    /// The worker carried it out.
+    pub fn complete_activity(
+        &mut self,
+        (scheduled_event_id, attempt): (i64, i32),
+        result: Option<Payloads>,
+        identity: String,
+    ) -> Result<(), HistoryError> {
+        let it = self.take_started(scheduled_event_id, attempt)?;
+        let started_event_id = self.append_started(&it);
+        self.append_news(Attributes::ActivityTaskCompletedEventAttributes(ActivityTaskCompletedEventAttributes {
+            result,
+            scheduled_event_id,
+            started_event_id,
+            identity,
+            ..Default::default()
+        }));
+        Ok(())
+    }
+
+    /// The worker reports an error: another attempt, or the end of it.
+    pub fn fail_activity(
+        &mut self,
+        (scheduled_event_id, attempt): (i64, i32),
+        failure: Failure,
+        identity: String,
+    ) -> Result<(), HistoryError> {
+        let it = self.take_started(scheduled_event_id, attempt)?;
+        let Err((it, retry_state)) = self.retry_activity(it, &failure) else { return Ok(()) };
+        let started_event_id = self.append_started(&it);
+        self.append_news(Attributes::ActivityTaskFailedEventAttributes(ActivityTaskFailedEventAttributes {
+            failure: Some(failure),
+            scheduled_event_id,
+            started_event_id,
+            identity,
+            retry_state: retry_state as i32,
+            ..Default::default()
+        }));
+        Ok(())
+    }
+
+    /// The worker ended it because it was asked to.
+    pub fn cancel_activity(
+        &mut self,
+        (scheduled_event_id, attempt): (i64, i32),
+        details: Option<Payloads>,
+        identity: String,
+    ) -> Result<(), HistoryError> {
+        let requested = |it: &&ActivityState| it.scheduled_event_id == scheduled_event_id && it.cancel_requested_event_id != 0;
+        if !self.is_closed() && self.state.activities.iter().find(requested).is_none() {
+            return Err(HistoryError::Invalid("activity task was not asked to cancel".to_owned()));
+        }
+        let it = self.take_started(scheduled_event_id, attempt)?;
+        self.append_canceled(it, details, identity);
+        Ok(())
+    }
+
+    fn append_canceled(&mut self, it: ActivityState, details: Option<Payloads>, identity: String) {
+        let started_event_id = if it.started_ms != 0 { self.append_started(&it) } else { 0 };
+        self.append_news(Attributes::ActivityTaskCanceledEventAttributes(ActivityTaskCanceledEventAttributes {
+            details,
+            latest_cancel_requested_event_id: it.cancel_requested_event_id,
+            scheduled_event_id: it.scheduled_event_id,
+            started_event_id,
+            identity,
+            ..Default::default()
+        }));
+    }
+
+    /// The worker lives. Returns whether the activity was asked to cancel.
+    pub fn heartbeat(
+        &mut self,
+        (scheduled_event_id, attempt): (i64, i32),
+        details: Option<Payloads>,
+    ) -> Result<bool, HistoryError> {
+        let mut it = self.take_started(scheduled_event_id, attempt)?;
+        it.heartbeat_ms = self.now_ms;
+        it.heartbeat_details = details;
+        let cancel_requested = it.cancel_requested_event_id != 0;
+        self.state.activities.push(it);
+        Ok(cancel_requested)
+    }
+
+    /// The workflow asks an activity to cancel. One that no worker has is canceled at once.
+    pub(super) fn request_cancel_activity(&mut self, scheduled_event_id: i64, completed_event_id: i64) -> Result<(), HistoryError> {
+        let index = self.state.activities.iter().position(|it| it.scheduled_event_id == scheduled_event_id);
+        let requested = Attributes::ActivityTaskCancelRequestedEventAttributes(ActivityTaskCancelRequestedEventAttributes {
+            scheduled_event_id,
+            workflow_task_completed_event_id: completed_event_id,
+        });
+        let Some(index) = index else {
+            // It may have closed while the task that cancels it was out; its closing event is then buffered.
+            if scheduled_event_id <= 0 || scheduled_event_id >= self.state.next_event_id {
+                return Err(HistoryError::BadCommand {
+                    cause: WorkflowTaskFailedCause::BadRequestCancelActivityAttributes as i32,
+                    message: format!("no activity was scheduled by event {scheduled_event_id}"),
+                });
+            }
+            self.append(requested);
+            return Ok(());
+        };
+        let event_id = self.append(requested);
+        self.state.activities[index].cancel_requested_event_id = event_id;
+        if self.state.activities[index].started_ms == 0 {
+            let it = self.state.activities.remove(index);
+            let identity = it.identity.clone();
+            self.append_canceled(it, None, identity);
+        }
+        Ok(())
+    }
+
+    /// One of the four timeouts is over.
+    pub(super) fn time_out_activity(&mut self, scheduled_event_id: i64, timeout: TimeoutType) {
+        let Some(index) = self.state.activities.iter().position(|it| it.scheduled_event_id == scheduled_event_id) else {
+            return;
+        };
+        let it = self.state.activities.remove(index);
+        let failure = timeout_failure(&it, timeout);
+        let retryable = matches!(timeout, TimeoutType::StartToClose | TimeoutType::Heartbeat);
+        let (it, retry_state) = if retryable {
+            match self.retry_activity(it, &failure) {
+                Ok(()) => return,
+                Err(ended) => ended,
+            }
+        } else {
+            (it, if timeout == TimeoutType::ScheduleToClose { RetryState::Timeout } else { RetryState::NonRetryableFailure })
+        };
+        let started_event_id = if it.started_ms != 0 { self.append_started(&it) } else { 0 };
+        self.append_news(Attributes::ActivityTaskTimedOutEventAttributes(ActivityTaskTimedOutEventAttributes {
+            failure: Some(failure),
+            scheduled_event_id,
+            started_event_id,
+            retry_state: retry_state as i32,
+        }));
+    }
+
+    /// The worker that had it died with the process: hand out the next attempt at once.
+    pub fn recover_activities(&mut self) {
+        let lost = |it: &&ActivityState| it.started_ms != 0 && it.embedded;
+        let lost: Vec<i64> = self.state.activities.iter().filter(lost).map(|it| it.scheduled_event_id).collect();
+        for scheduled_event_id in lost {
+            self.time_out_activity(scheduled_event_id, TimeoutType::StartToClose);
+            let now_ms = self.now_ms;
+            let it = self.state.activities.iter_mut().find(|it| it.scheduled_event_id == scheduled_event_id);
+            if let Some(it) = it {
+                it.attempt_scheduled_ms = now_ms;
+                it.last_failure = Some(Failure {
+                    message: "the process that ran it ended".to_owned(),
+                    source: "Server".to_owned(),
+                    failure_info: it.last_failure.take().and_then(|failure| failure.failure_info),
+                    ..Default::default()
+                });
+            }
+        }
+    }
+
+    fn append_started(&mut self, it: &ActivityState) -> i64 {
+        let attributes = Attributes::ActivityTaskStartedEventAttributes(ActivityTaskStartedEventAttributes {
+            scheduled_event_id: it.scheduled_event_id,
+            identity: it.identity.clone(),
+            request_id: it.request_id.clone(),
+            attempt: it.attempt,
+            last_failure: it.last_failure.clone(),
+            ..Default::default()
+        });
+        if self.workflow_task_is_out() {
+            // Its id is given, and named in the closing event, when the buffer is flushed.
+            self.append_news(attributes);
+            0
+        } else {
+            self.append(attributes)
+        }
+    }
+
+    /// Schedules the next attempt, or gives the activity back with the reason why there is none.
+    fn retry_activity(&mut self, mut it: ActivityState, failure: &Failure) -> Result<(), (ActivityState, RetryState)> {
+        match next_attempt_ms(&it, failure, self.now_ms) {
+            Err(retry_state) => Err((it, retry_state)),
+            Ok(at_ms) => {
+                let scheduled_event_id = it.scheduled_event_id;
+                it.attempt += 1;
+                (it.attempt_scheduled_ms, it.started_ms) = (at_ms, 0);
+                it.last_failure = Some(failure.clone());
+                it.last_attempt_complete_ms = self.now_ms;
+                self.state.activities.push(it);
+                self.dispatch_activity(scheduled_event_id);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Schedule-to-close and start-to-close, either derived from the other.
+fn close_timeouts(command: &ScheduleActivityTaskCommandAttributes) -> Option<(i64, i64)> {
+    match (millis(command.schedule_to_close_timeout), millis(command.start_to_close_timeout)) {
+        (0, 0) => None,
+        (whole, 0) => Some((whole, whole)),
+        (0, attempt) => Some((0, attempt)),
+        (whole, attempt) => Some((whole, attempt.min(whole))),
+    }
+}
+
+/// The policy that a Temporal server fills in.
+fn with_defaults(policy: Option<RetryPolicy>) -> RetryPolicy {
+    let mut policy = policy.unwrap_or_default();
+    if millis(policy.initial_interval) == 0 {
+        policy.initial_interval = duration(1000);
+    }
+    if policy.backoff_coefficient < 1.0 {
+        policy.backoff_coefficient = 2.0;
+    }
+    if millis(policy.maximum_interval) == 0 {
+        policy.maximum_interval = duration(millis(policy.initial_interval).saturating_mul(100));
+    }
+    policy
+}
+
+fn next_attempt_ms(it: &ActivityState, failure: &Failure, now_ms: i64) -> Result<i64, RetryState> {
+    if it.cancel_requested_event_id != 0 {
+        return Err(RetryState::CancelRequested);
+    }
+    let policy = it.retry_policy.as_ref().ok_or(RetryState::RetryPolicyNotSet)?;
+    let mut asked_ms = 0;
+    match &failure.failure_info {
+        Some(FailureInfo::ApplicationFailureInfo(info)) => {
+            if info.non_retryable || policy.non_retryable_error_types.contains(&info.r#type) {
+                return Err(RetryState::NonRetryableFailure);
+            }
+            asked_ms = millis(info.next_retry_delay);
+        }
+        Some(FailureInfo::TerminatedFailureInfo(_) | FailureInfo::CanceledFailureInfo(_)) => {
+            return Err(RetryState::NonRetryableFailure);
+        }
+        _ => {}
+    }
+    if policy.maximum_attempts > 0 && it.attempt >= policy.maximum_attempts {
+        return Err(RetryState::MaximumAttemptsReached);
+    }
+    let pause_ms = if asked_ms > 0 { asked_ms } else { backoff_ms(policy, it.attempt) };
+    let at_ms = now_ms.saturating_add(pause_ms);
+    if it.schedule_to_close_ms > 0 && at_ms >= it.scheduled_ms + it.schedule_to_close_ms {
+        return Err(RetryState::Timeout);
+    }
+    Ok(at_ms)
+}
+
+fn backoff_ms(policy: &RetryPolicy, attempt: i32) -> i64 {
+    let initial = millis(policy.initial_interval) as f64;
+    let pause = initial * policy.backoff_coefficient.powi(attempt.saturating_sub(1));
+    // Saturates where the power has left the range.
+    pause.min(millis(policy.maximum_interval) as f64) as i64
+}
+
+fn timeout_failure(it: &ActivityState, timeout: TimeoutType) -> Failure {
+    let name = match timeout {
+        TimeoutType::StartToClose => "StartToClose",
+        TimeoutType::ScheduleToStart => "ScheduleToStart",
+        TimeoutType::ScheduleToClose => "ScheduleToClose",
+        TimeoutType::Heartbeat => "Heartbeat",
+        TimeoutType::Unspecified => "Unspecified",
+    };
+    Failure {
+        message: format!("activity {name} timeout"),
+        source: "Server".to_owned(),
+        cause: it.last_failure.clone().filter(|_| timeout == TimeoutType::ScheduleToClose).map(Box::new),
+        failure_info: Some(FailureInfo::TimeoutFailureInfo(TimeoutFailureInfo {
+            timeout_type: timeout as i32,
+            last_heartbeat_details: it.heartbeat_details.clone(),
+        })),
+        ..Default::default()
+    }
+}
+
+impl ActivityState {
+    /// The type as it stands in events and tasks.
+    pub fn type_proto(&self) -> Option<ActivityType> {
+        Some(ActivityType { name: self.activity_type.clone() })
+    }
+}

@@ -1,0 +1,141 @@
+//! Everything about a run that happens because time passes. Deadlines are a pure function of the state, so that they
+//! need no records of their own and are all there again after a restart.
+
+use temporalio_protos::temporal::api::enums::v1::TimeoutType;
+use temporalio_protos::temporal::api::history::v1::TimerFiredEventAttributes;
+use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
+
+use super::{ActivityState, Change, Dispatch, RunState};
+
+/// What is due at a time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Deadline {
+    /// A workflow task that was backed off may be handed out.
+    WorkflowTaskReady,
+    /// Nobody took the workflow task from the sticky queue.
+    WorkflowTaskScheduleToStart,
+    /// The worker that has the workflow task did not answer.
+    WorkflowTaskStartToClose,
+    /// An activity's next attempt may be handed out.
+    ActivityReady(i64),
+    /// One of the timeouts of an activity is over.
+    Activity(i64, ActivityTimeout),
+    /// A timer of the workflow.
+    Timer(String),
+    /// The run, or the chain of runs, has taken too long.
+    RunExpired,
+}
+
+impl Deadline {
+    /// Whether it puts a task into its queue and changes nothing.
+    pub fn only_hands_out(&self) -> bool {
+        matches!(self, Self::WorkflowTaskReady | Self::ActivityReady(_))
+    }
+}
+
+/// Which of the four.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ActivityTimeout {
+    ScheduleToStart,
+    ScheduleToClose,
+    StartToClose,
+    Heartbeat,
+}
+
+impl RunState {
+    /// What is due when, in milliseconds of Unix time.
+    pub fn deadlines(&self) -> Vec<(i64, Deadline)> {
+        let mut due = Vec::new();
+        if self.is_closed() {
+            return due;
+        }
+        if let Some(task) = &self.workflow_task {
+            if task.started_event_id != 0 {
+                due.push((task.started_ms + self.workflow_task_timeout_ms, Deadline::WorkflowTaskStartToClose));
+            } else if let Some(sticky) = self.sticky.as_ref().filter(|_| task.sticky) {
+                due.push((task.scheduled_ms + sticky.schedule_to_start_ms, Deadline::WorkflowTaskScheduleToStart));
+            } else if task.attempt > 1 {
+                due.push((task.scheduled_ms, Deadline::WorkflowTaskReady));
+            }
+        }
+        for activity in &self.activities {
+            activity.deadlines(&mut due);
+        }
+        due.extend(self.timers.iter().map(|it| (it.fire_ms, Deadline::Timer(it.timer_id.clone()))));
+        for expires in [self.run_expires_ms, self.execution_expires_ms] {
+            due.extend((expires > 0).then_some((expires, Deadline::RunExpired)));
+        }
+        due
+    }
+}
+
+impl ActivityState {
+    fn deadlines(&self, due: &mut Vec<(i64, Deadline)>) {
+        let id = self.scheduled_event_id;
+        let mut add = |from_ms: i64, timeout_ms: i64, timeout| {
+            due.extend((timeout_ms > 0).then_some((from_ms + timeout_ms, Deadline::Activity(id, timeout))));
+        };
+        add(self.scheduled_ms, self.schedule_to_close_ms, ActivityTimeout::ScheduleToClose);
+        if self.started_ms == 0 {
+            add(self.attempt_scheduled_ms, self.schedule_to_start_ms, ActivityTimeout::ScheduleToStart);
+            if self.attempt > 1 {
+                due.push((self.attempt_scheduled_ms, Deadline::ActivityReady(id)));
+            }
+        } else {
+            add(self.started_ms, self.start_to_close_ms, ActivityTimeout::StartToClose);
+            add(self.heartbeat_ms, self.heartbeat_timeout_ms, ActivityTimeout::Heartbeat);
+        }
+    }
+}
+
+impl Change {
+    /// Does what is due, if it still is.
+    pub fn on_deadline(&mut self, deadline: &Deadline) {
+        let due = self.state.deadlines().into_iter().any(|(at_ms, it)| it == *deadline && at_ms <= self.now_ms);
+        if !due {
+            return;
+        }
+        match deadline {
+            Deadline::WorkflowTaskReady => {
+                let queue = self.state.task_queue.clone();
+                self.dispatch.push(Dispatch::WorkflowTask { queue });
+            }
+            Deadline::WorkflowTaskScheduleToStart => self.time_out_workflow_task(TimeoutType::ScheduleToStart),
+            Deadline::WorkflowTaskStartToClose => self.time_out_workflow_task(TimeoutType::StartToClose),
+            Deadline::ActivityReady(id) => self.dispatch_activity(*id),
+            Deadline::Activity(id, timeout) => self.time_out_activity(
+                *id,
+                match timeout {
+                    ActivityTimeout::ScheduleToStart => TimeoutType::ScheduleToStart,
+                    ActivityTimeout::ScheduleToClose => TimeoutType::ScheduleToClose,
+                    ActivityTimeout::StartToClose => TimeoutType::StartToClose,
+                    ActivityTimeout::Heartbeat => TimeoutType::Heartbeat,
+                },
+            ),
+            Deadline::Timer(timer_id) => self.fire_timer(timer_id),
+            Deadline::RunExpired => self.time_out_run(),
+        }
+    }
+
+    /// Hands out everything that waits and may be handed out now: after a restart the queues are empty.
+    pub fn dispatch_all(&mut self) {
+        let task = self.state.workflow_task.as_ref();
+        if let Some(task) = task.filter(|task| task.started_event_id == 0 && task.scheduled_ms <= self.now_ms) {
+            let queue = if task.sticky { task.queue.clone() } else { self.state.task_queue.clone() };
+            self.dispatch.push(Dispatch::WorkflowTask { queue });
+        }
+        let ids: Vec<i64> = self.state.activities.iter().map(|it| it.scheduled_event_id).collect();
+        for id in ids {
+            self.dispatch_activity(id);
+        }
+    }
+
+    fn fire_timer(&mut self, timer_id: &str) {
+        let Some(index) = self.state.timers.iter().position(|it| it.timer_id == timer_id) else { return };
+        let timer = self.state.timers.remove(index);
+        self.append_news(Attributes::TimerFiredEventAttributes(TimerFiredEventAttributes {
+            timer_id: timer.timer_id,
+            started_event_id: timer.started_event_id,
+        }));
+    }
+}

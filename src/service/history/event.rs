@@ -1,0 +1,150 @@
+//! Appending events: ids, times, the running checksum, and the buffer that keeps an event back while a workflow task is
+//! out, so that a worker never misses one.
+
+use std::collections::HashMap;
+
+use prost::Message;
+use temporalio_protos::temporal::api::enums::v1::EventType;
+use temporalio_protos::temporal::api::history::v1::HistoryEvent;
+use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
+use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
+
+use super::super::clock::timestamp;
+use super::{Change, chain};
+
+impl Change {
+    /// Appends an event and gives its id.
+    pub(super) fn append(&mut self, attributes: Attributes) -> i64 {
+        self.append_with(attributes, None)
+    }
+
+    pub(super) fn append_with(&mut self, attributes: Attributes, user_metadata: Option<UserMetadata>) -> i64 {
+        self.write(HistoryEvent {
+            event_time: timestamp(self.now_ms),
+            event_type: event_type(&attributes) as i32,
+            worker_may_ignore: false,
+            user_metadata,
+            attributes: Some(attributes),
+            ..Default::default()
+        })
+    }
+
+    /// Appends an event that a worker must hear of: kept back while a workflow task is out, else with a workflow task.
+    pub(super) fn append_news(&mut self, attributes: Attributes) {
+        if self.workflow_task_is_out() {
+            self.state.buffered.push(HistoryEvent {
+                event_time: timestamp(self.now_ms),
+                event_type: event_type(&attributes) as i32,
+                attributes: Some(attributes),
+                ..Default::default()
+            });
+        } else {
+            self.append(attributes);
+            self.schedule_workflow_task();
+        }
+    }
+
+    /// Gives the buffered events their ids. Returns whether there were any.
+    pub(super) fn flush_buffered(&mut self) -> bool {
+        let buffered = std::mem::take(&mut self.state.buffered);
+        let any = !buffered.is_empty();
+        // An activity's started event is buffered right before its closing event, which must name it.
+        let mut started = HashMap::new();
+        for mut event in buffered {
+            let scheduled = match event.attributes.as_mut() {
+                Some(Attributes::ActivityTaskStartedEventAttributes(it)) => Some(it.scheduled_event_id),
+                Some(attributes) => {
+                    if let Some((scheduled, id)) = started_event_id_of(attributes)
+                        && let Some(started) = started.get(&scheduled)
+                    {
+                        *id = *started;
+                    }
+                    None
+                }
+                None => None,
+            };
+            let id = self.write(event);
+            if let Some(scheduled) = scheduled {
+                started.insert(scheduled, id);
+            }
+        }
+        any
+    }
+
+    fn write(&mut self, mut event: HistoryEvent) -> i64 {
+        event.event_id = self.state.next_event_id;
+        event.task_id = event.event_id;
+        self.state.next_event_id += 1;
+        self.state.history_bytes += i64::try_from(event.encoded_len()).unwrap_or(0);
+        self.state.events_checksum = chain(self.state.events_checksum, &event);
+        let id = event.event_id;
+        self.events.push(event);
+        id
+    }
+}
+
+/// The scheduled and the started event that an activity's closing event names.
+fn started_event_id_of(attributes: &mut Attributes) -> Option<(i64, &mut i64)> {
+    match attributes {
+        Attributes::ActivityTaskCompletedEventAttributes(it) => Some((it.scheduled_event_id, &mut it.started_event_id)),
+        Attributes::ActivityTaskFailedEventAttributes(it) => Some((it.scheduled_event_id, &mut it.started_event_id)),
+        Attributes::ActivityTaskTimedOutEventAttributes(it) => Some((it.scheduled_event_id, &mut it.started_event_id)),
+        Attributes::ActivityTaskCanceledEventAttributes(it) => Some((it.scheduled_event_id, &mut it.started_event_id)),
+        _ => None,
+    }
+}
+
+/// Whether an event is the last of its run.
+pub fn is_close_event(event: &HistoryEvent) -> bool {
+    matches!(
+        event.event_type(),
+        EventType::WorkflowExecutionCompleted
+            | EventType::WorkflowExecutionFailed
+            | EventType::WorkflowExecutionCanceled
+            | EventType::WorkflowExecutionTerminated
+            | EventType::WorkflowExecutionTimedOut
+            | EventType::WorkflowExecutionContinuedAsNew
+    )
+}
+
+fn event_type(attributes: &Attributes) -> EventType {
+    macro_rules! types {
+        ($($variant:ident => $event:ident),* $(,)?) => {
+            match attributes {
+                $(Attributes::$variant(_) => EventType::$event,)*
+                _ => EventType::Unspecified,
+            }
+        };
+    }
+    types! {
+        WorkflowExecutionStartedEventAttributes => WorkflowExecutionStarted,
+        WorkflowExecutionCompletedEventAttributes => WorkflowExecutionCompleted,
+        WorkflowExecutionFailedEventAttributes => WorkflowExecutionFailed,
+        WorkflowExecutionTimedOutEventAttributes => WorkflowExecutionTimedOut,
+        WorkflowExecutionCanceledEventAttributes => WorkflowExecutionCanceled,
+        WorkflowExecutionTerminatedEventAttributes => WorkflowExecutionTerminated,
+        WorkflowExecutionContinuedAsNewEventAttributes => WorkflowExecutionContinuedAsNew,
+        WorkflowExecutionCancelRequestedEventAttributes => WorkflowExecutionCancelRequested,
+        WorkflowExecutionSignaledEventAttributes => WorkflowExecutionSignaled,
+        WorkflowExecutionUpdateAcceptedEventAttributes => WorkflowExecutionUpdateAccepted,
+        WorkflowExecutionUpdateCompletedEventAttributes => WorkflowExecutionUpdateCompleted,
+        WorkflowTaskScheduledEventAttributes => WorkflowTaskScheduled,
+        WorkflowTaskStartedEventAttributes => WorkflowTaskStarted,
+        WorkflowTaskCompletedEventAttributes => WorkflowTaskCompleted,
+        WorkflowTaskTimedOutEventAttributes => WorkflowTaskTimedOut,
+        WorkflowTaskFailedEventAttributes => WorkflowTaskFailed,
+        ActivityTaskScheduledEventAttributes => ActivityTaskScheduled,
+        ActivityTaskStartedEventAttributes => ActivityTaskStarted,
+        ActivityTaskCompletedEventAttributes => ActivityTaskCompleted,
+        ActivityTaskFailedEventAttributes => ActivityTaskFailed,
+        ActivityTaskTimedOutEventAttributes => ActivityTaskTimedOut,
+        ActivityTaskCancelRequestedEventAttributes => ActivityTaskCancelRequested,
+        ActivityTaskCanceledEventAttributes => ActivityTaskCanceled,
+        TimerStartedEventAttributes => TimerStarted,
+        TimerFiredEventAttributes => TimerFired,
+        TimerCanceledEventAttributes => TimerCanceled,
+        MarkerRecordedEventAttributes => MarkerRecorded,
+        UpsertWorkflowSearchAttributesEventAttributes => UpsertWorkflowSearchAttributes,
+        WorkflowPropertiesModifiedEventAttributes => WorkflowPropertiesModified,
+    }
+}

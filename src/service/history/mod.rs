@@ -1,0 +1,138 @@
+//! The state machine of one run: what an RPC or a deadline does to its state and its events.
+//!
+//! A [`Change`] is one transaction on one run: it works on a copy of the state and collects events; the service writes
+//! both as one atomic batch, or drops them. Pure: no I/O, no locks, no time but the one given. Events, their order, ids
+//! and attributes are what a Temporal server would write; an order that cannot be is a [`HistoryError`], not a panic.
+
+mod activity;
+mod close;
+mod command;
+mod deadline;
+mod event;
+mod state;
+mod update;
+mod workflow_task;
+
+use prost::Message;
+use temporalio_protos::temporal::api::enums::v1::WorkflowExecutionStatus;
+use temporalio_protos::temporal::api::history::v1::HistoryEvent;
+use xxhash_rust::xxh3::xxh3_64;
+
+pub use activity::ActivityStart;
+pub use close::StartRun;
+pub use command::Completion;
+pub use deadline::Deadline;
+pub use event::is_close_event;
+pub use state::{ActivityState, RunState, UpdateState, WorkflowTaskState};
+pub use workflow_task::WorkflowTaskStart;
+
+/// At so many events in a run the workflow is asked to continue as new, as Temporal's servers do.
+pub const SUGGEST_CONTINUE_AS_NEW_EVENTS: i64 = 4 * 1024;
+/// At so many bytes of history likewise.
+pub const SUGGEST_CONTINUE_AS_NEW_BYTES: i64 = 4 << 20;
+/// At so many events a run that did not is terminated.
+pub const MAX_EVENTS: i64 = 51_200;
+/// At so many bytes of history likewise.
+pub const MAX_HISTORY_BYTES: i64 = 50 << 20;
+/// Remembered request ids of signals and cancels.
+const MAX_REQUEST_IDS: usize = 64;
+
+/// An RPC that does not fit the state of its run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HistoryError {
+    /// The task is no longer out: it timed out, was answered before, or its run is closed.
+    #[error("{0}")]
+    NotFound(&'static str),
+    /// The request contradicts itself or the state of the run.
+    #[error("{0}")]
+    Invalid(String),
+    /// The commands of a workflow task cannot be carried out: the task is failed with this cause.
+    #[error("{message}")]
+    BadCommand {
+        /// A `WorkflowTaskFailedCause`.
+        cause: i32,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// A task that is to be put into its queue once the change that made it is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dispatch {
+    /// The run's workflow task.
+    WorkflowTask {
+        /// Normal or sticky.
+        queue: String,
+    },
+    /// One attempt of an activity.
+    ActivityTask {
+        /// The queue of the activity.
+        queue: String,
+        /// Which activity.
+        scheduled_event_id: i64,
+        /// Which attempt of it.
+        attempt: i32,
+    },
+}
+
+/// One transaction on one run.
+pub struct Change {
+    /// The run as it will be.
+    pub state: RunState,
+    /// Events to be written, their ids given.
+    pub events: Vec<HistoryEvent>,
+    /// Tasks to be handed out.
+    pub dispatch: Vec<Dispatch>,
+    /// When this happens.
+    pub now_ms: i64,
+    /// The run that follows this one, if the change continues it as new.
+    pub successor: Option<Box<Change>>,
+    /// Updates of which clients wait to hear: id and what became of it.
+    pub update_news: Vec<(String, update::UpdateNews)>,
+    /// While commands are carried out, a workflow task is only noted: it comes after all of their events.
+    in_commands: bool,
+    wants_workflow_task: bool,
+}
+
+pub use update::UpdateNews;
+
+impl Change {
+    /// Begins a change of a run that is there.
+    pub fn of(state: RunState, now_ms: i64) -> Self {
+        let (events, dispatch) = (Vec::new(), Vec::new());
+        Self {
+            state,
+            events,
+            dispatch,
+            now_ms,
+            successor: None,
+            update_news: Vec::new(),
+            in_commands: false,
+            wants_workflow_task: false,
+        }
+    }
+
+    /// Whether the run takes no more events.
+    pub fn is_closed(&self) -> bool {
+        self.state.is_closed()
+    }
+}
+
+impl RunState {
+    /// Whether the run takes no more events.
+    pub fn is_closed(&self) -> bool {
+        self.status != WorkflowExecutionStatus::Running as i32
+    }
+
+    /// The id of the last event.
+    pub fn last_event_id(&self) -> i64 {
+        self.next_event_id - 1
+    }
+}
+
+/// The checksum after one more event.
+pub fn chain(checksum: u64, event: &HistoryEvent) -> u64 {
+    let mut bytes = checksum.to_le_bytes().to_vec();
+    event.encode_raw(&mut bytes);
+    xxh3_64(&bytes)
+}

@@ -1,0 +1,40 @@
+//! The keys of the journal: a byte for the table, then what orders it. `docs/journal.md` describes them.
+
+/// The tables of the journal, by the first byte of their keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Table {
+    /// Facts about the journal itself: its format, its inventory.
+    Meta = b'm',
+    /// One record a run: its state.
+    Run = b'r',
+    /// One record an event, by run and event id.
+    Event = b'e',
+    /// One record a workflow id: its current run.
+    Current = b'c',
+}
+
+/// Where a table begins and where the next one would.
+pub fn table_range(table: Table) -> (Vec<u8>, Vec<u8>) {
+    (vec![table as u8], vec![table as u8 + 1])
+}
+
+/// The state of a run.
+pub fn run_key(run_id: &str) -> Vec<u8> {
+    [&[Table::Run as u8], run_id.as_bytes()].concat()
+}
+
+/// The run that a workflow id means when no run id is given.
+pub fn current_key(namespace: &str, workflow_id: &str) -> Vec<u8> {
+    [&[Table::Current as u8], namespace.as_bytes(), b"/", workflow_id.as_bytes()].concat()
+}
+
+/// One event. Big-endian, so that the order of keys is the order of events.
+pub fn event_key(run_id: &str, event_id: i64) -> Vec<u8> {
+    [&[Table::Event as u8], run_id.as_bytes(), b"/", &event_id.to_be_bytes()].concat()
+}
+
+/// The events of a run from `from` on, up to but not including `to`.
+pub fn event_range(run_id: &str, from: i64, to: i64) -> (Vec<u8>, Vec<u8>) {
+    (event_key(run_id, from), event_key(run_id, to))
+}

@@ -1,0 +1,230 @@
+//! The journal: a small ordered store of records, and the promise that what was acted on is on the disk.
+//!
+//! `Journal` is what a store must offer (`conformance` holds every store to it). Records are
+//! sealed with a version and a checksum, flushes are shared, and a failed flush poisons the journal for good: the state on
+//! disk is then unknown, so nothing more is acted on. Refuses: any knowledge of what is in a record.
+
+#[cfg(test)]
+mod conformance;
+mod keys;
+mod memory;
+mod record;
+mod sled;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+
+use tokio::sync::watch;
+
+pub use keys::{Table, current_key, event_key, event_range, run_key, table_range};
+pub use memory::MemoryJournal;
+pub use record::FORMAT_VERSION;
+pub use sled::SledJournal;
+
+/// What can be wrong with a journal. None of these passes by itself.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum JournalError {
+    /// The bytes on disk are not what was written.
+    #[error("the journal in {} is damaged: {what}", .path.display())]
+    Damaged {
+        /// The journal's directory.
+        path: PathBuf,
+        /// Which record, and what is wrong with it.
+        what: String,
+    },
+    /// A newer version of longhaul wrote it.
+    #[error("the journal in {} has format {found}; this version reads formats up to {}", .path.display(), FORMAT_VERSION)]
+    Newer {
+        /// The journal's directory.
+        path: PathBuf,
+        /// The format that the journal says it has.
+        found: u32,
+    },
+    /// Reading or writing failed: disk full, no permission, a broken disk.
+    #[error("the journal in {} cannot be {operation}: {cause}", .path.display())]
+    Io {
+        /// The journal's directory.
+        path: PathBuf,
+        /// `read`, `written`, `opened`.
+        operation: &'static str,
+        /// The system's words.
+        cause: String,
+    },
+    /// An earlier flush failed, so what is on disk is unknown.
+    #[error("the journal is closed since an earlier write failed: {0}")]
+    Poisoned(String),
+}
+
+impl JournalError {
+    /// Whether the way out is to set the journal aside and go on from the ledger on the target.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. })
+    }
+}
+
+/// One change in an atomic batch.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// Insert or replace.
+    Put(Vec<u8>, Vec<u8>),
+    /// Remove, if there.
+    Delete(Vec<u8>),
+}
+
+/// An ordered store of bytes. Implementations are thread-safe.
+pub trait Journal: Send + Sync + 'static {
+    /// The value last written under `key`.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, JournalError>;
+    /// Records with `from <= key < to`, in order, at most `limit`.
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JournalError>;
+    /// Applies all of `writes` or none: visible at once, durable after the next `flush`.
+    fn apply(&self, writes: &[Write]) -> Result<(), JournalError>;
+    /// Blocks until everything applied before the call survives a power cut.
+    fn flush(&self) -> Result<(), JournalError>;
+    /// Where it is, for error messages.
+    fn path(&self) -> PathBuf;
+}
+
+/// A journal whose records are sealed and whose flushes are shared by all who wait.
+pub struct Store {
+    journal: Arc<dyn Journal>,
+    applied: AtomicU64,
+    flusher: Arc<Flusher>,
+    durable: watch::Receiver<u64>,
+    poison: Arc<OnceLock<JournalError>>,
+}
+
+/// How far the flushing thread must come.
+struct Flusher {
+    wanted: Mutex<Wanted>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Wanted {
+    sequence: u64,
+    stop: bool,
+}
+
+impl Store {
+    /// Takes a journal into use: checks its format, or writes it into an empty one.
+    pub fn open(journal: Arc<dyn Journal>) -> Result<Self, JournalError> {
+        record::check_format(journal.as_ref())?;
+        let (sender, durable) = watch::channel(0);
+        let flusher = Arc::new(Flusher { wanted: Mutex::default(), wake: Condvar::new() });
+        let poison = Arc::new(OnceLock::new());
+        let thread = (Arc::clone(&journal), Arc::clone(&flusher), Arc::clone(&poison));
+        std::thread::Builder::new()
+            .name("journal-flush".to_owned())
+            .spawn(move || flush_loop(thread.0.as_ref(), &thread.1, &sender, &thread.2))
+            .map_err(|cause| JournalError::Io {
+                path: journal.path(),
+                operation: "opened",
+                cause: cause.to_string(),
+            })?;
+        Ok(Self { journal, applied: AtomicU64::new(0), flusher, durable, poison })
+    }
+
+    /// The record under `key`, its seal checked.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, JournalError> {
+        let sealed = self.journal.get(key)?;
+        sealed.map(|bytes| record::unseal(key, bytes).map_err(|what| self.damaged(what))).transpose()
+    }
+
+    /// Records with `from <= key < to`, at most `limit`, their seals checked.
+    pub fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JournalError> {
+        let mut records = self.journal.scan(from, to, limit)?;
+        for (key, value) in &mut records {
+            *value = record::unseal(key, std::mem::take(value)).map_err(|what| self.damaged(what))?;
+        }
+        Ok(records)
+    }
+
+    /// Applies one atomic batch. Returns its sequence number, to be awaited with [`Store::durable`].
+    pub fn apply(&self, mut writes: Vec<Write>) -> Result<u64, JournalError> {
+        self.check()?;
+        for write in &mut writes {
+            if let Write::Put(key, value) = write {
+                *value = record::seal(key, value);
+            }
+        }
+        fail::fail_point!("journal::before_apply");
+        self.journal.apply(&writes).inspect_err(|error| self.poison(error))?;
+        fail::fail_point!("journal::after_apply");
+        Ok(self.applied.fetch_add(1, Ordering::SeqCst) + 1)
+    }
+
+    /// The sequence number of the last applied batch.
+    pub fn applied(&self) -> u64 {
+        self.applied.load(Ordering::SeqCst)
+    }
+
+    /// Waits until batch `sequence` and all before it survive a power cut. One flush serves all who wait. Cancel-safe.
+    pub async fn durable(&self, sequence: u64) -> Result<(), JournalError> {
+        let mut durable = self.durable.clone();
+        if *durable.borrow() < sequence {
+            let mut wanted = self.flusher.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+            wanted.sequence = wanted.sequence.max(self.applied());
+            drop(wanted);
+            self.flusher.wake.notify_one();
+        }
+        loop {
+            self.check()?;
+            if *durable.borrow_and_update() >= sequence {
+                return Ok(());
+            }
+            if durable.changed().await.is_err() {
+                self.check()?;
+                return Err(JournalError::Poisoned("the flushing thread has ended".to_owned()));
+            }
+        }
+    }
+
+    /// An error that names this journal.
+    pub fn damaged(&self, what: impl Into<String>) -> JournalError {
+        JournalError::Damaged { path: self.journal.path(), what: what.into() }
+    }
+
+    /// Errs once anything has gone wrong for good.
+    pub fn check(&self) -> Result<(), JournalError> {
+        self.poison.get().map_or(Ok(()), |error| Err(JournalError::Poisoned(error.to_string())))
+    }
+
+    fn poison(&self, error: &JournalError) {
+        // The first error is the one worth telling.
+        let _ = self.poison.set(error.clone());
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.flusher.wanted.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
+        self.flusher.wake.notify_one();
+    }
+}
+
+fn flush_loop(journal: &dyn Journal, flusher: &Flusher, sender: &watch::Sender<u64>, poison: &OnceLock<JournalError>) {
+    let mut done = 0;
+    loop {
+        let upto = {
+            let mut wanted = flusher.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+            while wanted.sequence <= done && !wanted.stop {
+                wanted = flusher.wake.wait(wanted).unwrap_or_else(PoisonError::into_inner);
+            }
+            if wanted.stop && wanted.sequence <= done {
+                return;
+            }
+            wanted.sequence
+        };
+        fail::fail_point!("journal::before_flush");
+        if let Err(error) = journal.flush() {
+            let _ = poison.set(error);
+            sender.send_modify(|_| ());
+            return;
+        }
+        fail::fail_point!("journal::after_flush");
+        done = upto;
+        sender.send_replace(done);
+    }
+}

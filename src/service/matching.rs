@@ -1,0 +1,139 @@
+//! Task queues: tasks that wait for a worker, and who polls. All in memory: what a queue holds follows from the runs, and
+//! is filled again from them at start. A task is a hint, not a claim: whoever takes one asks the run whether it still holds.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+/// A sticky queue that nobody polled for so long has lost its worker.
+const POLLER_GONE_MS: i64 = 10_000;
+/// Pollers that were not seen for so long are no longer listed.
+const POLLER_FORGOTTEN_MS: i64 = 300_000;
+
+/// The two kinds of queue that share a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum QueueKind {
+    /// Workflow tasks and queries.
+    Workflow,
+    /// Activity tasks.
+    Activity,
+}
+
+/// Something for a worker to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// The workflow task of a run.
+    Workflow {
+        /// The run.
+        run_id: String,
+    },
+    /// An attempt at an activity.
+    Activity {
+        /// The run.
+        run_id: String,
+        /// Which activity.
+        scheduled_event_id: i64,
+        /// Which attempt.
+        attempt: i32,
+    },
+    /// A query that no workflow task carries.
+    Query {
+        /// The query.
+        query_id: String,
+    },
+}
+
+#[derive(Default)]
+struct Queue {
+    tasks: VecDeque<Task>,
+    arrived: Arc<Notify>,
+    /// By identity: when it last polled.
+    pollers: HashMap<String, i64>,
+    /// Polls that wait now.
+    waiting: usize,
+}
+
+/// All task queues of a service.
+#[derive(Default)]
+pub struct Matching {
+    queues: HashMap<(QueueKind, String), Queue>,
+}
+
+impl Matching {
+    /// Adds a task and wakes one poller.
+    pub fn push(&mut self, kind: QueueKind, name: &str, task: Task) {
+        let queue = self.queue(kind, name);
+        if !queue.tasks.contains(&task) {
+            queue.tasks.push_back(task);
+        }
+        queue.arrived.notify_one();
+    }
+
+    /// Takes the next task of a queue for a poller; without one, gives what tells of the next arrival.
+    pub fn poll(&mut self, kind: QueueKind, name: &str, identity: &str, now_ms: i64) -> Result<Task, Arc<Notify>> {
+        let queue = self.queue(kind, name);
+        queue.pollers.insert(identity.to_owned(), now_ms);
+        queue.tasks.pop_front().ok_or_else(|| Arc::clone(&queue.arrived))
+    }
+
+    /// A poll begins or ends to wait.
+    pub fn wait(&mut self, kind: QueueKind, name: &str, identity: &str, now_ms: i64, waits: bool) {
+        let queue = self.queue(kind, name);
+        queue.pollers.insert(identity.to_owned(), now_ms);
+        queue.waiting = if waits { queue.waiting + 1 } else { queue.waiting.saturating_sub(1) };
+    }
+
+    /// Whether somebody polls a queue, or did a moment ago.
+    pub fn is_polled(&self, kind: QueueKind, name: &str, now_ms: i64) -> bool {
+        self.queues.get(&(kind, name.to_owned())).is_some_and(|queue| {
+            queue.waiting > 0 || queue.pollers.values().any(|seen| now_ms - seen < POLLER_GONE_MS)
+        })
+    }
+
+    /// Who polls a queue, and when each last did.
+    pub fn pollers(&mut self, kind: QueueKind, name: &str, now_ms: i64) -> Vec<(String, i64)> {
+        let Some(queue) = self.queues.get_mut(&(kind, name.to_owned())) else { return Vec::new() };
+        queue.pollers.retain(|_, seen| now_ms - *seen < POLLER_FORGOTTEN_MS);
+        queue.pollers.iter().map(|(identity, seen)| (identity.clone(), *seen)).collect()
+    }
+
+    /// Forgets a poller that says it is shutting down.
+    pub fn forget(&mut self, identity: &str, sticky_queue: &str) {
+        for queue in self.queues.values_mut() {
+            queue.pollers.remove(identity);
+        }
+        self.queues.retain(|(kind, name), _| *kind != QueueKind::Workflow || name != sticky_queue);
+    }
+
+    fn queue(&mut self, kind: QueueKind, name: &str) -> &mut Queue {
+        self.queues.entry((kind, name.to_owned())).or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_wakes_a_poller_and_is_given_once() {
+        let mut matching = Matching::default();
+        let arrived = matching.poll(QueueKind::Activity, "q", "w1", 0).unwrap_err();
+        let task = Task::Activity { run_id: "r".into(), scheduled_event_id: 5, attempt: 1 };
+        matching.push(QueueKind::Activity, "q", task.clone());
+        matching.push(QueueKind::Activity, "q", task.clone());
+        arrived.notified().await;
+        assert_eq!(matching.poll(QueueKind::Activity, "q", "w1", 1).unwrap(), task);
+        assert!(matching.poll(QueueKind::Activity, "q", "w1", 2).is_err());
+    }
+
+    #[test]
+    fn a_queue_without_pollers_is_known_as_such() {
+        let mut matching = Matching::default();
+        assert!(!matching.is_polled(QueueKind::Workflow, "sticky", 0));
+        assert!(matching.poll(QueueKind::Workflow, "sticky", "w1", 0).is_err());
+        assert!(matching.is_polled(QueueKind::Workflow, "sticky", 1));
+        assert!(!matching.is_polled(QueueKind::Workflow, "sticky", POLLER_GONE_MS));
+        assert_eq!(matching.pollers(QueueKind::Workflow, "sticky", 1), vec![("w1".to_owned(), 0)]);
+    }
+}

@@ -1,0 +1,170 @@
+//! The embedded Temporal service: the `WorkflowService` API in one process, journaled.
+//!
+//! Rooms: `frontend` takes RPCs apart, `history` is the state machine of one run, `matching` holds the task queues,
+//! `timer` lets deadlines happen, `visibility` lists, `listen` answers on a socket, `journal` keeps. Knows nothing of
+//! PostgreSQL, tables, terminals or metrics. What one RPC changes is one atomic batch, and durable before its answer and
+//! before anybody acts on it; many RPCs share a flush.
+
+mod clock;
+mod core;
+mod frontend;
+mod history;
+pub mod journal;
+mod listen;
+mod matching;
+mod query;
+mod recovery;
+mod timer;
+mod update;
+mod visibility;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+pub use clock::Clock;
+pub use listen::{BytesCodec, ListenError, Listening, listen};
+
+use self::core::{Core, Pending};
+use history::{Change, HistoryError};
+use journal::{JournalError, Store};
+
+/// The only namespace there is, so far.
+pub const NAMESPACE: &str = "default";
+
+/// Whose RPC it is: tasks of a worker in this process are known to be lost when the process dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// Code in the process that owns the journal.
+    Embedded,
+    /// Another process, through a socket.
+    Remote,
+}
+
+/// What the service may do with the journal it opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything: open runs are taken up where they were.
+    Serve,
+    /// Answer questions; nothing is handed out, timed out or written.
+    Inspect,
+}
+
+/// A running service. Clones are handles on the same one; the last one dropped releases the journal.
+#[derive(Clone)]
+pub struct Service {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    clock: Clock,
+    mode: Mode,
+    core: Mutex<Core>,
+    pending: mpsc::UnboundedSender<(Pending, oneshot::Sender<Result<(), JournalError>>)>,
+    timer_wake: Arc<tokio::sync::Notify>,
+}
+
+impl Service {
+    /// Opens the journal, proves that nothing in it is missing, and takes up its open runs. Needs a tokio runtime.
+    pub fn open(store: Store, clock: Clock, mode: Mode) -> Result<Self, JournalError> {
+        let core = recovery::load(&store)?;
+        let (pending, receiver) = mpsc::unbounded_channel();
+        let timer_wake = Arc::new(tokio::sync::Notify::new());
+        let inner = Arc::new(Inner { store, clock, mode, core: Mutex::new(core), pending, timer_wake });
+        tokio::spawn(settle_loop(Arc::downgrade(&inner), receiver));
+        let service = Self { inner };
+        if mode == Mode::Serve {
+            service.recover()?;
+            tokio::spawn(timer::run(Arc::downgrade(&service.inner)));
+        }
+        Ok(service)
+    }
+
+    /// Answers one RPC of `temporal.api.workflowservice.v1.WorkflowService`. Dropping the future drops the answer only.
+    pub async fn call(&self, caller: Caller, rpc: &str, request: &[u8]) -> Result<Vec<u8>, Status> {
+        frontend::dispatch(self, caller, rpc, request).await
+    }
+
+    /// Errs once the journal has failed; then nothing more is acted on.
+    pub fn check(&self) -> Result<(), JournalError> {
+        self.inner.store.check()
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        // A panic while it was held is a bug; what the lock guards is replaced whole, so it is still sound.
+        self.inner.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.inner.clock.now_ms()
+    }
+
+    /// Changes one run: one atomic batch, durable and its tasks handed out when this returns.
+    async fn change<T>(
+        &self,
+        run_id: &str,
+        change: impl FnOnce(&mut Change) -> Result<T, HistoryError>,
+    ) -> Result<T, Status> {
+        let (value, pending) = self.apply(run_id, change)?;
+        self.settle(pending).await?;
+        Ok(value)
+    }
+
+    /// The first half of `change`: applied, visible to reads, not yet durable.
+    fn apply<T>(
+        &self,
+        run_id: &str,
+        change: impl FnOnce(&mut Change) -> Result<T, HistoryError>,
+    ) -> Result<(T, Pending), Status> {
+        let mut core = self.core();
+        let now_ms = self.now_ms();
+        let mut draft = core.begin(run_id, now_ms).ok_or_else(|| Status::not_found("workflow execution not found"))?;
+        let value = change(&mut draft).map_err(status_of)?;
+        let pending = core.commit(&self.inner.store, draft).map_err(|error| journal_status(&error))?;
+        drop(core);
+        self.inner.timer_wake.notify_one();
+        Ok((value, pending))
+    }
+
+    /// The second half: waits until it is durable and its tasks are in their queues.
+    async fn settle(&self, pending: Pending) -> Result<(), Status> {
+        let (done, answer) = oneshot::channel();
+        let ended = || Status::unavailable("the service is shutting down");
+        self.inner.pending.send((pending, done)).map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?.map_err(|error| journal_status(&error))
+    }
+}
+
+/// Makes changes durable in their order, then lets their consequences happen. One task, so that a client that goes away
+/// takes nothing with it.
+async fn settle_loop(
+    inner: std::sync::Weak<Inner>,
+    mut receiver: mpsc::UnboundedReceiver<(Pending, oneshot::Sender<Result<(), JournalError>>)>,
+) {
+    while let Some((pending, done)) = receiver.recv().await {
+        let Some(inner) = inner.upgrade() else { return };
+        let outcome = inner.store.durable(pending.sequence).await;
+        if outcome.is_ok() && inner.mode == Mode::Serve {
+            let mut core = inner.core.lock().unwrap_or_else(PoisonError::into_inner);
+            let now_ms = inner.clock.now_ms();
+            core.release(pending, now_ms);
+        }
+        // Nobody waits where the client has gone.
+        let _ = done.send(outcome);
+    }
+}
+
+fn status_of(error: HistoryError) -> Status {
+    match error {
+        HistoryError::NotFound(what) => Status::not_found(what),
+        HistoryError::Invalid(what) => Status::invalid_argument(what),
+        HistoryError::BadCommand { message, .. } => Status::invalid_argument(message),
+    }
+}
+
+fn journal_status(error: &JournalError) -> Status {
+    tracing::error!(%error, "the journal failed");
+    Status::data_loss(error.to_string())
+}

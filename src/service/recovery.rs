@@ -1,0 +1,132 @@
+//! Opening a journal: proving that nothing is missing, and taking up what the process before has left.
+//!
+//! sled can lose records without a word when its file is damaged. So there is an inventory of all runs (their number and
+//! the sum of their ids' hashes), and each run's record holds the number of its events and a running checksum over them.
+
+use prost::Message;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::core::{Core, read_events};
+use super::history::{RunState, chain};
+use super::journal::{JournalError, Store, Table, Write, table_range};
+use super::Service;
+
+const INVENTORY_KEY: &[u8] = b"minventory";
+/// Events read at a time while a run is checked.
+const PAGE: usize = 4096;
+/// Closed runs that are not the last of their workflow are kept for so long.
+const RETENTION_MS: i64 = 30 * 24 * 3600 * 1000;
+
+/// How many runs there are, and which: the sum of the hashes of their ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Inventory {
+    count: u64,
+    sum: u64,
+}
+
+impl Inventory {
+    pub fn add(&mut self, run_id: &str) {
+        self.count += 1;
+        self.sum = self.sum.wrapping_add(xxh3_64(run_id.as_bytes()));
+    }
+
+    pub fn remove(&mut self, run_id: &str) {
+        self.count = self.count.saturating_sub(1);
+        self.sum = self.sum.wrapping_sub(xxh3_64(run_id.as_bytes()));
+    }
+
+    pub fn write(self) -> Write {
+        let value = [self.count.to_le_bytes(), self.sum.to_le_bytes()].concat();
+        Write::Put(INVENTORY_KEY.to_vec(), value)
+    }
+
+    fn read(store: &Store) -> Result<Self, JournalError> {
+        let Some(bytes) = store.get(INVENTORY_KEY)? else { return Ok(Self::default()) };
+        let half = |range: std::ops::Range<usize>| bytes.get(range).and_then(|half| half.try_into().ok()).map(u64::from_le_bytes);
+        match (half(0..8), half(8..16)) {
+            (Some(count), Some(sum)) => Ok(Self { count, sum }),
+            _ => Err(store.damaged("its inventory is cut short")),
+        }
+    }
+}
+
+/// Reads all runs and proves them whole.
+pub fn load(store: &Store) -> Result<Core, JournalError> {
+    let mut core = Core { inventory: Inventory::read(store)?, ..Core::default() };
+    let mut seen = Inventory::default();
+    let (low, high) = table_range(Table::Run);
+    for (key, value) in store.scan(&low, &high, usize::MAX)? {
+        let run = RunState::decode(value.as_slice())
+            .map_err(|error| store.damaged(format!("run {}: {error}", key.escape_ascii())))?;
+        prove_whole(store, &run)?;
+        seen.add(&run.run_id);
+        for (at_ms, deadline) in run.deadlines() {
+            core.deadlines.insert((at_ms, run.run_id.clone(), deadline));
+        }
+        core.runs.insert(run.run_id.clone(), run);
+    }
+    if seen != core.inventory {
+        return Err(store.damaged(format!("it should hold {} runs and holds {}", core.inventory.count, seen.count)));
+    }
+    let (low, high) = table_range(Table::Current);
+    for (key, value) in store.scan(&low, &high, usize::MAX)? {
+        let run = String::from_utf8(value).ok().and_then(|run_id| core.runs.get(&run_id));
+        let run = run.ok_or_else(|| store.damaged(format!("record {} names a run that is not there", key.escape_ascii())))?;
+        core.current.insert((run.namespace.clone(), run.workflow_id.clone()), run.run_id.clone());
+    }
+    for run in core.runs.values() {
+        if !core.current.contains_key(&(run.namespace.clone(), run.workflow_id.clone())) {
+            return Err(store.damaged(format!("nothing says which run of {} is current", run.workflow_id)));
+        }
+    }
+    Ok(core)
+}
+
+fn prove_whole(store: &Store, run: &RunState) -> Result<(), JournalError> {
+    let mut checksum = 0;
+    let mut next = 1;
+    while next < run.next_event_id {
+        for event in read_events(store, run, next, PAGE)? {
+            if event.event_id != next {
+                return Err(store.damaged(format!("run {} has event {} in the place of {next}", run.run_id, event.event_id)));
+            }
+            checksum = chain(checksum, &event);
+            next += 1;
+        }
+    }
+    if checksum != run.events_checksum {
+        return Err(store.damaged(format!("the events of run {} do not match their checksum", run.run_id)));
+    }
+    Ok(())
+}
+
+impl Service {
+    /// Hands out again what the workers of the dead process had, and everything that waits.
+    pub(super) fn recover(&self) -> Result<(), JournalError> {
+        let open: Vec<String> = {
+            let mut core = self.core();
+            core.prune(&self.inner.store, self.now_ms() - RETENTION_MS)?;
+            core.runs.values().filter(|run| !run.is_closed()).map(|run| run.run_id.clone()).collect()
+        };
+        for run_id in open {
+            let recovered = self.apply(&run_id, |change| {
+                change.recover_workflow_task();
+                change.recover_activities();
+                change.state.sticky = None;
+                change.dispatch.clear();
+                change.dispatch_all();
+                Ok(())
+            });
+            match recovered {
+                // Nobody waits for it: the settling task hands out the tasks once they are durable.
+                Ok(((), pending)) => drop(self.inner.pending.send((pending, tokio::sync::oneshot::channel().0))),
+                Err(status) => {
+                    self.inner.store.check()?;
+                    return Err(self.inner.store.damaged(format!("run {run_id}: {}", status.message())));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
