@@ -80,7 +80,7 @@ impl Settings {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, SettingsError> {
         let mut settings = Self::defaults()?;
-        let (variables, job_file) = settings.look_at(environment)?;
+        let (variables, job_file) = settings.look_at(environment);
         if let Some(path) = args.global.config.clone().or(job_file) {
             settings.read_file(&path)?;
         }
@@ -120,11 +120,10 @@ impl Settings {
     }
 
     /// Sorts the environment into settings, the job file's path, and warnings.
-    #[expect(clippy::type_complexity, reason = "used once, two lines above")]
     fn look_at(
         &mut self,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<(Vec<(Setting, OsString)>, Option<PathBuf>), SettingsError> {
+    ) -> (Vec<(Setting, OsString)>, Option<PathBuf>) {
         let (mut variables, mut job_file) = (Vec::new(), None);
         for (name, value) in environment {
             let Some(name) = name.to_str() else { continue };
@@ -150,7 +149,7 @@ impl Settings {
                     .push(format!("{name} is set, and is no setting of longhaul{meant}"));
             }
         }
-        Ok((variables, job_file))
+        (variables, job_file)
     }
 
     fn set_os(&mut self, setting: Setting, value: &OsString, origin: Origin) -> Result<(), SettingsError> {
