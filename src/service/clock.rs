@@ -29,16 +29,24 @@ impl Clock {
 
 pub(super) fn timestamp(ms: i64) -> Option<prost_types::Timestamp> {
     let nanos = i32::try_from(ms.rem_euclid(1000) * 1_000_000).unwrap_or_default();
-    Some(prost_types::Timestamp { seconds: ms.div_euclid(1000), nanos })
+    Some(prost_types::Timestamp {
+        seconds: ms.div_euclid(1000),
+        nanos,
+    })
 }
 
 pub(super) fn duration(ms: i64) -> Option<prost_types::Duration> {
     let nanos = i32::try_from(ms.rem_euclid(1000) * 1_000_000).unwrap_or_default();
-    (ms > 0).then_some(prost_types::Duration { seconds: ms.div_euclid(1000), nanos })
+    (ms > 0).then_some(prost_types::Duration {
+        seconds: ms.div_euclid(1000),
+        nanos,
+    })
 }
 
 /// 0 for none, for what is negative and for what does not fit.
 pub(super) fn millis(duration: Option<prost_types::Duration>) -> i64 {
-    let duration = duration.and_then(|duration| Duration::try_from(duration).ok()).unwrap_or_default();
+    let duration = duration
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .unwrap_or_default();
     i64::try_from(duration.as_millis()).unwrap_or(0)
 }

@@ -60,8 +60,14 @@ impl Core {
             // It is open: it can be terminated.
             let _ = change.terminate(reason, None, "history-service".to_owned());
         }
-        let nothing = self.runs.get(&change.state.run_id).is_some_and(|before| *before == change.state);
-        let mut pending = Pending { sequence: store.applied(), ..Pending::default() };
+        let nothing = self
+            .runs
+            .get(&change.state.run_id)
+            .is_some_and(|before| *before == change.state);
+        let mut pending = Pending {
+            sequence: store.applied(),
+            ..Pending::default()
+        };
         let mut changes = vec![];
         let mut next = Some(change);
         while let Some(mut change) = next {
@@ -101,8 +107,12 @@ impl Core {
 
     /// Of a chain of continued runs only the current one and the one before it are kept.
     fn outdated(&self, changes: &[Change]) -> Option<String> {
-        let closed = changes.first().filter(|change| change.state.status == WorkflowExecutionStatus::ContinuedAsNew as i32)?;
-        self.runs.get(&closed.state.continued_run_id).map(|run| run.run_id.clone())
+        let closed = changes
+            .first()
+            .filter(|change| change.state.status == WorkflowExecutionStatus::ContinuedAsNew as i32)?;
+        self.runs
+            .get(&closed.state.continued_run_id)
+            .map(|run| run.run_id.clone())
     }
 
     fn take(&mut self, change: Change, pending: &mut Pending) {
@@ -112,7 +122,10 @@ impl Core {
                 self.deadlines.remove(&(at_ms, run_id.clone(), deadline));
             }
         } else {
-            self.current.insert((change.state.namespace.clone(), change.state.workflow_id.clone()), run_id.clone());
+            self.current.insert(
+                (change.state.namespace.clone(), change.state.workflow_id.clone()),
+                run_id.clone(),
+            );
         }
         for (at_ms, deadline) in change.state.deadlines() {
             // What may be handed out now is in `dispatch`.
@@ -120,8 +133,18 @@ impl Core {
                 self.deadlines.insert((at_ms, run_id.clone(), deadline));
             }
         }
-        pending.dispatch.extend(change.dispatch.into_iter().map(|dispatch| (run_id.clone(), dispatch)));
-        pending.news.extend(change.update_news.into_iter().map(|(id, news)| (run_id.clone(), id, news)));
+        pending.dispatch.extend(
+            change
+                .dispatch
+                .into_iter()
+                .map(|dispatch| (run_id.clone(), dispatch)),
+        );
+        pending.news.extend(
+            change
+                .update_news
+                .into_iter()
+                .map(|(id, news)| (run_id.clone(), id, news)),
+        );
         if !change.events.is_empty() {
             pending.changed.extend(self.changed.get(&run_id).cloned());
         }
@@ -139,7 +162,10 @@ impl Core {
         for (run_id, update_id, news) in pending.news {
             self.updates.hear(&run_id, &update_id, news);
         }
-        pending.closed.iter().for_each(|run_id| self.updates.abandon(run_id));
+        pending
+            .closed
+            .iter()
+            .for_each(|run_id| self.updates.abandon(run_id));
         for changed in pending.changed {
             changed.notify_waiters();
         }
@@ -149,10 +175,19 @@ impl Core {
     pub fn hand_out(&mut self, run_id: String, dispatch: Dispatch) {
         match dispatch {
             Dispatch::WorkflowTask { queue } => {
-                self.matching.push(QueueKind::Workflow, &queue, Task::Workflow { run_id });
+                self.matching
+                    .push(QueueKind::Workflow, &queue, Task::Workflow { run_id });
             }
-            Dispatch::ActivityTask { queue, scheduled_event_id, attempt } => {
-                let task = Task::Activity { run_id, scheduled_event_id, attempt };
+            Dispatch::ActivityTask {
+                queue,
+                scheduled_event_id,
+                attempt,
+            } => {
+                let task = Task::Activity {
+                    run_id,
+                    scheduled_event_id,
+                    attempt,
+                };
                 self.matching.push(QueueKind::Activity, &queue, task);
             }
         }
@@ -166,7 +201,9 @@ impl Core {
     /// The run that a client means: by its id, or the current one of the workflow.
     pub fn find(&self, namespace: &str, workflow_id: &str, run_id: &str) -> Option<&RunState> {
         let run_id = match run_id {
-            "" => self.current.get(&(namespace.to_owned(), workflow_id.to_owned()))?,
+            "" => self
+                .current
+                .get(&(namespace.to_owned(), workflow_id.to_owned()))?,
             run_id => run_id,
         };
         self.runs.get(run_id).filter(|run| run.workflow_id == workflow_id)
@@ -175,8 +212,15 @@ impl Core {
     /// Removes closed runs that are neither current nor younger than the retention.
     pub fn prune(&mut self, store: &Store, older_than_ms: i64) -> Result<(), JournalError> {
         let current: Vec<&String> = self.current.values().collect();
-        let old = |run: &&RunState| run.is_closed() && run.close_ms < older_than_ms && !current.contains(&&run.run_id);
-        let old: Vec<String> = self.runs.values().filter(old).map(|run| run.run_id.clone()).collect();
+        let old = |run: &&RunState| {
+            run.is_closed() && run.close_ms < older_than_ms && !current.contains(&&run.run_id)
+        };
+        let old: Vec<String> = self
+            .runs
+            .values()
+            .filter(old)
+            .map(|run| run.run_id.clone())
+            .collect();
         for run_id in old {
             let mut inventory = self.inventory;
             inventory.remove(&run_id);
@@ -204,7 +248,12 @@ impl Core {
 fn write_change(change: &Change, writes: &mut Vec<Write>) {
     let run_id = &change.state.run_id;
     writes.push(Write::Put(run_key(run_id), change.state.encode_to_vec()));
-    writes.extend(change.events.iter().map(|event| Write::Put(event_key(run_id, event.event_id), event.encode_to_vec())));
+    writes.extend(
+        change
+            .events
+            .iter()
+            .map(|event| Write::Put(event_key(run_id, event.event_id), event.encode_to_vec())),
+    );
 }
 
 /// The events of a run from `from` on, at most `limit`.
@@ -215,14 +264,21 @@ pub fn read_events(
     limit: usize,
 ) -> Result<Vec<temporalio_protos::temporal::api::history::v1::HistoryEvent>, JournalError> {
     let (low, high) = event_range(&run.run_id, from.max(1), run.next_event_id);
-    let expected = usize::try_from(run.next_event_id - from.max(1)).unwrap_or(0).min(limit);
+    let expected = usize::try_from(run.next_event_id - from.max(1))
+        .unwrap_or(0)
+        .min(limit);
     let events = store.scan(&low, &high, limit)?;
     if events.len() != expected {
-        let what = format!("run {} lacks {} of its events", run.run_id, expected - events.len().min(expected));
+        let what = format!(
+            "run {} lacks {} of its events",
+            run.run_id,
+            expected - events.len().min(expected)
+        );
         return Err(store.damaged(what));
     }
     let decode = |(key, value): (Vec<u8>, Vec<u8>)| {
-        Message::decode(value.as_slice()).map_err(|error| store.damaged(format!("event {}: {error}", key.escape_ascii())))
+        Message::decode(value.as_slice())
+            .map_err(|error| store.damaged(format!("event {}: {error}", key.escape_ascii())))
     };
     events.into_iter().map(decode).collect()
 }

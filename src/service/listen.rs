@@ -22,7 +22,10 @@ pub struct ListenError {
 /// Answers on a Unix socket until the returned guard is dropped. A socket that a dead process left is replaced: the caller
 /// holds the lock of the state directory.
 pub fn listen(service: Service, path: &Path) -> Result<Listening, ListenError> {
-    let failed = |source| ListenError { path: path.to_owned(), source };
+    let failed = |source| ListenError {
+        path: path.to_owned(),
+        source,
+    };
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
@@ -31,7 +34,10 @@ pub fn listen(service: Service, path: &Path) -> Result<Listening, ListenError> {
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(path, private).map_err(failed)?;
     let task = tokio::spawn(accept(service, listener));
-    Ok(Listening { task, path: path.to_owned() })
+    Ok(Listening {
+        task,
+        path: path.to_owned(),
+    })
 }
 
 /// The listening socket; dropping it ends the listening and removes the file.
@@ -77,9 +83,17 @@ async fn respond(
     service: Service,
     request: http::Request<hyper::body::Incoming>,
 ) -> Result<http::Response<tonic::body::Body>, std::convert::Infallible> {
-    let rpc = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+    let rpc = request
+        .uri()
+        .path()
+        .rsplit('/')
+        .next()
+        .unwrap_or_default()
+        .to_owned();
     let mut grpc = tonic::server::Grpc::new(BytesCodec);
-    Ok(grpc.unary(Unary { service, rpc }, request.map(tonic::body::Body::new)).await)
+    Ok(grpc
+        .unary(Unary { service, rpc }, request.map(tonic::body::Body::new))
+        .await)
 }
 
 struct Unary {

@@ -71,7 +71,13 @@ impl Matching {
     }
 
     /// Takes the next task of a queue for a poller; without one, gives what tells of the next arrival.
-    pub fn poll(&mut self, kind: QueueKind, name: &str, identity: &str, now_ms: i64) -> Result<Task, Arc<Notify>> {
+    pub fn poll(
+        &mut self,
+        kind: QueueKind,
+        name: &str,
+        identity: &str,
+        now_ms: i64,
+    ) -> Result<Task, Arc<Notify>> {
         let queue = self.queue(kind, name);
         queue.pollers.insert(identity.to_owned(), now_ms);
         queue.tasks.pop_front().ok_or_else(|| Arc::clone(&queue.arrived))
@@ -81,7 +87,11 @@ impl Matching {
     pub fn wait(&mut self, kind: QueueKind, name: &str, identity: &str, now_ms: i64, waits: bool) {
         let queue = self.queue(kind, name);
         queue.pollers.insert(identity.to_owned(), now_ms);
-        queue.waiting = if waits { queue.waiting + 1 } else { queue.waiting.saturating_sub(1) };
+        queue.waiting = if waits {
+            queue.waiting + 1
+        } else {
+            queue.waiting.saturating_sub(1)
+        };
     }
 
     /// Whether somebody polls a queue, or did a moment ago.
@@ -93,9 +103,17 @@ impl Matching {
 
     /// Who polls a queue, and when each last did.
     pub fn pollers(&mut self, kind: QueueKind, name: &str, now_ms: i64) -> Vec<(String, i64)> {
-        let Some(queue) = self.queues.get_mut(&(kind, name.to_owned())) else { return Vec::new() };
-        queue.pollers.retain(|_, seen| now_ms - *seen < POLLER_FORGOTTEN_MS);
-        queue.pollers.iter().map(|(identity, seen)| (identity.clone(), *seen)).collect()
+        let Some(queue) = self.queues.get_mut(&(kind, name.to_owned())) else {
+            return Vec::new();
+        };
+        queue
+            .pollers
+            .retain(|_, seen| now_ms - *seen < POLLER_FORGOTTEN_MS);
+        queue
+            .pollers
+            .iter()
+            .map(|(identity, seen)| (identity.clone(), *seen))
+            .collect()
     }
 
     /// Forgets a poller that says it is shutting down.
@@ -103,7 +121,8 @@ impl Matching {
         for queue in self.queues.values_mut() {
             queue.pollers.remove(identity);
         }
-        self.queues.retain(|(kind, name), _| *kind != QueueKind::Workflow || name != sticky_queue);
+        self.queues
+            .retain(|(kind, name), _| *kind != QueueKind::Workflow || name != sticky_queue);
     }
 
     fn queue(&mut self, kind: QueueKind, name: &str) -> &mut Queue {
@@ -119,7 +138,11 @@ mod tests {
     async fn a_task_wakes_a_poller_and_is_given_once() {
         let mut matching = Matching::default();
         let arrived = matching.poll(QueueKind::Activity, "q", "w1", 0).unwrap_err();
-        let task = Task::Activity { run_id: "r".into(), scheduled_event_id: 5, attempt: 1 };
+        let task = Task::Activity {
+            run_id: "r".into(),
+            scheduled_event_id: 5,
+            attempt: 1,
+        };
         matching.push(QueueKind::Activity, "q", task.clone());
         matching.push(QueueKind::Activity, "q", task.clone());
         arrived.notified().await;
@@ -134,6 +157,9 @@ mod tests {
         assert!(matching.poll(QueueKind::Workflow, "sticky", "w1", 0).is_err());
         assert!(matching.is_polled(QueueKind::Workflow, "sticky", 1));
         assert!(!matching.is_polled(QueueKind::Workflow, "sticky", POLLER_GONE_MS));
-        assert_eq!(matching.pollers(QueueKind::Workflow, "sticky", 1), vec![("w1".to_owned(), 0)]);
+        assert_eq!(
+            matching.pollers(QueueKind::Workflow, "sticky", 1),
+            vec![("w1".to_owned(), 0)]
+        );
     }
 }

@@ -72,7 +72,14 @@ impl Service {
         let core = recovery::load(&store)?;
         let (pending, receiver) = mpsc::unbounded_channel();
         let timer_wake = Arc::new(tokio::sync::Notify::new());
-        let inner = Arc::new(Inner { store, clock, mode, core: Mutex::new(core), pending, timer_wake });
+        let inner = Arc::new(Inner {
+            store,
+            clock,
+            mode,
+            core: Mutex::new(core),
+            pending,
+            timer_wake,
+        });
         tokio::spawn(settle_loop(Arc::downgrade(&inner), receiver));
         let service = Self { inner };
         if mode == Mode::Serve {
@@ -120,9 +127,13 @@ impl Service {
     ) -> Result<(T, Pending), Status> {
         let mut core = self.core();
         let now_ms = self.now_ms();
-        let mut draft = core.begin(run_id, now_ms).ok_or_else(|| Status::not_found("workflow execution not found"))?;
+        let mut draft = core
+            .begin(run_id, now_ms)
+            .ok_or_else(|| Status::not_found("workflow execution not found"))?;
         let value = change(&mut draft).map_err(status_of)?;
-        let pending = core.commit(&self.inner.store, draft).map_err(|error| journal_status(&error))?;
+        let pending = core
+            .commit(&self.inner.store, draft)
+            .map_err(|error| journal_status(&error))?;
         drop(core);
         self.inner.timer_wake.notify_one();
         Ok((value, pending))
@@ -133,7 +144,10 @@ impl Service {
         let (done, answer) = oneshot::channel();
         let ended = || Status::unavailable("the service is shutting down");
         self.inner.pending.send((pending, done)).map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?.map_err(|error| journal_status(&error))
+        answer
+            .await
+            .map_err(|_| ended())?
+            .map_err(|error| journal_status(&error))
     }
 }
 

@@ -7,10 +7,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use temporalio_protos::temporal::api::common::v1::Payloads;
-use temporalio_protos::temporal::api::enums::v1::{QueryRejectCondition, QueryResultType, WorkflowExecutionStatus};
+use temporalio_protos::temporal::api::enums::v1::{
+    QueryRejectCondition, QueryResultType, WorkflowExecutionStatus,
+};
 use temporalio_protos::temporal::api::query::v1::{QueryRejected, WorkflowQuery, WorkflowQueryResult};
 use temporalio_protos::temporal::api::workflowservice::v1::{
-    QueryWorkflowRequest, QueryWorkflowResponse, RespondQueryTaskCompletedRequest, RespondQueryTaskCompletedResponse,
+    QueryWorkflowRequest, QueryWorkflowResponse, RespondQueryTaskCompletedRequest,
+    RespondQueryTaskCompletedResponse,
 };
 use tokio::sync::oneshot;
 use tonic::Status;
@@ -44,12 +47,17 @@ pub struct Queries {
 impl Queries {
     /// The run and the question of a query that still waits.
     pub fn get(&self, query_id: &str) -> Option<(String, WorkflowQuery)> {
-        self.waiting.get(query_id).map(|it| (it.run_id.clone(), it.query.clone()))
+        self.waiting
+            .get(query_id)
+            .map(|it| (it.run_id.clone(), it.query.clone()))
     }
 
     /// The queries that travel with the next workflow task of a run.
     pub fn attached(&self, run_id: &str) -> HashMap<String, WorkflowQuery> {
-        let attached = self.waiting.iter().filter(|(_, it)| it.run_id == run_id && !it.direct);
+        let attached = self
+            .waiting
+            .iter()
+            .filter(|(_, it)| it.run_id == run_id && !it.direct);
         attached.map(|(id, it)| (id.clone(), it.query.clone())).collect()
     }
 
@@ -57,7 +65,14 @@ impl Queries {
     pub fn answer_all(&mut self, results: HashMap<String, WorkflowQueryResult>) {
         for (query_id, result) in results {
             let answered = result.result_type == QueryResultType::Answered as i32;
-            self.answer(&query_id, if answered { Ok(result.answer) } else { Err(failed(&result.error_message)) });
+            self.answer(
+                &query_id,
+                if answered {
+                    Ok(result.answer)
+                } else {
+                    Err(failed(&result.error_message))
+                },
+            );
         }
     }
 
@@ -72,15 +87,28 @@ impl Queries {
 impl Core {
     /// Hands out, as tasks of their own, the queries whose run has no workflow task they could travel with.
     pub fn release_queries(&mut self, now_ms: i64) {
-        let Self { runs, queries, matching, .. } = self;
+        let Self {
+            runs,
+            queries,
+            matching,
+            ..
+        } = self;
         for (query_id, waiting) in queries.waiting.iter_mut().filter(|(_, it)| !it.direct) {
-            let Some(run) = runs.get(&waiting.run_id) else { continue };
+            let Some(run) = runs.get(&waiting.run_id) else {
+                continue;
+            };
             if run.workflow_task.is_none() {
                 waiting.direct = true;
                 let sticky = run.sticky.as_ref().map(|sticky| sticky.queue.as_str());
                 let sticky = sticky.filter(|queue| matching.is_polled(QueueKind::Workflow, queue, now_ms));
                 let queue = sticky.unwrap_or(&run.task_queue).to_owned();
-                matching.push(QueueKind::Workflow, &queue, Task::Query { query_id: query_id.clone() });
+                matching.push(
+                    QueueKind::Workflow,
+                    &queue,
+                    Task::Query {
+                        query_id: query_id.clone(),
+                    },
+                );
             }
         }
     }
@@ -96,29 +124,45 @@ impl Drop for Asking<'_> {
 }
 
 impl Service {
-    pub(super) async fn query_workflow(&self, request: QueryWorkflowRequest) -> Result<QueryWorkflowResponse, Status> {
+    pub(super) async fn query_workflow(
+        &self,
+        request: QueryWorkflowRequest,
+    ) -> Result<QueryWorkflowResponse, Status> {
         let execution = request.execution.unwrap_or_default();
-        let query = request.query.ok_or_else(|| Status::invalid_argument("the query is not set"))?;
+        let query = request
+            .query
+            .ok_or_else(|| Status::invalid_argument("the query is not set"))?;
         let (sender, answer) = oneshot::channel();
         let query_id = uuid::Uuid::new_v4().to_string();
         let asking = Asking(self, query_id.clone());
         {
             let mut core = self.core();
-            let run = core.find(&request.namespace, &execution.workflow_id, &execution.run_id).cloned();
+            let run = core
+                .find(&request.namespace, &execution.workflow_id, &execution.run_id)
+                .cloned();
             let run = run.ok_or_else(|| Status::not_found("workflow execution not found"))?;
             if is_rejected(request.query_reject_condition, run.status) {
                 let query_rejected = Some(QueryRejected { status: run.status });
-                return Ok(QueryWorkflowResponse { query_rejected, ..Default::default() });
+                return Ok(QueryWorkflowResponse {
+                    query_rejected,
+                    ..Default::default()
+                });
             }
             if core.queries.waiting.len() >= MAX_WAITING {
                 return Err(Status::resource_exhausted("too many queries wait for an answer"));
             }
             self.must_be_answerable(&run)?;
             let direct = self.inner.mode == Mode::Inspect;
-            let waiting = Waiting { run_id: run.run_id, query, answer: sender, direct };
+            let waiting = Waiting {
+                run_id: run.run_id,
+                query,
+                answer: sender,
+                direct,
+            };
             core.queries.waiting.insert(query_id.clone(), waiting);
             if direct {
-                core.matching.push(QueueKind::Workflow, &run.task_queue, Task::Query { query_id });
+                core.matching
+                    .push(QueueKind::Workflow, &run.task_queue, Task::Query { query_id });
             } else {
                 core.release_queries(self.now_ms());
             }
@@ -127,7 +171,10 @@ impl Service {
         drop(asking);
         let answer = answer.map_err(|_| Status::deadline_exceeded("no worker answered the query"))?;
         let query_result = answer.map_err(|_| Status::unavailable("the query was dropped"))??;
-        Ok(QueryWorkflowResponse { query_result, ..Default::default() })
+        Ok(QueryWorkflowResponse {
+            query_result,
+            ..Default::default()
+        })
     }
 
     /// A run whose first workflow task was never completed has no state to ask for.
@@ -145,7 +192,11 @@ impl Service {
     ) -> Result<RespondQueryTaskCompletedResponse, Status> {
         let query_id = String::from_utf8_lossy(&request.task_token).into_owned();
         let answered = request.completed_type == QueryResultType::Answered as i32;
-        let answer = if answered { Ok(request.query_result) } else { Err(failed(&request.error_message)) };
+        let answer = if answered {
+            Ok(request.query_result)
+        } else {
+            Err(failed(&request.error_message))
+        };
         self.core().queries.answer(&query_id, answer);
         Ok(RespondQueryTaskCompletedResponse {})
     }
@@ -160,7 +211,10 @@ fn is_rejected(condition: i32, status: i32) -> bool {
     match QueryRejectCondition::try_from(condition) {
         Ok(QueryRejectCondition::NotOpen) => !open,
         Ok(QueryRejectCondition::NotCompletedCleanly) => {
-            let clean = [WorkflowExecutionStatus::Completed as i32, WorkflowExecutionStatus::ContinuedAsNew as i32];
+            let clean = [
+                WorkflowExecutionStatus::Completed as i32,
+                WorkflowExecutionStatus::ContinuedAsNew as i32,
+            ];
             !open && !clean.contains(&status)
         }
         _ => false,

@@ -6,10 +6,10 @@
 use prost::Message;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::Service;
 use super::core::{Core, read_events};
 use super::history::{RunState, chain};
 use super::journal::{JournalError, Store, Table, Write, table_range};
-use super::Service;
 
 const INVENTORY_KEY: &[u8] = b"minventory";
 /// Events read at a time while a run is checked.
@@ -41,8 +41,15 @@ impl Inventory {
     }
 
     fn read(store: &Store) -> Result<Self, JournalError> {
-        let Some(bytes) = store.get(INVENTORY_KEY)? else { return Ok(Self::default()) };
-        let half = |range: std::ops::Range<usize>| bytes.get(range).and_then(|half| half.try_into().ok()).map(u64::from_le_bytes);
+        let Some(bytes) = store.get(INVENTORY_KEY)? else {
+            return Ok(Self::default());
+        };
+        let half = |range: std::ops::Range<usize>| {
+            bytes
+                .get(range)
+                .and_then(|half| half.try_into().ok())
+                .map(u64::from_le_bytes)
+        };
         match (half(0..8), half(8..16)) {
             (Some(count), Some(sum)) => Ok(Self { count, sum }),
             _ => Err(store.damaged("its inventory is cut short")),
@@ -52,7 +59,10 @@ impl Inventory {
 
 /// Reads all runs and proves them whole.
 pub fn load(store: &Store) -> Result<Core, JournalError> {
-    let mut core = Core { inventory: Inventory::read(store)?, ..Core::default() };
+    let mut core = Core {
+        inventory: Inventory::read(store)?,
+        ..Core::default()
+    };
     let mut seen = Inventory::default();
     let (low, high) = table_range(Table::Run);
     for (key, value) in store.scan(&low, &high, usize::MAX)? {
@@ -66,17 +76,36 @@ pub fn load(store: &Store) -> Result<Core, JournalError> {
         core.runs.insert(run.run_id.clone(), run);
     }
     if seen != core.inventory {
-        return Err(store.damaged(format!("it should hold {} runs and holds {}", core.inventory.count, seen.count)));
+        return Err(store.damaged(format!(
+            "it should hold {} runs and holds {}",
+            core.inventory.count, seen.count
+        )));
     }
     let (low, high) = table_range(Table::Current);
     for (key, value) in store.scan(&low, &high, usize::MAX)? {
-        let run = String::from_utf8(value).ok().and_then(|run_id| core.runs.get(&run_id));
-        let run = run.ok_or_else(|| store.damaged(format!("record {} names a run that is not there", key.escape_ascii())))?;
-        core.current.insert((run.namespace.clone(), run.workflow_id.clone()), run.run_id.clone());
+        let run = String::from_utf8(value)
+            .ok()
+            .and_then(|run_id| core.runs.get(&run_id));
+        let run = run.ok_or_else(|| {
+            store.damaged(format!(
+                "record {} names a run that is not there",
+                key.escape_ascii()
+            ))
+        })?;
+        core.current.insert(
+            (run.namespace.clone(), run.workflow_id.clone()),
+            run.run_id.clone(),
+        );
     }
     for run in core.runs.values() {
-        if !core.current.contains_key(&(run.namespace.clone(), run.workflow_id.clone())) {
-            return Err(store.damaged(format!("nothing says which run of {} is current", run.workflow_id)));
+        if !core
+            .current
+            .contains_key(&(run.namespace.clone(), run.workflow_id.clone()))
+        {
+            return Err(store.damaged(format!(
+                "nothing says which run of {} is current",
+                run.workflow_id
+            )));
         }
     }
     Ok(core)
@@ -88,14 +117,20 @@ fn prove_whole(store: &Store, run: &RunState) -> Result<(), JournalError> {
     while next < run.next_event_id {
         for event in read_events(store, run, next, PAGE)? {
             if event.event_id != next {
-                return Err(store.damaged(format!("run {} has event {} in the place of {next}", run.run_id, event.event_id)));
+                return Err(store.damaged(format!(
+                    "run {} has event {} in the place of {next}",
+                    run.run_id, event.event_id
+                )));
             }
             checksum = chain(checksum, &event);
             next += 1;
         }
     }
     if checksum != run.events_checksum {
-        return Err(store.damaged(format!("the events of run {} do not match their checksum", run.run_id)));
+        return Err(store.damaged(format!(
+            "the events of run {} do not match their checksum",
+            run.run_id
+        )));
     }
     Ok(())
 }
@@ -106,7 +141,11 @@ impl Service {
         let open: Vec<String> = {
             let mut core = self.core();
             core.prune(&self.inner.store, self.now_ms() - RETENTION_MS)?;
-            core.runs.values().filter(|run| !run.is_closed()).map(|run| run.run_id.clone()).collect()
+            core.runs
+                .values()
+                .filter(|run| !run.is_closed())
+                .map(|run| run.run_id.clone())
+                .collect()
         };
         for run_id in open {
             let recovered = self.apply(&run_id, |change| {
@@ -119,14 +158,20 @@ impl Service {
             });
             match recovered {
                 // Nobody waits for it: the settling task hands out the tasks once they are durable.
-                Ok(((), pending)) => drop(self.inner.pending.send((pending, tokio::sync::oneshot::channel().0))),
+                Ok(((), pending)) => drop(
+                    self.inner
+                        .pending
+                        .send((pending, tokio::sync::oneshot::channel().0)),
+                ),
                 Err(status) => {
                     self.inner.store.check()?;
-                    return Err(self.inner.store.damaged(format!("run {run_id}: {}", status.message())));
+                    return Err(self
+                        .inner
+                        .store
+                        .damaged(format!("run {run_id}: {}", status.message())));
                 }
             }
         }
         Ok(())
     }
 }
-

@@ -11,13 +11,17 @@ const MAX_SLEEP_MS: i64 = 1000;
 
 pub(super) async fn run(inner: Weak<Inner>) {
     loop {
-        let Some(service) = inner.upgrade().map(|inner| Service { inner }) else { return };
+        let Some(service) = inner.upgrade().map(|inner| Service { inner }) else {
+            return;
+        };
         if service.check().is_err() {
             return;
         }
         service.fire_due();
         let first = service.core().deadlines.first().map(|(at_ms, ..)| *at_ms);
-        let sleep_ms = first.map_or(MAX_SLEEP_MS, |at_ms| (at_ms - service.now_ms()).clamp(1, MAX_SLEEP_MS));
+        let sleep_ms = first.map_or(MAX_SLEEP_MS, |at_ms| {
+            (at_ms - service.now_ms()).clamp(1, MAX_SLEEP_MS)
+        });
         let bell = Arc::clone(&service.inner.timer_wake);
         // Nothing is held while this sleeps: the service may end meanwhile.
         drop(service);
@@ -32,7 +36,9 @@ impl Service {
         let now_ms = self.now_ms();
         loop {
             let mut core = self.core();
-            let Some((at_ms, run_id, deadline)) = core.deadlines.first().cloned() else { return };
+            let Some((at_ms, run_id, deadline)) = core.deadlines.first().cloned() else {
+                return;
+            };
             if at_ms > now_ms {
                 return;
             }
@@ -44,8 +50,14 @@ impl Service {
                 Ok(())
             });
             match fired {
-                Ok(((), pending)) => drop(self.inner.pending.send((pending, tokio::sync::oneshot::channel().0))),
-                Err(status) => tracing::error!(run_id, error = status.message(), "a deadline could not be kept"),
+                Ok(((), pending)) => drop(
+                    self.inner
+                        .pending
+                        .send((pending, tokio::sync::oneshot::channel().0)),
+                ),
+                Err(status) => {
+                    tracing::error!(run_id, error = status.message(), "a deadline could not be kept")
+                }
             }
         }
     }

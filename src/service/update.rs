@@ -51,32 +51,43 @@ pub struct Updates {
 impl Updates {
     /// The messages that go out with a workflow task.
     pub fn send(&mut self, run_id: &str, started_event_id: i64) -> Vec<Message> {
-        let of_run = self.waiting.iter_mut().filter(|((run, _), it)| run == run_id && *it.stage.borrow() == Stage::Admitted);
-        let mut messages: Vec<Message> = of_run.map(|((_, update_id), waiting)| {
-            waiting.sent_with = started_event_id;
-            Message {
-                id: format!("{update_id}/request"),
-                protocol_instance_id: update_id.clone(),
-                body: Some(prost_types::Any {
-                    type_url: "type.googleapis.com/temporal.api.update.v1.Request".to_owned(),
-                    value: waiting.request.encode_to_vec(),
-                }),
-                sequencing_id: Some(SequencingId::EventId(started_event_id - 1)),
-            }
-        }).collect();
+        let of_run = self
+            .waiting
+            .iter_mut()
+            .filter(|((run, _), it)| run == run_id && *it.stage.borrow() == Stage::Admitted);
+        let mut messages: Vec<Message> = of_run
+            .map(|((_, update_id), waiting)| {
+                waiting.sent_with = started_event_id;
+                Message {
+                    id: format!("{update_id}/request"),
+                    protocol_instance_id: update_id.clone(),
+                    body: Some(prost_types::Any {
+                        type_url: "type.googleapis.com/temporal.api.update.v1.Request".to_owned(),
+                        value: waiting.request.encode_to_vec(),
+                    }),
+                    sequencing_id: Some(SequencingId::EventId(started_event_id - 1)),
+                }
+            })
+            .collect();
         messages.sort_by(|a, b| a.id.cmp(&b.id));
         messages
     }
 
     /// The requests that went out with a workflow task and were not answered before.
     pub fn sent_with(&self, run_id: &str, started_event_id: i64) -> HashMap<String, Request> {
-        let sent = self.waiting.iter().filter(|((run, _), it)| run == run_id && it.sent_with == started_event_id);
-        sent.map(|((_, id), it)| (id.clone(), it.request.clone())).collect()
+        let sent = self
+            .waiting
+            .iter()
+            .filter(|((run, _), it)| run == run_id && it.sent_with == started_event_id);
+        sent.map(|((_, id), it)| (id.clone(), it.request.clone()))
+            .collect()
     }
 
     /// Whether a run has updates that no worker has seen.
     pub fn has_unsent(&self, run_id: &str) -> bool {
-        self.waiting.iter().any(|((run, _), it)| run == run_id && it.sent_with == 0)
+        self.waiting
+            .iter()
+            .any(|((run, _), it)| run == run_id && it.sent_with == 0)
     }
 
     /// Tells those who wait.
@@ -85,7 +96,9 @@ impl Updates {
         let stage = match news {
             UpdateNews::Accepted => Stage::Accepted,
             UpdateNews::Completed(outcome) => Stage::Completed(outcome),
-            UpdateNews::Rejected(failure) => Stage::Completed(Outcome { value: Some(outcome::Value::Failure(failure)) }),
+            UpdateNews::Rejected(failure) => Stage::Completed(Outcome {
+                value: Some(outcome::Value::Failure(failure)),
+            }),
             UpdateNews::Abandoned => Stage::Abandoned,
         };
         if stage == Stage::Accepted {
@@ -102,17 +115,35 @@ impl Updates {
         let unanswered = |(run, _): &&(String, String), it: &Waiting| {
             run == run_id && it.sent_with == started_event_id && *it.stage.borrow() == Stage::Admitted
         };
-        let ids: Vec<_> = self.waiting.iter().filter(|(key, it)| unanswered(key, it)).map(|(key, _)| key.1.clone()).collect();
+        let ids: Vec<_> = self
+            .waiting
+            .iter()
+            .filter(|(key, it)| unanswered(key, it))
+            .map(|(key, _)| key.1.clone())
+            .collect();
         for update_id in ids {
             let message = "the worker did not answer the update".to_owned();
-            self.hear(run_id, &update_id, UpdateNews::Rejected(Failure { message, ..Default::default() }));
+            self.hear(
+                run_id,
+                &update_id,
+                UpdateNews::Rejected(Failure {
+                    message,
+                    ..Default::default()
+                }),
+            );
         }
     }
 
     /// The run is closed: none of its updates will be done.
     pub fn abandon(&mut self, run_id: &str) {
-        let ids: Vec<_> = self.waiting.keys().filter(|(run, _)| run == run_id).map(|(_, id)| id.clone()).collect();
-        ids.iter().for_each(|id| self.hear(run_id, id, UpdateNews::Abandoned));
+        let ids: Vec<_> = self
+            .waiting
+            .keys()
+            .filter(|(run, _)| run == run_id)
+            .map(|(_, id)| id.clone())
+            .collect();
+        ids.iter()
+            .for_each(|id| self.hear(run_id, id, UpdateNews::Abandoned));
     }
 }
 
@@ -122,15 +153,26 @@ impl Service {
         request: UpdateWorkflowExecutionRequest,
     ) -> Result<UpdateWorkflowExecutionResponse, Status> {
         let execution = request.workflow_execution.unwrap_or_default();
-        let update = request.request.ok_or_else(|| Status::invalid_argument("the update is not set"))?;
-        let update_id = update.meta.as_ref().map(|meta| meta.update_id.clone()).filter(|id| !id.is_empty());
+        let update = request
+            .request
+            .ok_or_else(|| Status::invalid_argument("the update is not set"))?;
+        let update_id = update
+            .meta
+            .as_ref()
+            .map(|meta| meta.update_id.clone())
+            .filter(|id| !id.is_empty());
         let update_id = update_id.ok_or_else(|| Status::invalid_argument("the update has no id"))?;
         let run = self.find_run(&request.namespace, &execution)?;
         let wanted = request.wait_policy.map_or(0, |policy| policy.lifecycle_stage);
         let receiver = self.admit(&run, &update_id, update).await?;
         let (stage, outcome) = self.wait_for_update(&run, &update_id, receiver, wanted).await?;
         let update_ref = Some(update_ref(&run, update_id));
-        Ok(UpdateWorkflowExecutionResponse { update_ref, outcome, stage: stage as i32, ..Default::default() })
+        Ok(UpdateWorkflowExecutionResponse {
+            update_ref,
+            outcome,
+            stage: stage as i32,
+            ..Default::default()
+        })
     }
 
     pub(super) async fn poll_workflow_execution_update(
@@ -138,17 +180,36 @@ impl Service {
         request: PollWorkflowExecutionUpdateRequest,
     ) -> Result<PollWorkflowExecutionUpdateResponse, Status> {
         let reference = request.update_ref.unwrap_or_default();
-        let run = self.find_run(&request.namespace, &reference.workflow_execution.unwrap_or_default())?;
+        let run = self.find_run(
+            &request.namespace,
+            &reference.workflow_execution.unwrap_or_default(),
+        )?;
         let wanted = request.wait_policy.map_or(0, |policy| policy.lifecycle_stage);
         let key = (run.run_id.clone(), reference.update_id.clone());
-        let receiver = self.core().updates.waiting.get(&key).map(|waiting| waiting.stage.subscribe());
-        let (stage, outcome) = self.wait_for_update(&run, &reference.update_id, receiver, wanted).await?;
+        let receiver = self
+            .core()
+            .updates
+            .waiting
+            .get(&key)
+            .map(|waiting| waiting.stage.subscribe());
+        let (stage, outcome) = self
+            .wait_for_update(&run, &reference.update_id, receiver, wanted)
+            .await?;
         let update_ref = Some(update_ref(&run, reference.update_id));
-        Ok(PollWorkflowExecutionUpdateResponse { update_ref, outcome, stage: stage as i32 })
+        Ok(PollWorkflowExecutionUpdateResponse {
+            update_ref,
+            outcome,
+            stage: stage as i32,
+        })
     }
 
     /// Takes an update in, unless it is there already.
-    async fn admit(&self, run: &RunState, update_id: &str, request: Request) -> Result<Option<watch::Receiver<Stage>>, Status> {
+    async fn admit(
+        &self,
+        run: &RunState,
+        update_id: &str,
+        request: Request,
+    ) -> Result<Option<watch::Receiver<Stage>>, Status> {
         let known = |it: &super::history::UpdateState| it.update_id == update_id;
         let receiver = {
             let mut core = self.core();
@@ -159,17 +220,41 @@ impl Service {
             if run.completed_updates.iter().any(known) {
                 return Ok(None);
             }
-            if core.updates.waiting.keys().filter(|(it, _)| *it == run.run_id).count() >= MAX_IN_FLIGHT {
-                return Err(Status::resource_exhausted("too many updates of this workflow wait"));
+            if core
+                .updates
+                .waiting
+                .keys()
+                .filter(|(it, _)| *it == run.run_id)
+                .count()
+                >= MAX_IN_FLIGHT
+            {
+                return Err(Status::resource_exhausted(
+                    "too many updates of this workflow wait",
+                ));
             }
             let accepted = run.updates.iter().any(known);
-            let (stage, receiver) = watch::channel(if accepted { Stage::Accepted } else { Stage::Admitted });
-            core.updates.waiting.insert(key, Waiting { request, stage, sent_with: i64::from(accepted) });
+            let (stage, receiver) = watch::channel(if accepted {
+                Stage::Accepted
+            } else {
+                Stage::Admitted
+            });
+            core.updates.waiting.insert(
+                key,
+                Waiting {
+                    request,
+                    stage,
+                    sent_with: i64::from(accepted),
+                },
+            );
             receiver
         };
-        let admitted = self.change(&run.run_id, super::history::Change::admit_update).await;
+        let admitted = self
+            .change(&run.run_id, super::history::Change::admit_update)
+            .await;
         if let Err(status) = admitted {
-            self.core().updates.hear(&run.run_id, update_id, UpdateNews::Abandoned);
+            self.core()
+                .updates
+                .hear(&run.run_id, update_id, UpdateNews::Abandoned);
             return Err(status);
         }
         Ok(Some(receiver))
@@ -182,7 +267,9 @@ impl Service {
         receiver: Option<watch::Receiver<Stage>>,
         wanted: i32,
     ) -> Result<(Lifecycle, Option<Outcome>), Status> {
-        let Some(mut receiver) = receiver else { return self.completed_update(run, update_id) };
+        let Some(mut receiver) = receiver else {
+            return self.completed_update(run, update_id);
+        };
         let reached = |stage: &Stage| match stage {
             Stage::Admitted => wanted <= Lifecycle::Admitted as i32,
             Stage::Accepted => wanted <= Lifecycle::Accepted as i32,
@@ -199,22 +286,42 @@ impl Service {
         }
     }
 
-    fn completed_update(&self, run: &RunState, update_id: &str) -> Result<(Lifecycle, Option<Outcome>), Status> {
-        let run = self.core().runs.get(&run.run_id).cloned().ok_or_else(|| Status::not_found("workflow execution not found"))?;
+    fn completed_update(
+        &self,
+        run: &RunState,
+        update_id: &str,
+    ) -> Result<(Lifecycle, Option<Outcome>), Status> {
+        let run = self
+            .core()
+            .runs
+            .get(&run.run_id)
+            .cloned()
+            .ok_or_else(|| Status::not_found("workflow execution not found"))?;
         if run.updates.iter().any(|it| it.update_id == update_id) {
             return Ok((Lifecycle::Accepted, None));
         }
         let completed = run.completed_updates.iter().find(|it| it.update_id == update_id);
-        let event_id = completed.ok_or_else(|| Status::not_found("update not found"))?.completed_event_id;
-        let mut events = read_events(&self.inner.store, &run, event_id, 1).map_err(|error| journal_status(&error))?;
+        let event_id = completed
+            .ok_or_else(|| Status::not_found("update not found"))?
+            .completed_event_id;
+        let mut events =
+            read_events(&self.inner.store, &run, event_id, 1).map_err(|error| journal_status(&error))?;
         match events.pop().and_then(|event| event.attributes) {
-            Some(Attributes::WorkflowExecutionUpdateCompletedEventAttributes(it)) => Ok((Lifecycle::Completed, it.outcome)),
+            Some(Attributes::WorkflowExecutionUpdateCompletedEventAttributes(it)) => {
+                Ok((Lifecycle::Completed, it.outcome))
+            }
             _ => Err(Status::internal("the update's event is no update")),
         }
     }
 }
 
 fn update_ref(run: &RunState, update_id: String) -> UpdateRef {
-    let workflow_execution = WorkflowExecution { workflow_id: run.workflow_id.clone(), run_id: run.run_id.clone() };
-    UpdateRef { workflow_execution: Some(workflow_execution), update_id }
+    let workflow_execution = WorkflowExecution {
+        workflow_id: run.workflow_id.clone(),
+        run_id: run.run_id.clone(),
+    };
+    UpdateRef {
+        workflow_execution: Some(workflow_execution),
+        update_id,
+    }
 }

@@ -3,7 +3,8 @@
 
 use temporalio_protos::temporal::api::enums::v1::WorkflowExecutionStatus;
 use temporalio_protos::temporal::api::workflowservice::v1::{
-    CountWorkflowExecutionsRequest, CountWorkflowExecutionsResponse, ListWorkflowExecutionsRequest, ListWorkflowExecutionsResponse,
+    CountWorkflowExecutionsRequest, CountWorkflowExecutionsResponse, ListWorkflowExecutionsRequest,
+    ListWorkflowExecutionsResponse,
 };
 use tonic::Status;
 
@@ -36,10 +37,17 @@ impl Term {
 }
 
 fn parse(query: &str) -> Result<Vec<Term>, Status> {
-    let refuse = |what: &str| Status::invalid_argument(format!("the filter `{query}` is not understood: {what}"));
+    let refuse =
+        |what: &str| Status::invalid_argument(format!("the filter `{query}` is not understood: {what}"));
     let mut terms = Vec::new();
-    for part in query.split(" AND ").map(str::trim).filter(|part| !part.is_empty()) {
-        let (name, value) = part.split_once('=').ok_or_else(|| refuse("only NAME = 'VALUE', joined by AND"))?;
+    for part in query
+        .split(" AND ")
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+    {
+        let (name, value) = part
+            .split_once('=')
+            .ok_or_else(|| refuse("only NAME = 'VALUE', joined by AND"))?;
         let value = value.trim().trim_matches(|c| c == '\'' || c == '"').to_owned();
         terms.push(match name.trim().trim_matches('`') {
             "WorkflowId" => Term::WorkflowId(value),
@@ -55,8 +63,18 @@ fn parse(query: &str) -> Result<Vec<Term>, Status> {
 
 fn status(name: &str) -> Option<i32> {
     use WorkflowExecutionStatus as S;
-    let all = [S::Running, S::Completed, S::Failed, S::Canceled, S::Terminated, S::ContinuedAsNew, S::TimedOut];
-    all.into_iter().find(|status| format!("{status:?}") == name).map(|status| status as i32)
+    let all = [
+        S::Running,
+        S::Completed,
+        S::Failed,
+        S::Canceled,
+        S::Terminated,
+        S::ContinuedAsNew,
+        S::TimedOut,
+    ];
+    all.into_iter()
+        .find(|status| format!("{status:?}") == name)
+        .map(|status| status as i32)
 }
 
 impl Service {
@@ -70,23 +88,39 @@ impl Service {
         let from = match request.next_page_token.as_slice() {
             [] => 0,
             token => {
-                let position = std::str::from_utf8(token).ok().and_then(|run_id| runs.iter().position(|run| run.run_id == run_id));
+                let position = std::str::from_utf8(token)
+                    .ok()
+                    .and_then(|run_id| runs.iter().position(|run| run.run_id == run_id));
                 position.map_or(runs.len(), |position| position + 1)
             }
         };
-        let limit = usize::try_from(request.page_size).ok().filter(|size| (1..MAX_PAGE).contains(size)).unwrap_or(MAX_PAGE);
+        let limit = usize::try_from(request.page_size)
+            .ok()
+            .filter(|size| (1..MAX_PAGE).contains(size))
+            .unwrap_or(MAX_PAGE);
         let page = &runs[from..runs.len().min(from + limit)];
         let more = from + page.len() < runs.len();
-        let next_page_token = page.last().filter(|_| more).map(|run| run.run_id.clone().into_bytes()).unwrap_or_default();
-        Ok(ListWorkflowExecutionsResponse { executions: page.iter().map(execution_info).collect(), next_page_token })
+        let next_page_token = page
+            .last()
+            .filter(|_| more)
+            .map(|run| run.run_id.clone().into_bytes())
+            .unwrap_or_default();
+        Ok(ListWorkflowExecutionsResponse {
+            executions: page.iter().map(execution_info).collect(),
+            next_page_token,
+        })
     }
 
     pub(super) async fn count_workflow_executions(
         &self,
         request: CountWorkflowExecutionsRequest,
     ) -> Result<CountWorkflowExecutionsResponse, Status> {
-        let count = i64::try_from(self.matching_runs(&request.namespace, &request.query)?.len()).unwrap_or(i64::MAX);
-        Ok(CountWorkflowExecutionsResponse { count, ..Default::default() })
+        let count =
+            i64::try_from(self.matching_runs(&request.namespace, &request.query)?.len()).unwrap_or(i64::MAX);
+        Ok(CountWorkflowExecutionsResponse {
+            count,
+            ..Default::default()
+        })
     }
 
     fn matching_runs(&self, namespace: &str, query: &str) -> Result<Vec<RunState>, Status> {
@@ -95,7 +129,12 @@ impl Service {
         }
         let terms = parse(query)?;
         let core = self.core();
-        Ok(core.runs.values().filter(|run| terms.iter().all(|term| term.holds(run))).cloned().collect())
+        Ok(core
+            .runs
+            .values()
+            .filter(|run| terms.iter().all(|term| term.holds(run)))
+            .cloned()
+            .collect())
     }
 }
 
@@ -108,7 +147,11 @@ mod tests {
         let terms = parse("WorkflowId = 'a' AND ExecutionStatus=\"Running\"").unwrap();
         assert_eq!(terms, vec![Term::WorkflowId("a".into()), Term::Status(1)]);
         assert!(parse("").unwrap().is_empty());
-        for refused in ["WorkflowId > 'a'", "StartTime = 'x'", "ExecutionStatus = 'Sleeping'"] {
+        for refused in [
+            "WorkflowId > 'a'",
+            "StartTime = 'x'",
+            "ExecutionStatus = 'Sleeping'",
+        ] {
             assert!(parse(refused).is_err(), "{refused}");
         }
     }

@@ -34,9 +34,17 @@ macro_rules! rpcs {
     };
 }
 
-pub(super) async fn dispatch(service: &Service, caller: Caller, rpc: &str, request: &[u8]) -> Result<Vec<u8>, Status> {
+pub(super) async fn dispatch(
+    service: &Service,
+    caller: Caller,
+    rpc: &str,
+    request: &[u8],
+) -> Result<Vec<u8>, Status> {
     if request.len() > MAX_REQUEST_BYTES {
-        return Err(Status::resource_exhausted(format!("{rpc}: the request has {} bytes, more than {MAX_REQUEST_BYTES}", request.len())));
+        return Err(Status::resource_exhausted(format!(
+            "{rpc}: the request has {} bytes, more than {MAX_REQUEST_BYTES}",
+            request.len()
+        )));
     }
     service.check().map_err(|error| journal_status(&error))?;
     rpcs! { service, caller, rpc, request;
@@ -83,14 +91,18 @@ fn check_namespace(namespace: &str) -> Result<(), Status> {
     if namespace == NAMESPACE {
         return Ok(());
     }
-    Err(Status::not_found(format!("namespace {namespace} is not found: this service has only `{NAMESPACE}`")))
+    Err(Status::not_found(format!(
+        "namespace {namespace} is not found: this service has only `{NAMESPACE}`"
+    )))
 }
 
 fn check_id<'a>(what: &str, id: &'a str) -> Result<&'a str, Status> {
     match id.len() {
         0 => Err(Status::invalid_argument(format!("{what} is not set"))),
         1..=MAX_ID_BYTES => Ok(id),
-        _ => Err(Status::invalid_argument(format!("{what} is longer than {MAX_ID_BYTES} bytes"))),
+        _ => Err(Status::invalid_argument(format!(
+            "{what} is longer than {MAX_ID_BYTES} bytes"
+        ))),
     }
 }
 
@@ -99,15 +111,24 @@ fn check_payload(what: &str, message: Option<&impl Message>) -> Result<(), Statu
     if bytes <= MAX_PAYLOAD_BYTES {
         return Ok(());
     }
-    Err(Status::invalid_argument(format!("{what} has {bytes} bytes, more than {MAX_PAYLOAD_BYTES}")))
+    Err(Status::invalid_argument(format!(
+        "{what} has {bytes} bytes, more than {MAX_PAYLOAD_BYTES}"
+    )))
 }
 
 impl Service {
     /// The run that a client means, as it stands.
-    pub(super) fn find_run(&self, namespace: &str, execution: &WorkflowExecution) -> Result<RunState, Status> {
+    pub(super) fn find_run(
+        &self,
+        namespace: &str,
+        execution: &WorkflowExecution,
+    ) -> Result<RunState, Status> {
         check_namespace(namespace)?;
         let workflow_id = check_id("workflow id", &execution.workflow_id)?;
-        let found = self.core().find(namespace, workflow_id, &execution.run_id).cloned();
+        let found = self
+            .core()
+            .find(namespace, workflow_id, &execution.run_id)
+            .cloned();
         found.ok_or_else(|| Status::not_found(format!("workflow execution {workflow_id} is not found")))
     }
 

@@ -1,15 +1,17 @@
 //! What a client asks about the service itself, and what a worker says about itself.
 
 use temporalio_protos::temporal::api::enums::v1::{NamespaceState, TaskQueueType};
-use temporalio_protos::temporal::api::namespace::v1::namespace_info::{Capabilities as NamespaceCapabilities, Limits};
+use temporalio_protos::temporal::api::namespace::v1::namespace_info::{
+    Capabilities as NamespaceCapabilities, Limits,
+};
 use temporalio_protos::temporal::api::namespace::v1::{NamespaceConfig, NamespaceInfo};
 use temporalio_protos::temporal::api::taskqueue::v1::PollerInfo;
 use temporalio_protos::temporal::api::workflowservice::v1::get_system_info_response::Capabilities;
 use temporalio_protos::temporal::api::workflowservice::v1::{
     DescribeNamespaceRequest, DescribeNamespaceResponse, DescribeTaskQueueRequest, DescribeTaskQueueResponse,
-    GetClusterInfoRequest, GetClusterInfoResponse, GetSystemInfoRequest, GetSystemInfoResponse, ListNamespacesRequest,
-    ListNamespacesResponse, ResetStickyTaskQueueRequest, ResetStickyTaskQueueResponse, ShutdownWorkerRequest,
-    ShutdownWorkerResponse,
+    GetClusterInfoRequest, GetClusterInfoResponse, GetSystemInfoRequest, GetSystemInfoResponse,
+    ListNamespacesRequest, ListNamespacesResponse, ResetStickyTaskQueueRequest, ResetStickyTaskQueueResponse,
+    ShutdownWorkerRequest, ShutdownWorkerResponse,
 };
 use tonic::Status;
 
@@ -22,7 +24,10 @@ const SERVER_VERSION: &str = env!("CARGO_PKG_VERSION");
 const RETENTION_DAYS: i64 = 30;
 
 impl Service {
-    pub(super) async fn get_system_info(&self, _: GetSystemInfoRequest) -> Result<GetSystemInfoResponse, Status> {
+    pub(super) async fn get_system_info(
+        &self,
+        _: GetSystemInfoRequest,
+    ) -> Result<GetSystemInfoResponse, Status> {
         let capabilities = Capabilities {
             signal_and_query_header: true,
             internal_error_differentiation: true,
@@ -37,10 +42,16 @@ impl Service {
             nexus: false,
             ..Default::default()
         };
-        Ok(GetSystemInfoResponse { server_version: SERVER_VERSION.to_owned(), capabilities: Some(capabilities) })
+        Ok(GetSystemInfoResponse {
+            server_version: SERVER_VERSION.to_owned(),
+            capabilities: Some(capabilities),
+        })
     }
 
-    pub(super) async fn get_cluster_info(&self, _: GetClusterInfoRequest) -> Result<GetClusterInfoResponse, Status> {
+    pub(super) async fn get_cluster_info(
+        &self,
+        _: GetClusterInfoRequest,
+    ) -> Result<GetClusterInfoResponse, Status> {
         Ok(GetClusterInfoResponse {
             server_version: SERVER_VERSION.to_owned(),
             cluster_name: "longhaul".to_owned(),
@@ -51,30 +62,54 @@ impl Service {
         })
     }
 
-    pub(super) async fn describe_namespace(&self, request: DescribeNamespaceRequest) -> Result<DescribeNamespaceResponse, Status> {
+    pub(super) async fn describe_namespace(
+        &self,
+        request: DescribeNamespaceRequest,
+    ) -> Result<DescribeNamespaceResponse, Status> {
         check_namespace(&request.namespace)?;
         Ok(the_namespace())
     }
 
-    pub(super) async fn list_namespaces(&self, _: ListNamespacesRequest) -> Result<ListNamespacesResponse, Status> {
-        Ok(ListNamespacesResponse { namespaces: vec![the_namespace()], ..Default::default() })
+    pub(super) async fn list_namespaces(
+        &self,
+        _: ListNamespacesRequest,
+    ) -> Result<ListNamespacesResponse, Status> {
+        Ok(ListNamespacesResponse {
+            namespaces: vec![the_namespace()],
+            ..Default::default()
+        })
     }
 
-    pub(super) async fn describe_task_queue(&self, request: DescribeTaskQueueRequest) -> Result<DescribeTaskQueueResponse, Status> {
+    pub(super) async fn describe_task_queue(
+        &self,
+        request: DescribeTaskQueueRequest,
+    ) -> Result<DescribeTaskQueueResponse, Status> {
         check_namespace(&request.namespace)?;
         let queue = request.task_queue.unwrap_or_default();
-        let kind = if request.task_queue_type == TaskQueueType::Activity as i32 { QueueKind::Activity } else { QueueKind::Workflow };
+        let kind = if request.task_queue_type == TaskQueueType::Activity as i32 {
+            QueueKind::Activity
+        } else {
+            QueueKind::Workflow
+        };
         let pollers = self.core().matching.pollers(kind, &queue.name, self.now_ms());
         let pollers = pollers.into_iter().map(|(identity, seen_ms)| PollerInfo {
             last_access_time: timestamp(seen_ms),
             identity,
             ..Default::default()
         });
-        Ok(DescribeTaskQueueResponse { pollers: pollers.collect(), ..Default::default() })
+        Ok(DescribeTaskQueueResponse {
+            pollers: pollers.collect(),
+            ..Default::default()
+        })
     }
 
-    pub(super) async fn shutdown_worker(&self, request: ShutdownWorkerRequest) -> Result<ShutdownWorkerResponse, Status> {
-        self.core().matching.forget(&request.identity, &request.sticky_task_queue);
+    pub(super) async fn shutdown_worker(
+        &self,
+        request: ShutdownWorkerRequest,
+    ) -> Result<ShutdownWorkerResponse, Status> {
+        self.core()
+            .matching
+            .forget(&request.identity, &request.sticky_task_queue);
         Ok(ShutdownWorkerResponse::default())
     }
 
@@ -99,11 +134,29 @@ fn the_namespace() -> DescribeNamespaceResponse {
         state: NamespaceState::Registered as i32,
         description: "the one namespace of this service".to_owned(),
         id: "00000000-0000-0000-0000-000000000001".to_owned(),
-        capabilities: Some(NamespaceCapabilities { sync_update: true, async_update: true, ..Default::default() }),
-        limits: Some(Limits { blob_size_limit_error: bytes, memo_size_limit_error: bytes, ..Default::default() }),
+        capabilities: Some(NamespaceCapabilities {
+            sync_update: true,
+            async_update: true,
+            ..Default::default()
+        }),
+        limits: Some(Limits {
+            blob_size_limit_error: bytes,
+            memo_size_limit_error: bytes,
+            ..Default::default()
+        }),
         ..Default::default()
     };
-    let retention = prost_types::Duration { seconds: RETENTION_DAYS * 24 * 3600, nanos: 0 };
-    let config = NamespaceConfig { workflow_execution_retention_ttl: Some(retention), ..Default::default() };
-    DescribeNamespaceResponse { namespace_info: Some(info), config: Some(config), ..Default::default() }
+    let retention = prost_types::Duration {
+        seconds: RETENTION_DAYS * 24 * 3600,
+        nanos: 0,
+    };
+    let config = NamespaceConfig {
+        workflow_execution_retention_ttl: Some(retention),
+        ..Default::default()
+    };
+    DescribeNamespaceResponse {
+        namespace_info: Some(info),
+        config: Some(config),
+        ..Default::default()
+    }
 }

@@ -1,12 +1,14 @@
 //! Starting workflows, and what happens when one with the same id is there.
 
 use prost::Message;
-use temporalio_protos::temporal::api::enums::v1::{WorkflowExecutionStatus as Status_, WorkflowIdConflictPolicy, WorkflowIdReusePolicy};
+use temporalio_protos::temporal::api::enums::v1::{
+    WorkflowExecutionStatus as Status_, WorkflowIdConflictPolicy, WorkflowIdReusePolicy,
+};
 use temporalio_protos::temporal::api::errordetails::v1::WorkflowExecutionAlreadyStartedFailure;
 use temporalio_protos::temporal::api::history::v1::WorkflowExecutionSignaledEventAttributes;
 use temporalio_protos::temporal::api::workflowservice::v1::{
-    SignalWithStartWorkflowExecutionRequest, SignalWithStartWorkflowExecutionResponse, StartWorkflowExecutionRequest,
-    StartWorkflowExecutionResponse,
+    SignalWithStartWorkflowExecutionRequest, SignalWithStartWorkflowExecutionResponse,
+    StartWorkflowExecutionRequest, StartWorkflowExecutionResponse,
 };
 use tonic::{Code, Status};
 
@@ -27,7 +29,12 @@ impl Service {
         let (run_id, started, pending) = self.start_or_find(start, None, conflict, reuse)?;
         self.settle(pending).await?;
         let status = Status_::Running as i32;
-        Ok(StartWorkflowExecutionResponse { run_id, started, status, ..Default::default() })
+        Ok(StartWorkflowExecutionResponse {
+            run_id,
+            started,
+            status,
+            ..Default::default()
+        })
     }
 
     pub(super) async fn signal_with_start_workflow_execution(
@@ -62,9 +69,14 @@ impl Service {
             ..Default::default()
         })?;
         let conflict = WorkflowIdConflictPolicy::UseExisting as i32;
-        let (run_id, started, pending) = self.start_or_find(start, Some(signal), conflict, request.workflow_id_reuse_policy)?;
+        let (run_id, started, pending) =
+            self.start_or_find(start, Some(signal), conflict, request.workflow_id_reuse_policy)?;
         self.settle(pending).await?;
-        Ok(SignalWithStartWorkflowExecutionResponse { run_id, started, ..Default::default() })
+        Ok(SignalWithStartWorkflowExecutionResponse {
+            run_id,
+            started,
+            ..Default::default()
+        })
     }
 
     /// Starts a run, or finds the one there is where the policies say so. Under one lock: two starts make one run.
@@ -80,21 +92,31 @@ impl Service {
         let now_ms = self.now_ms();
         if let Some(existing) = core.find(&start.namespace, &start.workflow_id, "").cloned() {
             let same_request = !start.request_id.is_empty() && existing.start_request_id == start.request_id;
-            let use_existing = !existing.is_closed() && conflict == WorkflowIdConflictPolicy::UseExisting as i32;
+            let use_existing =
+                !existing.is_closed() && conflict == WorkflowIdConflictPolicy::UseExisting as i32;
             if same_request || use_existing {
-                let mut draft = core.begin(&existing.run_id, now_ms).ok_or_else(|| Status::internal("a run has vanished"))?;
+                let mut draft = core
+                    .begin(&existing.run_id, now_ms)
+                    .ok_or_else(|| Status::internal("a run has vanished"))?;
                 if let Some(signal) = signal {
                     draft.signal(signal).map_err(status_of)?;
                 }
-                let pending = core.commit(store, draft).map_err(|error| journal_status(&error))?;
+                let pending = core
+                    .commit(store, draft)
+                    .map_err(|error| journal_status(&error))?;
                 return Ok((existing.run_id, same_request, pending));
             }
             let terminate = conflict == WorkflowIdConflictPolicy::TerminateExisting as i32;
             if !existing.is_closed() && terminate {
-                let mut draft = core.begin(&existing.run_id, now_ms).ok_or_else(|| Status::internal("a run has vanished"))?;
+                let mut draft = core
+                    .begin(&existing.run_id, now_ms)
+                    .ok_or_else(|| Status::internal("a run has vanished"))?;
                 let reason = "terminated by a new start with the same id".to_owned();
-                draft.terminate(reason, None, "history-service".to_owned()).map_err(status_of)?;
-                core.commit(store, draft).map_err(|error| journal_status(&error))?;
+                draft
+                    .terminate(reason, None, "history-service".to_owned())
+                    .map_err(status_of)?;
+                core.commit(store, draft)
+                    .map_err(|error| journal_status(&error))?;
             } else if !may_reuse(&existing, reuse) {
                 return Err(already_started(&start, &existing));
             }
@@ -104,7 +126,9 @@ impl Service {
         if let Some(signal) = signal {
             draft.signal(signal).map_err(status_of)?;
         }
-        let pending = core.commit(store, draft).map_err(|error| journal_status(&error))?;
+        let pending = core
+            .commit(store, draft)
+            .map_err(|error| journal_status(&error))?;
         self.inner.timer_wake.notify_one();
         Ok((run_id, true, pending))
     }
@@ -119,8 +143,13 @@ fn validated(request: StartWorkflowExecutionRequest) -> Result<StartRun, Status>
     check_id("task queue", &task_queue)?;
     check_payload("the input", request.input.as_ref())?;
     check_payload("the memo", request.memo.as_ref())?;
-    if request.retry_policy.is_some() || !request.cron_schedule.is_empty() || millis(request.workflow_start_delay) > 0 {
-        return Err(Status::unimplemented("this service does not know retry policies, cron or start delays of workflows"));
+    if request.retry_policy.is_some()
+        || !request.cron_schedule.is_empty()
+        || millis(request.workflow_start_delay) > 0
+    {
+        return Err(Status::unimplemented(
+            "this service does not know retry policies, cron or start delays of workflows",
+        ));
     }
     Ok(StartRun {
         namespace: request.namespace,
@@ -159,12 +188,17 @@ fn already_started(start: &StartRun, existing: &RunState) -> Status {
         run_id: existing.run_id.clone(),
         ..Default::default()
     };
-    let message = format!("workflow {} is already started, as run {}", start.workflow_id, existing.run_id);
+    let message = format!(
+        "workflow {} is already started, as run {}",
+        start.workflow_id, existing.run_id
+    );
     let details = temporalio_protos::google::rpc::Status {
         code: Code::AlreadyExists as i32,
         message: message.clone(),
         details: vec![prost_types::Any {
-            type_url: "type.googleapis.com/temporal.api.errordetails.v1.WorkflowExecutionAlreadyStartedFailure".to_owned(),
+            type_url:
+                "type.googleapis.com/temporal.api.errordetails.v1.WorkflowExecutionAlreadyStartedFailure"
+                    .to_owned(),
             value: failure.encode_to_vec(),
         }],
     };

@@ -11,16 +11,20 @@ use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_protos::temporal::api::history::v1::{History, HistoryEvent};
 use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
 use temporalio_protos::temporal::api::workflowservice::v1::{
-    PollActivityTaskQueueRequest, PollActivityTaskQueueResponse, PollWorkflowTaskQueueRequest, PollWorkflowTaskQueueResponse,
-    RecordActivityTaskHeartbeatRequest, RecordActivityTaskHeartbeatResponse, RespondActivityTaskCanceledRequest,
-    RespondActivityTaskCanceledResponse, RespondActivityTaskCompletedRequest, RespondActivityTaskCompletedResponse,
+    PollActivityTaskQueueRequest, PollActivityTaskQueueResponse, PollWorkflowTaskQueueRequest,
+    PollWorkflowTaskQueueResponse, RecordActivityTaskHeartbeatRequest, RecordActivityTaskHeartbeatResponse,
+    RespondActivityTaskCanceledRequest, RespondActivityTaskCanceledResponse,
+    RespondActivityTaskCompletedRequest, RespondActivityTaskCompletedResponse,
     RespondActivityTaskFailedRequest, RespondActivityTaskFailedResponse, RespondWorkflowTaskCompletedRequest,
-    RespondWorkflowTaskCompletedResponse, RespondWorkflowTaskFailedRequest, RespondWorkflowTaskFailedResponse,
+    RespondWorkflowTaskCompletedResponse, RespondWorkflowTaskFailedRequest,
+    RespondWorkflowTaskFailedResponse,
 };
 use tonic::Status;
 
 use super::super::clock::{duration, millis, timestamp};
-use super::super::history::{ActivityStart, ActivityState, Change, Completion, Dispatch, HistoryError, RunState, WorkflowTaskStart};
+use super::super::history::{
+    ActivityStart, ActivityState, Change, Completion, Dispatch, HistoryError, RunState, WorkflowTaskStart,
+};
 use super::super::matching::{QueueKind, Task};
 use super::super::{Caller, Mode, Service};
 use super::{check_id, check_namespace, check_payload};
@@ -40,7 +44,8 @@ struct TaskToken {
 }
 
 fn token(bytes: &[u8]) -> Result<TaskToken, Status> {
-    let token = TaskToken::decode(bytes).map_err(|_| Status::invalid_argument("the task token is not one of this service"))?;
+    let token = TaskToken::decode(bytes)
+        .map_err(|_| Status::invalid_argument("the task token is not one of this service"))?;
     check_id("the task token's run", &token.run_id)?;
     Ok(token)
 }
@@ -74,11 +79,18 @@ impl Service {
         check_namespace(&request.namespace)?;
         let queue = request.task_queue.unwrap_or_default();
         let sticky = queue.kind == TaskQueueKind::Sticky as i32;
-        let poll = (QueueKind::Workflow, queue.name.as_str(), request.identity.as_str());
+        let poll = (
+            QueueKind::Workflow,
+            queue.name.as_str(),
+            request.identity.as_str(),
+        );
         let end = tokio::time::Instant::now() + LONG_POLL;
         while let Some(task) = self.next_task(poll, end).await? {
             let taken = match task {
-                Task::Workflow { run_id } => self.start_workflow_task(caller, &run_id, &request.identity, sticky).await?,
+                Task::Workflow { run_id } => {
+                    self.start_workflow_task(caller, &run_id, &request.identity, sticky)
+                        .await?
+                }
                 Task::Query { query_id } => self.start_query(&query_id, sticky)?,
                 Task::Activity { .. } => None,
             };
@@ -113,14 +125,25 @@ impl Service {
         };
         self.settle(pending).await?;
         let task = run.workflow_task.clone().unwrap_or_default();
-        let from = if sticky { run.last_completed_started_event_id + 1 } else { 1 };
+        let from = if sticky {
+            run.last_completed_started_event_id + 1
+        } else {
+            1
+        };
         let mut events = self.events(&run, from, usize::MAX)?;
         events.extend(transient);
         let (queries, messages) = {
             let mut core = self.core();
-            (core.queries.attached(run_id), core.updates.send(run_id, task.started_event_id))
+            (
+                core.queries.attached(run_id),
+                core.updates.send(run_id, task.started_event_id),
+            )
         };
-        let task_token = TaskToken { run_id: run_id.to_owned(), event_id: task.started_event_id, attempt: task.attempt };
+        let task_token = TaskToken {
+            run_id: run_id.to_owned(),
+            event_id: task.started_event_id,
+            attempt: task.attempt,
+        };
         Ok(Some(PollWorkflowTaskQueueResponse {
             task_token: task_token.encode_to_vec(),
             started_event_id: task.started_event_id,
@@ -134,9 +157,17 @@ impl Service {
         }))
     }
 
-    fn start_query(&self, query_id: &str, sticky: bool) -> Result<Option<PollWorkflowTaskQueueResponse>, Status> {
-        let Some((run_id, query)) = self.core().queries.get(query_id) else { return Ok(None) };
-        let Some(run) = self.core().runs.get(&run_id).cloned() else { return Ok(None) };
+    fn start_query(
+        &self,
+        query_id: &str,
+        sticky: bool,
+    ) -> Result<Option<PollWorkflowTaskQueueResponse>, Status> {
+        let Some((run_id, query)) = self.core().queries.get(query_id) else {
+            return Ok(None);
+        };
+        let Some(run) = self.core().runs.get(&run_id).cloned() else {
+            return Ok(None);
+        };
         let mut events = Vec::new();
         if !sticky {
             events = self.events(&run, 1, usize::MAX)?;
@@ -162,11 +193,17 @@ impl Service {
         let eager: Vec<String> = request.commands.iter().filter_map(eager_activity).collect();
         let sticky = request.sticky_attributes.and_then(|sticky| {
             let timeout_ms = millis(sticky.schedule_to_start_timeout);
-            sticky.worker_task_queue.map(|queue| (queue.name, timeout_ms)).filter(|(name, _)| !name.is_empty())
+            sticky
+                .worker_task_queue
+                .map(|queue| (queue.name, timeout_ms))
+                .filter(|(name, _)| !name.is_empty())
         });
         let (update_requests, has_unsent) = {
             let core = self.core();
-            (core.updates.sent_with(&token.run_id, token.event_id), core.updates.has_unsent(&token.run_id))
+            (
+                core.updates.sent_with(&token.run_id, token.event_id),
+                core.updates.has_unsent(&token.run_id),
+            )
         };
         let identity = request.identity.clone();
         let completion = Completion {
@@ -197,8 +234,14 @@ impl Service {
             core.queries.answer_all(request.query_results);
             core.updates.refuse_unanswered(&token.run_id, token.event_id);
         }
-        let activity_tasks = started.iter().map(|(run, activity)| self.activity_task(run, activity)).collect::<Result<_, _>>()?;
-        Ok(RespondWorkflowTaskCompletedResponse { activity_tasks, ..Default::default() })
+        let activity_tasks = started
+            .iter()
+            .map(|(run, activity)| self.activity_task(run, activity))
+            .collect::<Result<_, _>>()?;
+        Ok(RespondWorkflowTaskCompletedResponse {
+            activity_tasks,
+            ..Default::default()
+        })
     }
 
     async fn refuse_workflow_task(
@@ -228,7 +271,9 @@ impl Service {
         let token = token(&request.task_token)?;
         let fail = |change: &mut Change| {
             let task = change.state.workflow_task.as_ref();
-            if task.is_none_or(|task| task.started_event_id != token.event_id || task.attempt != token.attempt) {
+            if task
+                .is_none_or(|task| task.started_event_id != token.event_id || task.attempt != token.attempt)
+            {
                 return Err(HistoryError::NotFound("workflow task not found"));
             }
             change.fail_workflow_task(request.cause, request.failure, &request.identity);
@@ -245,10 +290,21 @@ impl Service {
     ) -> Result<PollActivityTaskQueueResponse, Status> {
         check_namespace(&request.namespace)?;
         let queue = request.task_queue.unwrap_or_default();
-        let poll = (QueueKind::Activity, queue.name.as_str(), request.identity.as_str());
+        let poll = (
+            QueueKind::Activity,
+            queue.name.as_str(),
+            request.identity.as_str(),
+        );
         let end = tokio::time::Instant::now() + LONG_POLL;
         while let Some(task) = self.next_task(poll, end).await? {
-            let Task::Activity { run_id, scheduled_event_id, attempt } = task else { continue };
+            let Task::Activity {
+                run_id,
+                scheduled_event_id,
+                attempt,
+            } = task
+            else {
+                continue;
+            };
             let start = ActivityStart {
                 scheduled_event_id,
                 attempt,
@@ -270,17 +326,30 @@ impl Service {
         Ok(PollActivityTaskQueueResponse::default())
     }
 
-    fn activity_task(&self, run: &RunState, activity: &ActivityState) -> Result<PollActivityTaskQueueResponse, Status> {
-        let scheduled = self.events(run, activity.scheduled_event_id, 1)?.pop().and_then(|event| event.attributes);
+    fn activity_task(
+        &self,
+        run: &RunState,
+        activity: &ActivityState,
+    ) -> Result<PollActivityTaskQueueResponse, Status> {
+        let scheduled = self
+            .events(run, activity.scheduled_event_id, 1)?
+            .pop()
+            .and_then(|event| event.attributes);
         let Some(Attributes::ActivityTaskScheduledEventAttributes(scheduled)) = scheduled else {
             return Err(Status::internal("an activity's scheduled event is none"));
         };
         let event_id = activity.scheduled_event_id;
-        let task_token = TaskToken { run_id: run.run_id.clone(), event_id, attempt: activity.attempt };
+        let task_token = TaskToken {
+            run_id: run.run_id.clone(),
+            event_id,
+            attempt: activity.attempt,
+        };
         Ok(PollActivityTaskQueueResponse {
             task_token: task_token.encode_to_vec(),
             workflow_namespace: run.namespace.clone(),
-            workflow_type: Some(WorkflowType { name: run.workflow_type.clone() }),
+            workflow_type: Some(WorkflowType {
+                name: run.workflow_type.clone(),
+            }),
             workflow_execution: Some(execution(run)),
             activity_type: activity.type_proto(),
             activity_id: activity.activity_id.clone(),
@@ -306,9 +375,15 @@ impl Service {
     ) -> Result<RecordActivityTaskHeartbeatResponse, Status> {
         let token = token(&request.task_token)?;
         check_payload("the heartbeat's details", request.details.as_ref())?;
-        let cancel_requested =
-            self.change(&token.run_id, |change| change.heartbeat((token.event_id, token.attempt), request.details)).await?;
-        Ok(RecordActivityTaskHeartbeatResponse { cancel_requested, ..Default::default() })
+        let cancel_requested = self
+            .change(&token.run_id, |change| {
+                change.heartbeat((token.event_id, token.attempt), request.details)
+            })
+            .await?;
+        Ok(RecordActivityTaskHeartbeatResponse {
+            cancel_requested,
+            ..Default::default()
+        })
     }
 
     pub(super) async fn respond_activity_task_completed(
@@ -318,7 +393,10 @@ impl Service {
         let token = token(&request.task_token)?;
         check_payload("the result", request.result.as_ref())?;
         let task = (token.event_id, token.attempt);
-        self.change(&token.run_id, |change| change.complete_activity(task, request.result, request.identity)).await?;
+        self.change(&token.run_id, |change| {
+            change.complete_activity(task, request.result, request.identity)
+        })
+        .await?;
         fail::fail_point!("service::before_activity_answer");
         Ok(RespondActivityTaskCompletedResponse {})
     }
@@ -346,7 +424,10 @@ impl Service {
     ) -> Result<RespondActivityTaskCanceledResponse, Status> {
         let token = token(&request.task_token)?;
         let task = (token.event_id, token.attempt);
-        self.change(&token.run_id, |change| change.cancel_activity(task, request.details, request.identity)).await?;
+        self.change(&token.run_id, |change| {
+            change.cancel_activity(task, request.details, request.identity)
+        })
+        .await?;
         Ok(RespondActivityTaskCanceledResponse {})
     }
 }
@@ -361,32 +442,56 @@ struct WaitingPoll<'a> {
 
 impl<'a> WaitingPoll<'a> {
     fn new(service: &'a Service, kind: QueueKind, queue: &'a str, identity: &'a str) -> Self {
-        service.core().matching.wait(kind, queue, identity, service.now_ms(), true);
-        Self { service, kind, queue, identity }
+        service
+            .core()
+            .matching
+            .wait(kind, queue, identity, service.now_ms(), true);
+        Self {
+            service,
+            kind,
+            queue,
+            identity,
+        }
     }
 }
 
 impl Drop for WaitingPoll<'_> {
     fn drop(&mut self) {
         let now_ms = self.service.now_ms();
-        self.service.core().matching.wait(self.kind, self.queue, self.identity, now_ms, false);
+        self.service
+            .core()
+            .matching
+            .wait(self.kind, self.queue, self.identity, now_ms, false);
     }
 }
 
 fn eager_activity(command: &temporalio_protos::temporal::api::command::v1::Command) -> Option<String> {
     use temporalio_protos::temporal::api::command::v1::command::Attributes as Do;
     match &command.attributes {
-        Some(Do::ScheduleActivityTaskCommandAttributes(it)) if it.request_eager_execution => Some(it.activity_id.clone()),
+        Some(Do::ScheduleActivityTaskCommandAttributes(it)) if it.request_eager_execution => {
+            Some(it.activity_id.clone())
+        }
         _ => None,
     }
 }
 
 /// Starts, within the same change, the activities that the worker wants to have back with the answer.
-fn start_eagerly(change: &mut Change, eager: &[String], caller: Caller, identity: &str) -> Vec<(RunState, ActivityState)> {
+fn start_eagerly(
+    change: &mut Change,
+    eager: &[String],
+    caller: Caller,
+    identity: &str,
+) -> Vec<(RunState, ActivityState)> {
     let mut started = Vec::new();
     for activity_id in eager {
-        let found = change.state.activities.iter().find(|it| it.activity_id == *activity_id && it.started_ms == 0);
-        let Some((scheduled_event_id, attempt)) = found.map(|it| (it.scheduled_event_id, it.attempt)) else { continue };
+        let found = change
+            .state
+            .activities
+            .iter()
+            .find(|it| it.activity_id == *activity_id && it.started_ms == 0);
+        let Some((scheduled_event_id, attempt)) = found.map(|it| (it.scheduled_event_id, it.attempt)) else {
+            continue;
+        };
         let start = ActivityStart {
             scheduled_event_id,
             attempt,
@@ -400,14 +505,19 @@ fn start_eagerly(change: &mut Change, eager: &[String], caller: Caller, identity
         }
     }
     let run = change.state.clone();
-    started.into_iter().map(|activity| (run.clone(), activity)).collect()
+    started
+        .into_iter()
+        .map(|activity| (run.clone(), activity))
+        .collect()
 }
 
 /// What every workflow task says of its run.
 fn about(run: &RunState) -> PollWorkflowTaskQueueResponse {
     PollWorkflowTaskQueueResponse {
         workflow_execution: Some(execution(run)),
-        workflow_type: Some(WorkflowType { name: run.workflow_type.clone() }),
+        workflow_type: Some(WorkflowType {
+            name: run.workflow_type.clone(),
+        }),
         previous_started_event_id: run.last_completed_started_event_id,
         workflow_execution_task_queue: Some(TaskQueue {
             name: run.task_queue.clone(),
@@ -419,12 +529,17 @@ fn about(run: &RunState) -> PollWorkflowTaskQueueResponse {
 }
 
 fn execution(run: &RunState) -> WorkflowExecution {
-    WorkflowExecution { workflow_id: run.workflow_id.clone(), run_id: run.run_id.clone() }
+    WorkflowExecution {
+        workflow_id: run.workflow_id.clone(),
+        run_id: run.run_id.clone(),
+    }
 }
 
 /// The events that the last completed workflow task knew or made: what came later, no worker has acted on.
 fn seen_by_the_workflow(mut events: Vec<HistoryEvent>) -> Vec<HistoryEvent> {
-    let completed = events.iter().rposition(|event| event.event_type() == EventType::WorkflowTaskCompleted);
+    let completed = events
+        .iter()
+        .rposition(|event| event.event_type() == EventType::WorkflowTaskCompleted);
     let Some(completed) = completed else { return events };
     let made = events[completed + 1..].iter().take_while(|event| {
         matches!(
@@ -444,4 +559,3 @@ fn seen_by_the_workflow(mut events: Vec<HistoryEvent>) -> Vec<HistoryEvent> {
     events.truncate(kept);
     events
 }
-

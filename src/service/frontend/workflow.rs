@@ -7,13 +7,14 @@ use temporalio_protos::temporal::api::enums::v1::{
 use temporalio_protos::temporal::api::history::v1::{History, WorkflowExecutionSignaledEventAttributes};
 use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
 use temporalio_protos::temporal::api::workflow::v1::{
-    PendingActivityInfo, PendingWorkflowTaskInfo, WorkflowExecutionConfig, WorkflowExecutionExtendedInfo, WorkflowExecutionInfo,
+    PendingActivityInfo, PendingWorkflowTaskInfo, WorkflowExecutionConfig, WorkflowExecutionExtendedInfo,
+    WorkflowExecutionInfo,
 };
 use temporalio_protos::temporal::api::workflowservice::v1::{
     DescribeWorkflowExecutionRequest, DescribeWorkflowExecutionResponse, GetWorkflowExecutionHistoryRequest,
-    GetWorkflowExecutionHistoryResponse, RequestCancelWorkflowExecutionRequest, RequestCancelWorkflowExecutionResponse,
-    SignalWorkflowExecutionRequest, SignalWorkflowExecutionResponse, TerminateWorkflowExecutionRequest,
-    TerminateWorkflowExecutionResponse,
+    GetWorkflowExecutionHistoryResponse, RequestCancelWorkflowExecutionRequest,
+    RequestCancelWorkflowExecutionResponse, SignalWorkflowExecutionRequest, SignalWorkflowExecutionResponse,
+    TerminateWorkflowExecutionRequest, TerminateWorkflowExecutionResponse,
 };
 use tonic::Status;
 
@@ -32,7 +33,10 @@ impl Service {
         &self,
         request: SignalWorkflowExecutionRequest,
     ) -> Result<SignalWorkflowExecutionResponse, Status> {
-        let run = self.find_run(&request.namespace, &request.workflow_execution.unwrap_or_default())?;
+        let run = self.find_run(
+            &request.namespace,
+            &request.workflow_execution.unwrap_or_default(),
+        )?;
         check_payload("the signal's input", request.input.as_ref())?;
         let attributes = WorkflowExecutionSignaledEventAttributes {
             signal_name: check_id("signal name", &request.signal_name)?.to_owned(),
@@ -42,7 +46,8 @@ impl Service {
             request_id: request.request_id,
             ..Default::default()
         };
-        self.change(&run.run_id, |change| change.signal(attributes)).await?;
+        self.change(&run.run_id, |change| change.signal(attributes))
+            .await?;
         Ok(SignalWorkflowExecutionResponse::default())
     }
 
@@ -50,9 +55,15 @@ impl Service {
         &self,
         request: RequestCancelWorkflowExecutionRequest,
     ) -> Result<RequestCancelWorkflowExecutionResponse, Status> {
-        let run = self.find_run(&request.namespace, &request.workflow_execution.unwrap_or_default())?;
+        let run = self.find_run(
+            &request.namespace,
+            &request.workflow_execution.unwrap_or_default(),
+        )?;
         let (reason, identity) = (request.reason, request.identity);
-        self.change(&run.run_id, |change| change.request_cancel(reason, identity, &request.request_id)).await?;
+        self.change(&run.run_id, |change| {
+            change.request_cancel(reason, identity, &request.request_id)
+        })
+        .await?;
         Ok(RequestCancelWorkflowExecutionResponse::default())
     }
 
@@ -60,8 +71,14 @@ impl Service {
         &self,
         request: TerminateWorkflowExecutionRequest,
     ) -> Result<TerminateWorkflowExecutionResponse, Status> {
-        let run = self.find_run(&request.namespace, &request.workflow_execution.unwrap_or_default())?;
-        self.change(&run.run_id, |change| change.terminate(request.reason, request.details, request.identity)).await?;
+        let run = self.find_run(
+            &request.namespace,
+            &request.workflow_execution.unwrap_or_default(),
+        )?;
+        self.change(&run.run_id, |change| {
+            change.terminate(request.reason, request.details, request.identity)
+        })
+        .await?;
         Ok(TerminateWorkflowExecutionResponse {})
     }
 
@@ -77,12 +94,17 @@ impl Service {
             },
             scheduled_time: timestamp(task.scheduled_ms),
             original_scheduled_time: timestamp(task.scheduled_ms),
-            started_time: (task.started_ms > 0).then(|| timestamp(task.started_ms)).flatten(),
+            started_time: (task.started_ms > 0)
+                .then(|| timestamp(task.started_ms))
+                .flatten(),
             attempt: task.attempt,
         });
         Ok(DescribeWorkflowExecutionResponse {
             execution_config: Some(WorkflowExecutionConfig {
-                task_queue: Some(TaskQueue { name: run.task_queue.clone(), ..Default::default() }),
+                task_queue: Some(TaskQueue {
+                    name: run.task_queue.clone(),
+                    ..Default::default()
+                }),
                 workflow_run_timeout: duration(run.run_timeout_ms),
                 default_workflow_task_timeout: duration(run.workflow_task_timeout_ms),
                 ..Default::default()
@@ -109,7 +131,10 @@ impl Service {
             (execution.run_id, from) = (run_id, next);
         }
         let close_only = request.history_event_filter_type == HistoryEventFilterType::CloseEvent as i32;
-        let limit = usize::try_from(request.maximum_page_size).ok().filter(|size| (1..MAX_PAGE).contains(size)).unwrap_or(MAX_PAGE);
+        let limit = usize::try_from(request.maximum_page_size)
+            .ok()
+            .filter(|size| (1..MAX_PAGE).contains(size))
+            .unwrap_or(MAX_PAGE);
         let end = tokio::time::Instant::now() + LONG_POLL;
         loop {
             let run = self.find_run(&request.namespace, &execution)?;
@@ -119,7 +144,11 @@ impl Service {
             notified.as_mut().enable();
             // Once the bell is armed, what was missed is read again.
             let run = self.find_run(&request.namespace, &execution)?;
-            let nothing_yet = if close_only { !run.is_closed() } else { run.next_event_id <= from };
+            let nothing_yet = if close_only {
+                !run.is_closed()
+            } else {
+                run.next_event_id <= from
+            };
             if request.wait_new_event && !run.is_closed() && nothing_yet {
                 if tokio::time::timeout_at(end, notified).await.is_err() {
                     return Ok(page(Vec::new(), Some((&run.run_id, from))));
@@ -128,7 +157,12 @@ impl Service {
             }
             if close_only {
                 let last = self.events(&run, run.last_event_id(), 1)?;
-                return Ok(page(last.into_iter().filter(|event| run.is_closed() && is_close_event(event)).collect(), None));
+                return Ok(page(
+                    last.into_iter()
+                        .filter(|event| run.is_closed() && is_close_event(event))
+                        .collect(),
+                    None,
+                ));
             }
             let events = self.events(&run, from, limit)?;
             let next = from + i64::try_from(events.len()).unwrap_or(0);
@@ -142,24 +176,41 @@ fn page(
     events: Vec<temporalio_protos::temporal::api::history::v1::HistoryEvent>,
     next: Option<(&str, i64)>,
 ) -> GetWorkflowExecutionHistoryResponse {
-    let next_page_token = next.map(|(run_id, from)| format!("{run_id}/{from}").into_bytes()).unwrap_or_default();
-    GetWorkflowExecutionHistoryResponse { history: Some(History { events }), next_page_token, ..Default::default() }
+    let next_page_token = next
+        .map(|(run_id, from)| format!("{run_id}/{from}").into_bytes())
+        .unwrap_or_default();
+    GetWorkflowExecutionHistoryResponse {
+        history: Some(History { events }),
+        next_page_token,
+        ..Default::default()
+    }
 }
 
 fn page_token(token: &[u8]) -> Result<Option<(String, i64)>, Status> {
     if token.is_empty() {
         return Ok(None);
     }
-    let parsed = std::str::from_utf8(token).ok().and_then(|text| text.split_once('/'));
+    let parsed = std::str::from_utf8(token)
+        .ok()
+        .and_then(|text| text.split_once('/'));
     let parsed = parsed.and_then(|(run_id, from)| Some((run_id.to_owned(), from.parse().ok()?)));
-    parsed.map(Some).ok_or_else(|| Status::invalid_argument("the page token is not one of this service"))
+    parsed
+        .map(Some)
+        .ok_or_else(|| Status::invalid_argument("the page token is not one of this service"))
 }
 
 pub(in super::super) fn execution_info(run: &RunState) -> WorkflowExecutionInfo {
-    let closed = (run.status != WorkflowExecutionStatus::Running as i32).then(|| timestamp(run.close_ms)).flatten();
+    let closed = (run.status != WorkflowExecutionStatus::Running as i32)
+        .then(|| timestamp(run.close_ms))
+        .flatten();
     WorkflowExecutionInfo {
-        execution: Some(WorkflowExecution { workflow_id: run.workflow_id.clone(), run_id: run.run_id.clone() }),
-        r#type: Some(WorkflowType { name: run.workflow_type.clone() }),
+        execution: Some(WorkflowExecution {
+            workflow_id: run.workflow_id.clone(),
+            run_id: run.run_id.clone(),
+        }),
+        r#type: Some(WorkflowType {
+            name: run.workflow_type.clone(),
+        }),
         start_time: timestamp(run.start_ms),
         execution_time: timestamp(run.start_ms),
         close_time: closed,
@@ -191,9 +242,14 @@ fn pending_activity(it: &ActivityState) -> PendingActivityInfo {
         last_heartbeat_time: at(it.heartbeat_ms),
         last_started_time: at(it.started_ms),
         attempt: it.attempt,
-        maximum_attempts: it.retry_policy.as_ref().map_or(0, |policy| policy.maximum_attempts),
+        maximum_attempts: it
+            .retry_policy
+            .as_ref()
+            .map_or(0, |policy| policy.maximum_attempts),
         scheduled_time: at(it.scheduled_ms),
-        expiration_time: (it.schedule_to_close_ms > 0).then(|| timestamp(it.scheduled_ms + it.schedule_to_close_ms)).flatten(),
+        expiration_time: (it.schedule_to_close_ms > 0)
+            .then(|| timestamp(it.scheduled_ms + it.schedule_to_close_ms))
+            .flatten(),
         last_failure: it.last_failure.clone(),
         last_worker_identity: it.identity.clone(),
         last_attempt_complete_time: at(it.last_attempt_complete_ms),

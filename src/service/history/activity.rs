@@ -10,8 +10,9 @@ use temporalio_protos::temporal::api::failure::v1::failure::FailureInfo;
 use temporalio_protos::temporal::api::failure::v1::{Failure, TimeoutFailureInfo};
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_protos::temporal::api::history::v1::{
-    ActivityTaskCancelRequestedEventAttributes, ActivityTaskCanceledEventAttributes, ActivityTaskCompletedEventAttributes,
-    ActivityTaskFailedEventAttributes, ActivityTaskScheduledEventAttributes, ActivityTaskStartedEventAttributes,
+    ActivityTaskCancelRequestedEventAttributes, ActivityTaskCanceledEventAttributes,
+    ActivityTaskCompletedEventAttributes, ActivityTaskFailedEventAttributes,
+    ActivityTaskScheduledEventAttributes, ActivityTaskStartedEventAttributes,
     ActivityTaskTimedOutEventAttributes,
 };
 use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
@@ -19,7 +20,8 @@ use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
 use super::super::clock::{duration, millis};
 use super::{ActivityState, Change, Dispatch, HistoryError};
 
-const GONE: HistoryError = HistoryError::NotFound("activity task not found: it was closed, timed out or is at another attempt");
+const GONE: HistoryError =
+    HistoryError::NotFound("activity task not found: it was closed, timed out or is at another attempt");
 
 /// An attempt at an activity that a worker takes.
 pub struct ActivityStart {
@@ -47,14 +49,27 @@ impl Change {
         if command.activity_id.is_empty() {
             return Err(bad("it has no id"));
         }
-        if self.state.activities.iter().any(|other| other.activity_id == command.activity_id) {
+        if self
+            .state
+            .activities
+            .iter()
+            .any(|other| other.activity_id == command.activity_id)
+        {
             return Err(bad("its id is taken by an open activity"));
         }
-        let (schedule_to_close, start_to_close) = close_timeouts(&command).ok_or_else(|| bad("it has no close timeout"))?;
+        let (schedule_to_close, start_to_close) =
+            close_timeouts(&command).ok_or_else(|| bad("it has no close timeout"))?;
         let retry_policy = with_defaults(command.retry_policy.clone());
-        let queue = command.task_queue.as_ref().map(|queue| queue.name.clone()).filter(|name| !name.is_empty());
+        let queue = command
+            .task_queue
+            .as_ref()
+            .map(|queue| queue.name.clone())
+            .filter(|name| !name.is_empty());
         let queue = queue.unwrap_or_else(|| self.state.task_queue.clone());
-        let timeouts = (millis(command.schedule_to_start_timeout), millis(command.heartbeat_timeout));
+        let timeouts = (
+            millis(command.schedule_to_start_timeout),
+            millis(command.heartbeat_timeout),
+        );
         let scheduled = ActivityTaskScheduledEventAttributes {
             activity_id: command.activity_id.clone(),
             activity_type: Some(activity_type.clone()),
@@ -62,7 +77,11 @@ impl Change {
             header: command.header,
             input: command.input,
             schedule_to_close_timeout: Some(duration(schedule_to_close).unwrap_or_default()),
-            schedule_to_start_timeout: Some(duration(timeouts.0).or(duration(schedule_to_close)).unwrap_or_default()),
+            schedule_to_start_timeout: Some(
+                duration(timeouts.0)
+                    .or(duration(schedule_to_close))
+                    .unwrap_or_default(),
+            ),
             start_to_close_timeout: duration(start_to_close),
             heartbeat_timeout: Some(command.heartbeat_timeout.unwrap_or_default()),
             workflow_task_completed_event_id: completed_event_id,
@@ -70,7 +89,10 @@ impl Change {
             priority: command.priority,
             ..Default::default()
         };
-        let id = self.append_with(Attributes::ActivityTaskScheduledEventAttributes(scheduled), user_metadata);
+        let id = self.append_with(
+            Attributes::ActivityTaskScheduledEventAttributes(scheduled),
+            user_metadata,
+        );
         self.state.activities.push(ActivityState {
             scheduled_event_id: id,
             activity_id: command.activity_id,
@@ -92,12 +114,20 @@ impl Change {
     /// Puts the current attempt into its queue, if its time has come.
     pub(super) fn dispatch_activity(&mut self, scheduled_event_id: i64) {
         let now_ms = self.now_ms;
-        if let Some(it) = self.state.activities.iter().find(|it| it.scheduled_event_id == scheduled_event_id)
+        if let Some(it) = self
+            .state
+            .activities
+            .iter()
+            .find(|it| it.scheduled_event_id == scheduled_event_id)
             && it.started_ms == 0
             && it.attempt_scheduled_ms <= now_ms
         {
             let (queue, attempt) = (it.queue.clone(), it.attempt);
-            self.dispatch.push(Dispatch::ActivityTask { queue, scheduled_event_id, attempt });
+            self.dispatch.push(Dispatch::ActivityTask {
+                queue,
+                scheduled_event_id,
+                attempt,
+            });
         }
     }
 
@@ -107,8 +137,14 @@ impl Change {
         if self.is_closed() {
             return Err(GONE);
         }
-        let it = self.state.activities.iter_mut().find(|it| it.scheduled_event_id == start.scheduled_event_id);
-        let it = it.filter(|it| it.attempt == start.attempt && it.started_ms == 0).ok_or(GONE)?;
+        let it = self
+            .state
+            .activities
+            .iter_mut()
+            .find(|it| it.scheduled_event_id == start.scheduled_event_id);
+        let it = it
+            .filter(|it| it.attempt == start.attempt && it.started_ms == 0)
+            .ok_or(GONE)?;
         if it.attempt_scheduled_ms > now_ms {
             return Err(GONE);
         }
@@ -138,13 +174,15 @@ impl Change {
     ) -> Result<(), HistoryError> {
         let it = self.take_started(scheduled_event_id, attempt)?;
         let started_event_id = self.append_started(&it);
-        self.append_news(Attributes::ActivityTaskCompletedEventAttributes(ActivityTaskCompletedEventAttributes {
-            result,
-            scheduled_event_id,
-            started_event_id,
-            identity,
-            ..Default::default()
-        }));
+        self.append_news(Attributes::ActivityTaskCompletedEventAttributes(
+            ActivityTaskCompletedEventAttributes {
+                result,
+                scheduled_event_id,
+                started_event_id,
+                identity,
+                ..Default::default()
+            },
+        ));
         Ok(())
     }
 
@@ -156,16 +194,20 @@ impl Change {
         identity: String,
     ) -> Result<(), HistoryError> {
         let it = self.take_started(scheduled_event_id, attempt)?;
-        let Err((it, retry_state)) = self.retry_activity(it, &failure) else { return Ok(()) };
+        let Err((it, retry_state)) = self.retry_activity(it, &failure) else {
+            return Ok(());
+        };
         let started_event_id = self.append_started(&it);
-        self.append_news(Attributes::ActivityTaskFailedEventAttributes(ActivityTaskFailedEventAttributes {
-            failure: Some(failure),
-            scheduled_event_id,
-            started_event_id,
-            identity,
-            retry_state: retry_state as i32,
-            ..Default::default()
-        }));
+        self.append_news(Attributes::ActivityTaskFailedEventAttributes(
+            ActivityTaskFailedEventAttributes {
+                failure: Some(failure),
+                scheduled_event_id,
+                started_event_id,
+                identity,
+                retry_state: retry_state as i32,
+                ..Default::default()
+            },
+        ));
         Ok(())
     }
 
@@ -176,9 +218,13 @@ impl Change {
         details: Option<Payloads>,
         identity: String,
     ) -> Result<(), HistoryError> {
-        let requested = |it: &&ActivityState| it.scheduled_event_id == scheduled_event_id && it.cancel_requested_event_id != 0;
+        let requested = |it: &&ActivityState| {
+            it.scheduled_event_id == scheduled_event_id && it.cancel_requested_event_id != 0
+        };
         if !self.is_closed() && self.state.activities.iter().find(requested).is_none() {
-            return Err(HistoryError::Invalid("activity task was not asked to cancel".to_owned()));
+            return Err(HistoryError::Invalid(
+                "activity task was not asked to cancel".to_owned(),
+            ));
         }
         let it = self.take_started(scheduled_event_id, attempt)?;
         self.append_canceled(it, details, identity);
@@ -186,15 +232,21 @@ impl Change {
     }
 
     fn append_canceled(&mut self, it: ActivityState, details: Option<Payloads>, identity: String) {
-        let started_event_id = if it.started_ms != 0 { self.append_started(&it) } else { 0 };
-        self.append_news(Attributes::ActivityTaskCanceledEventAttributes(ActivityTaskCanceledEventAttributes {
-            details,
-            latest_cancel_requested_event_id: it.cancel_requested_event_id,
-            scheduled_event_id: it.scheduled_event_id,
-            started_event_id,
-            identity,
-            ..Default::default()
-        }));
+        let started_event_id = if it.started_ms != 0 {
+            self.append_started(&it)
+        } else {
+            0
+        };
+        self.append_news(Attributes::ActivityTaskCanceledEventAttributes(
+            ActivityTaskCanceledEventAttributes {
+                details,
+                latest_cancel_requested_event_id: it.cancel_requested_event_id,
+                scheduled_event_id: it.scheduled_event_id,
+                started_event_id,
+                identity,
+                ..Default::default()
+            },
+        ));
     }
 
     /// The worker lives. Returns whether the activity was asked to cancel.
@@ -212,12 +264,22 @@ impl Change {
     }
 
     /// The workflow asks an activity to cancel. One that no worker has is canceled at once.
-    pub(super) fn request_cancel_activity(&mut self, scheduled_event_id: i64, completed_event_id: i64) -> Result<(), HistoryError> {
-        let index = self.state.activities.iter().position(|it| it.scheduled_event_id == scheduled_event_id);
-        let requested = Attributes::ActivityTaskCancelRequestedEventAttributes(ActivityTaskCancelRequestedEventAttributes {
-            scheduled_event_id,
-            workflow_task_completed_event_id: completed_event_id,
-        });
+    pub(super) fn request_cancel_activity(
+        &mut self,
+        scheduled_event_id: i64,
+        completed_event_id: i64,
+    ) -> Result<(), HistoryError> {
+        let index = self
+            .state
+            .activities
+            .iter()
+            .position(|it| it.scheduled_event_id == scheduled_event_id);
+        let requested = Attributes::ActivityTaskCancelRequestedEventAttributes(
+            ActivityTaskCancelRequestedEventAttributes {
+                scheduled_event_id,
+                workflow_task_completed_event_id: completed_event_id,
+            },
+        );
         let Some(index) = index else {
             // It may have closed while the task that cancels it was out; its closing event is then buffered.
             if scheduled_event_id <= 0 || scheduled_event_id >= self.state.next_event_id {
@@ -241,7 +303,12 @@ impl Change {
 
     /// One of the four timeouts is over.
     pub(super) fn time_out_activity(&mut self, scheduled_event_id: i64, timeout: TimeoutType) {
-        let Some(index) = self.state.activities.iter().position(|it| it.scheduled_event_id == scheduled_event_id) else {
+        let Some(index) = self
+            .state
+            .activities
+            .iter()
+            .position(|it| it.scheduled_event_id == scheduled_event_id)
+        else {
             return;
         };
         let it = self.state.activities.remove(index);
@@ -253,25 +320,48 @@ impl Change {
                 Err(ended) => ended,
             }
         } else {
-            (it, if timeout == TimeoutType::ScheduleToClose { RetryState::Timeout } else { RetryState::NonRetryableFailure })
+            (
+                it,
+                if timeout == TimeoutType::ScheduleToClose {
+                    RetryState::Timeout
+                } else {
+                    RetryState::NonRetryableFailure
+                },
+            )
         };
-        let started_event_id = if it.started_ms != 0 { self.append_started(&it) } else { 0 };
-        self.append_news(Attributes::ActivityTaskTimedOutEventAttributes(ActivityTaskTimedOutEventAttributes {
-            failure: Some(failure),
-            scheduled_event_id,
-            started_event_id,
-            retry_state: retry_state as i32,
-        }));
+        let started_event_id = if it.started_ms != 0 {
+            self.append_started(&it)
+        } else {
+            0
+        };
+        self.append_news(Attributes::ActivityTaskTimedOutEventAttributes(
+            ActivityTaskTimedOutEventAttributes {
+                failure: Some(failure),
+                scheduled_event_id,
+                started_event_id,
+                retry_state: retry_state as i32,
+            },
+        ));
     }
 
     /// The worker that had it died with the process: hand out the next attempt at once.
     pub fn recover_activities(&mut self) {
         let lost = |it: &&ActivityState| it.started_ms != 0 && it.embedded;
-        let lost: Vec<i64> = self.state.activities.iter().filter(lost).map(|it| it.scheduled_event_id).collect();
+        let lost: Vec<i64> = self
+            .state
+            .activities
+            .iter()
+            .filter(lost)
+            .map(|it| it.scheduled_event_id)
+            .collect();
         for scheduled_event_id in lost {
             self.time_out_activity(scheduled_event_id, TimeoutType::StartToClose);
             let now_ms = self.now_ms;
-            let it = self.state.activities.iter_mut().find(|it| it.scheduled_event_id == scheduled_event_id);
+            let it = self
+                .state
+                .activities
+                .iter_mut()
+                .find(|it| it.scheduled_event_id == scheduled_event_id);
             if let Some(it) = it {
                 it.attempt_scheduled_ms = now_ms;
                 it.last_failure = Some(Failure {
@@ -303,7 +393,11 @@ impl Change {
     }
 
     /// Schedules the next attempt, or gives the activity back with the reason why there is none.
-    fn retry_activity(&mut self, mut it: ActivityState, failure: &Failure) -> Result<(), (ActivityState, RetryState)> {
+    fn retry_activity(
+        &mut self,
+        mut it: ActivityState,
+        failure: &Failure,
+    ) -> Result<(), (ActivityState, RetryState)> {
         match next_attempt_ms(&it, failure, self.now_ms) {
             Err(retry_state) => Err((it, retry_state)),
             Ok(at_ms) => {
@@ -322,7 +416,10 @@ impl Change {
 
 /// Schedule-to-close and start-to-close, either derived from the other.
 fn close_timeouts(command: &ScheduleActivityTaskCommandAttributes) -> Option<(i64, i64)> {
-    match (millis(command.schedule_to_close_timeout), millis(command.start_to_close_timeout)) {
+    match (
+        millis(command.schedule_to_close_timeout),
+        millis(command.start_to_close_timeout),
+    ) {
         (0, 0) => None,
         (whole, 0) => Some((whole, whole)),
         (0, attempt) => Some((0, attempt)),
@@ -366,7 +463,11 @@ fn next_attempt_ms(it: &ActivityState, failure: &Failure, now_ms: i64) -> Result
     if policy.maximum_attempts > 0 && it.attempt >= policy.maximum_attempts {
         return Err(RetryState::MaximumAttemptsReached);
     }
-    let pause_ms = if asked_ms > 0 { asked_ms } else { backoff_ms(policy, it.attempt) };
+    let pause_ms = if asked_ms > 0 {
+        asked_ms
+    } else {
+        backoff_ms(policy, it.attempt)
+    };
     let at_ms = now_ms.saturating_add(pause_ms);
     if it.schedule_to_close_ms > 0 && at_ms >= it.scheduled_ms + it.schedule_to_close_ms {
         return Err(RetryState::Timeout);
@@ -392,7 +493,11 @@ fn timeout_failure(it: &ActivityState, timeout: TimeoutType) -> Failure {
     Failure {
         message: format!("activity {name} timeout"),
         source: "Server".to_owned(),
-        cause: it.last_failure.clone().filter(|_| timeout == TimeoutType::ScheduleToClose).map(Box::new),
+        cause: it
+            .last_failure
+            .clone()
+            .filter(|_| timeout == TimeoutType::ScheduleToClose)
+            .map(Box::new),
         failure_info: Some(FailureInfo::TimeoutFailureInfo(TimeoutFailureInfo {
             timeout_type: timeout as i32,
             last_heartbeat_details: it.heartbeat_details.clone(),
@@ -404,6 +509,8 @@ fn timeout_failure(it: &ActivityState, timeout: TimeoutType) -> Failure {
 impl ActivityState {
     /// The type as it stands in events and tasks.
     pub fn type_proto(&self) -> Option<ActivityType> {
-        Some(ActivityType { name: self.activity_type.clone() })
+        Some(ActivityType {
+            name: self.activity_type.clone(),
+        })
     }
 }

@@ -8,7 +8,8 @@ use temporalio_protos::temporal::api::enums::v1::WorkflowTaskFailedCause as Caus
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_protos::temporal::api::history::v1::{
     MarkerRecordedEventAttributes, TimerCanceledEventAttributes, TimerStartedEventAttributes,
-    UpsertWorkflowSearchAttributesEventAttributes, WorkflowPropertiesModifiedEventAttributes, WorkflowTaskCompletedEventAttributes,
+    UpsertWorkflowSearchAttributesEventAttributes, WorkflowPropertiesModifiedEventAttributes,
+    WorkflowTaskCompletedEventAttributes,
 };
 use temporalio_protos::temporal::api::protocol::v1::Message;
 use temporalio_protos::temporal::api::sdk::v1::WorkflowTaskCompletedMetadata;
@@ -36,32 +37,51 @@ pub struct Completion {
 
 impl Change {
     /// Carries out what the worker decided. `Err(BadCommand)`: drop this change and fail the task with that cause.
-    pub fn complete_workflow_task(&mut self, started_event_id: i64, mut completion: Completion) -> Result<(), HistoryError> {
+    pub fn complete_workflow_task(
+        &mut self,
+        started_event_id: i64,
+        mut completion: Completion,
+    ) -> Result<(), HistoryError> {
         let task = self.state.workflow_task.clone();
         let out = task.filter(|task| task.started_event_id == started_event_id && started_event_id != 0);
-        let task = out.filter(|_| !self.is_closed()).ok_or(HistoryError::NotFound("workflow task not found"))?;
+        let task = out
+            .filter(|_| !self.is_closed())
+            .ok_or(HistoryError::NotFound("workflow task not found"))?;
         if completion.commands.iter().any(closes) && !self.state.buffered.is_empty() {
             let message = "the run cannot close: there is news that the workflow has not seen".to_owned();
-            return Err(HistoryError::BadCommand { cause: Cause::UnhandledCommand as i32, message });
+            return Err(HistoryError::BadCommand {
+                cause: Cause::UnhandledCommand as i32,
+                message,
+            });
         }
         self.state.workflow_task = None;
         self.write_transient(&task);
-        let completed_event_id = self.append(Attributes::WorkflowTaskCompletedEventAttributes(WorkflowTaskCompletedEventAttributes {
-            scheduled_event_id: task.scheduled_event_id,
-            started_event_id: task.started_event_id,
-            identity: completion.identity.clone(),
-            sdk_metadata: completion.sdk_metadata.take(),
-            ..Default::default()
-        }));
+        let completed_event_id = self.append(Attributes::WorkflowTaskCompletedEventAttributes(
+            WorkflowTaskCompletedEventAttributes {
+                scheduled_event_id: task.scheduled_event_id,
+                started_event_id: task.started_event_id,
+                identity: completion.identity.clone(),
+                sdk_metadata: completion.sdk_metadata.take(),
+                ..Default::default()
+            },
+        ));
         self.state.last_completed_started_event_id = task.started_event_id;
         self.state.workflow_task_attempt = 1;
-        self.state.sticky =
-            completion.sticky.take().map(|(queue, schedule_to_start_ms)| StickyState { queue, schedule_to_start_ms });
+        self.state.sticky = completion
+            .sticky
+            .take()
+            .map(|(queue, schedule_to_start_ms)| StickyState {
+                queue,
+                schedule_to_start_ms,
+            });
         self.in_commands = true;
         let mut messages = std::mem::take(&mut completion.messages);
         for command in std::mem::take(&mut completion.commands) {
             if self.is_closed() {
-                return Err(bad(Cause::UnhandledCommand, "a command follows the one that closes the run"));
+                return Err(bad(
+                    Cause::UnhandledCommand,
+                    "a command follows the one that closes the run",
+                ));
             }
             self.carry_out(command, completed_event_id, &mut messages, &completion)?;
         }
@@ -84,7 +104,10 @@ impl Change {
         completion: &Completion,
     ) -> Result<(), HistoryError> {
         let metadata = command.user_metadata;
-        match command.attributes.ok_or_else(|| bad(Cause::Unspecified, "a command has no attributes"))? {
+        match command
+            .attributes
+            .ok_or_else(|| bad(Cause::Unspecified, "a command has no attributes"))?
+        {
             Do::ScheduleActivityTaskCommandAttributes(it) => {
                 let id = self.schedule_activity(it, metadata, completed)?;
                 self.dispatch_activity(id);
@@ -94,18 +117,34 @@ impl Change {
             }
             Do::StartTimerCommandAttributes(it) => {
                 let fire_ms = self.now_ms.saturating_add(millis(it.start_to_fire_timeout));
-                if it.timer_id.is_empty() || self.state.timers.iter().any(|other| other.timer_id == it.timer_id) {
-                    return Err(bad(Cause::StartTimerDuplicateId, "a timer's id is empty or taken"));
+                if it.timer_id.is_empty()
+                    || self
+                        .state
+                        .timers
+                        .iter()
+                        .any(|other| other.timer_id == it.timer_id)
+                {
+                    return Err(bad(
+                        Cause::StartTimerDuplicateId,
+                        "a timer's id is empty or taken",
+                    ));
                 }
                 let attributes = TimerStartedEventAttributes {
                     timer_id: it.timer_id.clone(),
                     start_to_fire_timeout: it.start_to_fire_timeout,
                     workflow_task_completed_event_id: completed,
                 };
-                let started_event_id = self.append_with(Attributes::TimerStartedEventAttributes(attributes), metadata);
-                self.state.timers.push(TimerState { timer_id: it.timer_id, started_event_id, fire_ms });
+                let started_event_id =
+                    self.append_with(Attributes::TimerStartedEventAttributes(attributes), metadata);
+                self.state.timers.push(TimerState {
+                    timer_id: it.timer_id,
+                    started_event_id,
+                    fire_ms,
+                });
             }
-            Do::CancelTimerCommandAttributes(it) => self.cancel_timer(it.timer_id, completed, &completion.identity)?,
+            Do::CancelTimerCommandAttributes(it) => {
+                self.cancel_timer(it.timer_id, completed, &completion.identity)?
+            }
             Do::CompleteWorkflowExecutionCommandAttributes(it) => self.complete(it.result, completed),
             Do::FailWorkflowExecutionCommandAttributes(it) => self.fail(it.failure, completed),
             Do::CancelWorkflowExecutionCommandAttributes(it) => self.cancel(it.details, completed),
@@ -122,43 +161,71 @@ impl Change {
                 };
                 self.append_with(Attributes::MarkerRecordedEventAttributes(attributes), metadata);
             }
-            Do::UpsertWorkflowSearchAttributesCommandAttributes(it) => self.upsert_search_attributes(it.search_attributes, completed),
-            Do::ModifyWorkflowPropertiesCommandAttributes(it) => self.upsert_memo(it.upserted_memo, completed),
+            Do::UpsertWorkflowSearchAttributesCommandAttributes(it) => {
+                self.upsert_search_attributes(it.search_attributes, completed)
+            }
+            Do::ModifyWorkflowPropertiesCommandAttributes(it) => {
+                self.upsert_memo(it.upserted_memo, completed)
+            }
             Do::ProtocolMessageCommandAttributes(it) => {
                 let index = messages.iter().position(|message| message.id == it.message_id);
-                let index = index.ok_or_else(|| bad(Cause::BadUpdateWorkflowExecutionMessage, "a command names a message that is not there"))?;
+                let index = index.ok_or_else(|| {
+                    bad(
+                        Cause::BadUpdateWorkflowExecutionMessage,
+                        "a command names a message that is not there",
+                    )
+                })?;
                 let message = messages.remove(index);
                 self.update_message(&message, &completion.update_requests)?;
             }
             other => {
                 // Debug names the command; its values stay out of the message.
                 let name = format!("{other:?}");
-                let name = name.split('(').next().unwrap_or_default().trim_end_matches("CommandAttributes").to_owned();
-                return Err(bad(Cause::Unspecified, &format!("this service does not carry out {name}")));
+                let name = name
+                    .split('(')
+                    .next()
+                    .unwrap_or_default()
+                    .trim_end_matches("CommandAttributes")
+                    .to_owned();
+                return Err(bad(
+                    Cause::Unspecified,
+                    &format!("this service does not carry out {name}"),
+                ));
             }
         }
         Ok(())
     }
 
     fn cancel_timer(&mut self, timer_id: String, completed: i64, identity: &str) -> Result<(), HistoryError> {
-        let started_event_id = if let Some(index) = self.state.timers.iter().position(|it| it.timer_id == timer_id) {
-            self.state.timers.remove(index).started_event_id
-        } else {
-            // It fired while the task that cancels it was out: the workflow has decided first, so it has not fired.
-            let fired = |event: &temporalio_protos::temporal::api::history::v1::HistoryEvent| match &event.attributes {
-                Some(Attributes::TimerFiredEventAttributes(fired)) if fired.timer_id == timer_id => Some(fired.started_event_id),
-                _ => None,
+        let started_event_id =
+            if let Some(index) = self.state.timers.iter().position(|it| it.timer_id == timer_id) {
+                self.state.timers.remove(index).started_event_id
+            } else {
+                // It fired while the task that cancels it was out: the workflow has decided first, so it has not fired.
+                let fired = |event: &temporalio_protos::temporal::api::history::v1::HistoryEvent| match &event
+                    .attributes
+                {
+                    Some(Attributes::TimerFiredEventAttributes(fired)) if fired.timer_id == timer_id => {
+                        Some(fired.started_event_id)
+                    }
+                    _ => None,
+                };
+                let index = self
+                    .state
+                    .buffered
+                    .iter()
+                    .position(|event| fired(event).is_some());
+                let index = index.ok_or_else(|| bad(Cause::BadCancelTimerAttributes, "no such timer"))?;
+                fired(&self.state.buffered.remove(index)).unwrap_or_default()
             };
-            let index = self.state.buffered.iter().position(|event| fired(event).is_some());
-            let index = index.ok_or_else(|| bad(Cause::BadCancelTimerAttributes, "no such timer"))?;
-            fired(&self.state.buffered.remove(index)).unwrap_or_default()
-        };
-        self.append(Attributes::TimerCanceledEventAttributes(TimerCanceledEventAttributes {
-            timer_id,
-            started_event_id,
-            workflow_task_completed_event_id: completed,
-            identity: identity.to_owned(),
-        }));
+        self.append(Attributes::TimerCanceledEventAttributes(
+            TimerCanceledEventAttributes {
+                timer_id,
+                started_event_id,
+                workflow_task_completed_event_id: completed,
+                identity: identity.to_owned(),
+            },
+        ));
         Ok(())
     }
 
@@ -168,22 +235,31 @@ impl Change {
         completed: i64,
     ) {
         let all = self.state.search_attributes.get_or_insert_default();
-        all.indexed_fields.extend(upserted.clone().unwrap_or_default().indexed_fields);
-        self.append(Attributes::UpsertWorkflowSearchAttributesEventAttributes(UpsertWorkflowSearchAttributesEventAttributes {
-            workflow_task_completed_event_id: completed,
-            search_attributes: upserted,
-        }));
+        all.indexed_fields
+            .extend(upserted.clone().unwrap_or_default().indexed_fields);
+        self.append(Attributes::UpsertWorkflowSearchAttributesEventAttributes(
+            UpsertWorkflowSearchAttributesEventAttributes {
+                workflow_task_completed_event_id: completed,
+                search_attributes: upserted,
+            },
+        ));
     }
 
-    fn upsert_memo(&mut self, upserted: Option<temporalio_protos::temporal::api::common::v1::Memo>, completed: i64) {
+    fn upsert_memo(
+        &mut self,
+        upserted: Option<temporalio_protos::temporal::api::common::v1::Memo>,
+        completed: i64,
+    ) {
         let all = self.state.memo.get_or_insert_default();
         all.fields.extend(upserted.clone().unwrap_or_default().fields);
         // A field without data is one to be removed.
         all.fields.retain(|_, payload| !payload.data.is_empty());
-        self.append(Attributes::WorkflowPropertiesModifiedEventAttributes(WorkflowPropertiesModifiedEventAttributes {
-            workflow_task_completed_event_id: completed,
-            upserted_memo: upserted,
-        }));
+        self.append(Attributes::WorkflowPropertiesModifiedEventAttributes(
+            WorkflowPropertiesModifiedEventAttributes {
+                workflow_task_completed_event_id: completed,
+                upserted_memo: upserted,
+            },
+        ));
     }
 }
 
@@ -200,5 +276,8 @@ fn closes(command: &Command) -> bool {
 }
 
 fn bad(cause: Cause, message: &str) -> HistoryError {
-    HistoryError::BadCommand { cause: cause as i32, message: message.to_owned() }
+    HistoryError::BadCommand {
+        cause: cause as i32,
+        message: message.to_owned(),
+    }
 }

@@ -51,9 +51,15 @@ impl RunState {
         }
         if let Some(task) = &self.workflow_task {
             if task.started_event_id != 0 {
-                due.push((task.started_ms + self.workflow_task_timeout_ms, Deadline::WorkflowTaskStartToClose));
+                due.push((
+                    task.started_ms + self.workflow_task_timeout_ms,
+                    Deadline::WorkflowTaskStartToClose,
+                ));
             } else if let Some(sticky) = self.sticky.as_ref().filter(|_| task.sticky) {
-                due.push((task.scheduled_ms + sticky.schedule_to_start_ms, Deadline::WorkflowTaskScheduleToStart));
+                due.push((
+                    task.scheduled_ms + sticky.schedule_to_start_ms,
+                    Deadline::WorkflowTaskScheduleToStart,
+                ));
             } else if task.attempt > 1 {
                 due.push((task.scheduled_ms, Deadline::WorkflowTaskReady));
             }
@@ -61,7 +67,11 @@ impl RunState {
         for activity in &self.activities {
             activity.deadlines(&mut due);
         }
-        due.extend(self.timers.iter().map(|it| (it.fire_ms, Deadline::Timer(it.timer_id.clone()))));
+        due.extend(
+            self.timers
+                .iter()
+                .map(|it| (it.fire_ms, Deadline::Timer(it.timer_id.clone()))),
+        );
         for expires in [self.run_expires_ms, self.execution_expires_ms] {
             due.extend((expires > 0).then_some((expires, Deadline::RunExpired)));
         }
@@ -75,15 +85,31 @@ impl ActivityState {
         let mut add = |from_ms: i64, timeout_ms: i64, timeout| {
             due.extend((timeout_ms > 0).then_some((from_ms + timeout_ms, Deadline::Activity(id, timeout))));
         };
-        add(self.scheduled_ms, self.schedule_to_close_ms, ActivityTimeout::ScheduleToClose);
+        add(
+            self.scheduled_ms,
+            self.schedule_to_close_ms,
+            ActivityTimeout::ScheduleToClose,
+        );
         if self.started_ms == 0 {
-            add(self.attempt_scheduled_ms, self.schedule_to_start_ms, ActivityTimeout::ScheduleToStart);
+            add(
+                self.attempt_scheduled_ms,
+                self.schedule_to_start_ms,
+                ActivityTimeout::ScheduleToStart,
+            );
             if self.attempt > 1 {
                 due.push((self.attempt_scheduled_ms, Deadline::ActivityReady(id)));
             }
         } else {
-            add(self.started_ms, self.start_to_close_ms, ActivityTimeout::StartToClose);
-            add(self.heartbeat_ms, self.heartbeat_timeout_ms, ActivityTimeout::Heartbeat);
+            add(
+                self.started_ms,
+                self.start_to_close_ms,
+                ActivityTimeout::StartToClose,
+            );
+            add(
+                self.heartbeat_ms,
+                self.heartbeat_timeout_ms,
+                ActivityTimeout::Heartbeat,
+            );
         }
     }
 }
@@ -91,7 +117,11 @@ impl ActivityState {
 impl Change {
     /// Does what is due, if it still is.
     pub fn on_deadline(&mut self, deadline: &Deadline) {
-        let due = self.state.deadlines().into_iter().any(|(at_ms, it)| it == *deadline && at_ms <= self.now_ms);
+        let due = self
+            .state
+            .deadlines()
+            .into_iter()
+            .any(|(at_ms, it)| it == *deadline && at_ms <= self.now_ms);
         if !due {
             return;
         }
@@ -100,7 +130,9 @@ impl Change {
                 let queue = self.state.task_queue.clone();
                 self.dispatch.push(Dispatch::WorkflowTask { queue });
             }
-            Deadline::WorkflowTaskScheduleToStart => self.time_out_workflow_task(TimeoutType::ScheduleToStart),
+            Deadline::WorkflowTaskScheduleToStart => {
+                self.time_out_workflow_task(TimeoutType::ScheduleToStart)
+            }
             Deadline::WorkflowTaskStartToClose => self.time_out_workflow_task(TimeoutType::StartToClose),
             Deadline::ActivityReady(id) => self.dispatch_activity(*id),
             Deadline::Activity(id, timeout) => self.time_out_activity(
@@ -120,18 +152,30 @@ impl Change {
     /// Hands out everything that waits and may be handed out now: after a restart the queues are empty.
     pub fn dispatch_all(&mut self) {
         let task = self.state.workflow_task.as_ref();
-        if let Some(task) = task.filter(|task| task.started_event_id == 0 && task.scheduled_ms <= self.now_ms) {
-            let queue = if task.sticky { task.queue.clone() } else { self.state.task_queue.clone() };
+        if let Some(task) = task.filter(|task| task.started_event_id == 0 && task.scheduled_ms <= self.now_ms)
+        {
+            let queue = if task.sticky {
+                task.queue.clone()
+            } else {
+                self.state.task_queue.clone()
+            };
             self.dispatch.push(Dispatch::WorkflowTask { queue });
         }
-        let ids: Vec<i64> = self.state.activities.iter().map(|it| it.scheduled_event_id).collect();
+        let ids: Vec<i64> = self
+            .state
+            .activities
+            .iter()
+            .map(|it| it.scheduled_event_id)
+            .collect();
         for id in ids {
             self.dispatch_activity(id);
         }
     }
 
     fn fire_timer(&mut self, timer_id: &str) {
-        let Some(index) = self.state.timers.iter().position(|it| it.timer_id == timer_id) else { return };
+        let Some(index) = self.state.timers.iter().position(|it| it.timer_id == timer_id) else {
+            return;
+        };
         let timer = self.state.timers.remove(index);
         self.append_news(Attributes::TimerFiredEventAttributes(TimerFiredEventAttributes {
             timer_id: timer.timer_id,

@@ -86,10 +86,18 @@ impl Change {
 /// The scheduled and the started event that an activity's closing event names.
 fn started_event_id_of(attributes: &mut Attributes) -> Option<(i64, &mut i64)> {
     match attributes {
-        Attributes::ActivityTaskCompletedEventAttributes(it) => Some((it.scheduled_event_id, &mut it.started_event_id)),
-        Attributes::ActivityTaskFailedEventAttributes(it) => Some((it.scheduled_event_id, &mut it.started_event_id)),
-        Attributes::ActivityTaskTimedOutEventAttributes(it) => Some((it.scheduled_event_id, &mut it.started_event_id)),
-        Attributes::ActivityTaskCanceledEventAttributes(it) => Some((it.scheduled_event_id, &mut it.started_event_id)),
+        Attributes::ActivityTaskCompletedEventAttributes(it) => {
+            Some((it.scheduled_event_id, &mut it.started_event_id))
+        }
+        Attributes::ActivityTaskFailedEventAttributes(it) => {
+            Some((it.scheduled_event_id, &mut it.started_event_id))
+        }
+        Attributes::ActivityTaskTimedOutEventAttributes(it) => {
+            Some((it.scheduled_event_id, &mut it.started_event_id))
+        }
+        Attributes::ActivityTaskCanceledEventAttributes(it) => {
+            Some((it.scheduled_event_id, &mut it.started_event_id))
+        }
         _ => None,
     }
 }

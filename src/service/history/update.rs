@@ -43,19 +43,32 @@ impl Change {
             cause: WorkflowTaskFailedCause::BadUpdateWorkflowExecutionMessage as i32,
             message: format!("update {update_id}: {what}"),
         };
-        let body = message.body.as_ref().ok_or_else(|| bad("the message has no body".to_owned()))?;
+        let body = message
+            .body
+            .as_ref()
+            .ok_or_else(|| bad("the message has no body".to_owned()))?;
         let broken = |error: prost::DecodeError| bad(error.to_string());
         match body.type_url.rsplit('/').next().unwrap_or_default() {
             "temporal.api.update.v1.Acceptance" => {
                 let acceptance = Acceptance::decode(body.value.as_slice()).map_err(broken)?;
-                let request = acceptance.accepted_request.or_else(|| requests.get(&update_id).cloned());
+                let request = acceptance
+                    .accepted_request
+                    .or_else(|| requests.get(&update_id).cloned());
                 let request = request.ok_or_else(|| bad("nobody asked for it".to_owned()))?;
-                self.accept_update(update_id, acceptance.accepted_request_message_id, acceptance.accepted_request_sequencing_event_id, request);
+                self.accept_update(
+                    update_id,
+                    acceptance.accepted_request_message_id,
+                    acceptance.accepted_request_sequencing_event_id,
+                    request,
+                );
                 Ok(())
             }
             "temporal.api.update.v1.Rejection" => {
                 let rejection = Rejection::decode(body.value.as_slice()).map_err(broken)?;
-                self.update_news.push((update_id, UpdateNews::Rejected(rejection.failure.unwrap_or_default())));
+                self.update_news.push((
+                    update_id,
+                    UpdateNews::Rejected(rejection.failure.unwrap_or_default()),
+                ));
                 Ok(())
             }
             "temporal.api.update.v1.Response" => {
@@ -70,15 +83,27 @@ impl Change {
         }
     }
 
-    fn accept_update(&mut self, update_id: String, message_id: String, sequencing_event_id: i64, request: Request) {
+    fn accept_update(
+        &mut self,
+        update_id: String,
+        message_id: String,
+        sequencing_event_id: i64,
+        request: Request,
+    ) {
         let attributes = WorkflowExecutionUpdateAcceptedEventAttributes {
             protocol_instance_id: update_id.clone(),
             accepted_request_message_id: message_id,
             accepted_request_sequencing_event_id: sequencing_event_id,
             accepted_request: Some(request),
         };
-        let accepted_event_id = self.append(Attributes::WorkflowExecutionUpdateAcceptedEventAttributes(attributes));
-        let update = UpdateState { update_id: update_id.clone(), accepted_event_id, completed_event_id: 0 };
+        let accepted_event_id = self.append(Attributes::WorkflowExecutionUpdateAcceptedEventAttributes(
+            attributes,
+        ));
+        let update = UpdateState {
+            update_id: update_id.clone(),
+            accepted_event_id,
+            completed_event_id: 0,
+        };
         self.state.updates.push(update);
         self.update_news.push((update_id, UpdateNews::Accepted));
     }
@@ -90,8 +115,11 @@ impl Change {
             accepted_event_id: update.accepted_event_id,
             outcome: response.outcome,
         };
-        update.completed_event_id = self.append(Attributes::WorkflowExecutionUpdateCompletedEventAttributes(attributes));
-        self.update_news.push((update.update_id.clone(), UpdateNews::Completed(outcome)));
+        update.completed_event_id = self.append(Attributes::WorkflowExecutionUpdateCompletedEventAttributes(
+            attributes,
+        ));
+        self.update_news
+            .push((update.update_id.clone(), UpdateNews::Completed(outcome)));
         self.state.completed_updates.push(update);
         let excess = self.state.completed_updates.len().saturating_sub(MAX_COMPLETED);
         self.state.completed_updates.drain(..excess);

@@ -7,8 +7,8 @@ use temporalio_protos::temporal::api::enums::v1::{TaskQueueKind, TimeoutType};
 use temporalio_protos::temporal::api::failure::v1::Failure;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_protos::temporal::api::history::v1::{
-    HistoryEvent, WorkflowTaskFailedEventAttributes, WorkflowTaskScheduledEventAttributes, WorkflowTaskStartedEventAttributes,
-    WorkflowTaskTimedOutEventAttributes,
+    HistoryEvent, WorkflowTaskFailedEventAttributes, WorkflowTaskScheduledEventAttributes,
+    WorkflowTaskStartedEventAttributes, WorkflowTaskTimedOutEventAttributes,
 };
 use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
 
@@ -31,7 +31,10 @@ pub struct WorkflowTaskStart {
 
 impl Change {
     pub(super) fn workflow_task_is_out(&self) -> bool {
-        self.state.workflow_task.as_ref().is_some_and(|task| task.started_event_id != 0)
+        self.state
+            .workflow_task
+            .as_ref()
+            .is_some_and(|task| task.started_event_id != 0)
     }
 
     /// Schedules a workflow task unless there is one or the run is closed.
@@ -44,10 +47,19 @@ impl Change {
             return;
         }
         let attempt = self.state.workflow_task_attempt.max(1);
-        let sticky = self.state.sticky.as_ref().filter(|_| attempt == 1).map(|sticky| sticky.queue.clone());
+        let sticky = self
+            .state
+            .sticky
+            .as_ref()
+            .filter(|_| attempt == 1)
+            .map(|sticky| sticky.queue.clone());
         let is_sticky = sticky.is_some();
         let queue = sticky.unwrap_or_else(|| self.state.task_queue.clone());
-        let scheduled_event_id = if attempt == 1 { self.append(self.scheduled(&queue, is_sticky, attempt)) } else { 0 };
+        let scheduled_event_id = if attempt == 1 {
+            self.append(self.scheduled(&queue, is_sticky, attempt))
+        } else {
+            0
+        };
         let ready_ms = self.now_ms + backoff_ms(attempt);
         self.state.workflow_task = Some(WorkflowTaskState {
             scheduled_event_id,
@@ -63,17 +75,32 @@ impl Change {
     }
 
     fn scheduled(&self, queue: &str, sticky: bool, attempt: i32) -> Attributes {
-        let kind = if sticky { TaskQueueKind::Sticky } else { TaskQueueKind::Normal };
-        let normal_name = if sticky { self.state.task_queue.clone() } else { String::new() };
+        let kind = if sticky {
+            TaskQueueKind::Sticky
+        } else {
+            TaskQueueKind::Normal
+        };
+        let normal_name = if sticky {
+            self.state.task_queue.clone()
+        } else {
+            String::new()
+        };
         Attributes::WorkflowTaskScheduledEventAttributes(WorkflowTaskScheduledEventAttributes {
-            task_queue: Some(TaskQueue { name: queue.to_owned(), kind: kind as i32, normal_name }),
+            task_queue: Some(TaskQueue {
+                name: queue.to_owned(),
+                kind: kind as i32,
+                normal_name,
+            }),
             start_to_close_timeout: duration(self.state.workflow_task_timeout_ms),
             attempt,
         })
     }
 
     /// A worker takes the workflow task. Gives the events that are not in the journal yet (of a transient task).
-    pub fn start_workflow_task(&mut self, start: WorkflowTaskStart) -> Result<Vec<HistoryEvent>, HistoryError> {
+    pub fn start_workflow_task(
+        &mut self,
+        start: WorkflowTaskStart,
+    ) -> Result<Vec<HistoryEvent>, HistoryError> {
         const GONE: HistoryError = HistoryError::NotFound("workflow task not found");
         let mut task = self.state.workflow_task.clone().ok_or(GONE)?;
         if task.started_event_id != 0 || self.is_closed() || task.scheduled_ms > self.now_ms {
@@ -108,32 +135,44 @@ impl Change {
 
     /// The worker could not carry the task out, or answered nonsense.
     pub fn fail_workflow_task(&mut self, cause: i32, failure: Option<Failure>, identity: &str) {
-        let Some(task) = self.state.workflow_task.take() else { return };
+        let Some(task) = self.state.workflow_task.take() else {
+            return;
+        };
         if task.attempt == 1 {
-            self.append(Attributes::WorkflowTaskFailedEventAttributes(WorkflowTaskFailedEventAttributes {
-                scheduled_event_id: task.scheduled_event_id,
-                started_event_id: task.started_event_id,
-                cause,
-                failure,
-                identity: identity.to_owned(),
-                ..Default::default()
-            }));
+            self.append(Attributes::WorkflowTaskFailedEventAttributes(
+                WorkflowTaskFailedEventAttributes {
+                    scheduled_event_id: task.scheduled_event_id,
+                    started_event_id: task.started_event_id,
+                    cause,
+                    failure,
+                    identity: identity.to_owned(),
+                    ..Default::default()
+                },
+            ));
         }
         self.retry_workflow_task(task.attempt);
     }
 
     /// The worker did not answer in time, or is gone.
     pub(super) fn time_out_workflow_task(&mut self, timeout: TimeoutType) {
-        let Some(task) = self.state.workflow_task.take() else { return };
+        let Some(task) = self.state.workflow_task.take() else {
+            return;
+        };
         if task.attempt == 1 {
-            self.append(Attributes::WorkflowTaskTimedOutEventAttributes(WorkflowTaskTimedOutEventAttributes {
-                scheduled_event_id: task.scheduled_event_id,
-                started_event_id: task.started_event_id,
-                timeout_type: timeout as i32,
-            }));
+            self.append(Attributes::WorkflowTaskTimedOutEventAttributes(
+                WorkflowTaskTimedOutEventAttributes {
+                    scheduled_event_id: task.scheduled_event_id,
+                    started_event_id: task.started_event_id,
+                    timeout_type: timeout as i32,
+                },
+            ));
         }
         // A task that nobody took from the sticky queue has not failed: the next one is a first attempt again.
-        self.retry_workflow_task(if timeout == TimeoutType::ScheduleToStart { 0 } else { task.attempt });
+        self.retry_workflow_task(if timeout == TimeoutType::ScheduleToStart {
+            0
+        } else {
+            task.attempt
+        });
     }
 
     fn retry_workflow_task(&mut self, attempt: i32) {
@@ -147,7 +186,9 @@ impl Change {
 
     /// The worker that had the workflow task died with the process: hand it out again, at once.
     pub fn recover_workflow_task(&mut self) {
-        let Some(task) = self.state.workflow_task.clone() else { return };
+        let Some(task) = self.state.workflow_task.clone() else {
+            return;
+        };
         if task.started_event_id != 0 && task.embedded {
             self.time_out_workflow_task(TimeoutType::StartToClose);
             // A death is no failure of the workflow's code: no pause before the next attempt.

@@ -16,11 +16,22 @@ fn each(test: impl Fn(Arc<dyn Journal>)) {
 #[test]
 fn a_batch_is_applied_whole_and_read_back_in_order() {
     each(|journal| {
-        journal.apply(&[put(b"b", b"2"), put(b"a", b"1"), put(b"c", b"3")]).unwrap();
-        journal.apply(&[Write::Delete(b"b".to_vec()), put(b"a", b"new")]).unwrap();
+        journal
+            .apply(&[put(b"b", b"2"), put(b"a", b"1"), put(b"c", b"3")])
+            .unwrap();
+        journal
+            .apply(&[Write::Delete(b"b".to_vec()), put(b"a", b"new")])
+            .unwrap();
         let all = journal.scan(b"a", b"z", 10).unwrap();
-        assert_eq!(all, vec![(b"a".to_vec(), b"new".to_vec()), (b"c".to_vec(), b"3".to_vec())]);
-        assert_eq!(journal.scan(b"a", b"c", 10).unwrap().len(), 1, "the end is not included");
+        assert_eq!(
+            all,
+            vec![(b"a".to_vec(), b"new".to_vec()), (b"c".to_vec(), b"3".to_vec())]
+        );
+        assert_eq!(
+            journal.scan(b"a", b"c", 10).unwrap().len(),
+            1,
+            "the end is not included"
+        );
         assert_eq!(journal.scan(b"a", b"z", 1).unwrap().len(), 1, "the limit holds");
         assert_eq!(journal.get(b"b").unwrap(), None);
         journal.flush().unwrap();
@@ -53,7 +64,12 @@ async fn a_failed_flush_poisons_the_journal() {
         fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, super::JournalError> {
             self.0.get(key)
         }
-        fn scan(&self, from: &[u8], to: &[u8], n: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, super::JournalError> {
+        fn scan(
+            &self,
+            from: &[u8],
+            to: &[u8],
+            n: usize,
+        ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, super::JournalError> {
             self.0.scan(from, to, n)
         }
         fn apply(&self, writes: &[Write]) -> Result<(), super::JournalError> {
@@ -62,7 +78,11 @@ async fn a_failed_flush_poisons_the_journal() {
         fn flush(&self) -> Result<(), super::JournalError> {
             if self.1.swap(true, std::sync::atomic::Ordering::SeqCst) {
                 let cause = "no space left on device".to_owned();
-                return Err(super::JournalError::Io { path: self.path(), operation: "written", cause });
+                return Err(super::JournalError::Io {
+                    path: self.path(),
+                    operation: "written",
+                    cause,
+                });
             }
             Ok(())
         }
@@ -74,13 +94,21 @@ async fn a_failed_flush_poisons_the_journal() {
     let sequence = store.apply(vec![put(b"rx", b"1")]).unwrap();
     let error = store.durable(sequence).await.unwrap_err();
     assert!(error.to_string().contains("no space left"), "{error}");
-    assert!(store.apply(vec![put(b"ry", b"2")]).is_err(), "nothing more is taken");
+    assert!(
+        store.apply(vec![put(b"ry", b"2")]).is_err(),
+        "nothing more is taken"
+    );
 }
 
 #[test]
 fn a_newer_format_and_a_lost_format_record_are_refused() {
     let newer = MemoryJournal::default();
-    newer.apply(&[put(b"mformat", &super::record::seal(b"mformat", &99_u32.to_le_bytes()))]).unwrap();
+    newer
+        .apply(&[put(
+            b"mformat",
+            &super::record::seal(b"mformat", &99_u32.to_le_bytes()),
+        )])
+        .unwrap();
     let error = Store::open(Arc::new(newer)).err().unwrap();
     assert!(error.to_string().contains("format 99"), "{error}");
     let lost = MemoryJournal::default();

@@ -26,12 +26,24 @@ pub fn run_key(run_id: &str) -> Vec<u8> {
 
 /// The run that a workflow id means when no run id is given.
 pub fn current_key(namespace: &str, workflow_id: &str) -> Vec<u8> {
-    [&[Table::Current as u8], namespace.as_bytes(), b"/", workflow_id.as_bytes()].concat()
+    [
+        &[Table::Current as u8],
+        namespace.as_bytes(),
+        b"/",
+        workflow_id.as_bytes(),
+    ]
+    .concat()
 }
 
 /// One event. Big-endian, so that the order of keys is the order of events.
 pub fn event_key(run_id: &str, event_id: i64) -> Vec<u8> {
-    [&[Table::Event as u8], run_id.as_bytes(), b"/", &event_id.to_be_bytes()].concat()
+    [
+        &[Table::Event as u8],
+        run_id.as_bytes(),
+        b"/",
+        &event_id.to_be_bytes(),
+    ]
+    .concat()
 }
 
 /// The events of a run from `from` on, up to but not including `to`.

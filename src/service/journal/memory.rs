@@ -12,13 +12,21 @@ pub struct MemoryJournal(RwLock<BTreeMap<Vec<u8>, Vec<u8>>>);
 
 impl Journal for MemoryJournal {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, JournalError> {
-        Ok(self.0.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned())
+        Ok(self
+            .0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned())
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JournalError> {
         let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let range = map.range(from.to_vec()..to.to_vec());
-        Ok(range.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect())
+        Ok(range
+            .take(limit)
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect())
     }
 
     fn apply(&self, writes: &[Write]) -> Result<(), JournalError> {

@@ -112,7 +112,10 @@ impl Store {
     pub fn open(journal: Arc<dyn Journal>) -> Result<Self, JournalError> {
         record::check_format(journal.as_ref())?;
         let (sender, durable) = watch::channel(0);
-        let flusher = Arc::new(Flusher { wanted: Mutex::default(), wake: Condvar::new() });
+        let flusher = Arc::new(Flusher {
+            wanted: Mutex::default(),
+            wake: Condvar::new(),
+        });
         let poison = Arc::new(OnceLock::new());
         let thread = (Arc::clone(&journal), Arc::clone(&flusher), Arc::clone(&poison));
         std::thread::Builder::new()
@@ -123,17 +126,30 @@ impl Store {
                 operation: "opened",
                 cause: cause.to_string(),
             })?;
-        Ok(Self { journal, applied: AtomicU64::new(0), flusher, durable, poison })
+        Ok(Self {
+            journal,
+            applied: AtomicU64::new(0),
+            flusher,
+            durable,
+            poison,
+        })
     }
 
     /// The record under `key`, its seal checked.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, JournalError> {
         let sealed = self.journal.get(key)?;
-        sealed.map(|bytes| record::unseal(key, bytes).map_err(|what| self.damaged(what))).transpose()
+        sealed
+            .map(|bytes| record::unseal(key, bytes).map_err(|what| self.damaged(what)))
+            .transpose()
     }
 
     /// Records with `from <= key < to`, at most `limit`, their seals checked.
-    pub fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JournalError> {
+    pub fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JournalError> {
         let mut records = self.journal.scan(from, to, limit)?;
         for (key, value) in &mut records {
             *value = record::unseal(key, std::mem::take(value)).map_err(|what| self.damaged(what))?;
@@ -150,7 +166,9 @@ impl Store {
             }
         }
         fail::fail_point!("journal::before_apply");
-        self.journal.apply(&writes).inspect_err(|error| self.poison(error))?;
+        self.journal
+            .apply(&writes)
+            .inspect_err(|error| self.poison(error))?;
         fail::fail_point!("journal::after_apply");
         Ok(self.applied.fetch_add(1, Ordering::SeqCst) + 1)
     }
@@ -183,12 +201,17 @@ impl Store {
 
     /// An error that names this journal.
     pub fn damaged(&self, what: impl Into<String>) -> JournalError {
-        JournalError::Damaged { path: self.journal.path(), what: what.into() }
+        JournalError::Damaged {
+            path: self.journal.path(),
+            what: what.into(),
+        }
     }
 
     /// Errs once anything has gone wrong for good.
     pub fn check(&self) -> Result<(), JournalError> {
-        self.poison.get().map_or(Ok(()), |error| Err(JournalError::Poisoned(error.to_string())))
+        self.poison
+            .get()
+            .map_or(Ok(()), |error| Err(JournalError::Poisoned(error.to_string())))
     }
 
     fn poison(&self, error: &JournalError) {
@@ -199,12 +222,21 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        self.flusher.wanted.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
+        self.flusher
+            .wanted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .stop = true;
         self.flusher.wake.notify_one();
     }
 }
 
-fn flush_loop(journal: &dyn Journal, flusher: &Flusher, sender: &watch::Sender<u64>, poison: &OnceLock<JournalError>) {
+fn flush_loop(
+    journal: &dyn Journal,
+    flusher: &Flusher,
+    sender: &watch::Sender<u64>,
+    poison: &OnceLock<JournalError>,
+) {
     let mut done = 0;
     loop {
         let upto = {

@@ -43,18 +43,27 @@ fn checksum(key: &[u8], value: &[u8]) -> u32 {
 
 /// Writes the format into an empty journal; refuses a newer one, and one that lost its format record.
 pub(super) fn check_format(journal: &dyn Journal) -> Result<(), JournalError> {
-    let damaged = |what: String| JournalError::Damaged { path: journal.path(), what };
+    let damaged = |what: String| JournalError::Damaged {
+        path: journal.path(),
+        what,
+    };
     let Some(sealed) = journal.get(FORMAT_KEY)? else {
         if !journal.scan(&[0], &[u8::MAX], 1)?.is_empty() {
             return Err(damaged("its format record is missing".to_owned()));
         }
-        journal.apply(&[Write::Put(FORMAT_KEY.to_vec(), seal(FORMAT_KEY, &FORMAT_VERSION.to_le_bytes()))])?;
+        journal.apply(&[Write::Put(
+            FORMAT_KEY.to_vec(),
+            seal(FORMAT_KEY, &FORMAT_VERSION.to_le_bytes()),
+        )])?;
         return journal.flush();
     };
     let bytes = unseal(FORMAT_KEY, sealed).map_err(damaged)?;
     let found = bytes.try_into().map(u32::from_le_bytes);
     match found.map_err(|_| damaged("its format record is no number".to_owned()))? {
-        found if found > FORMAT_VERSION => Err(JournalError::Newer { path: journal.path(), found }),
+        found if found > FORMAT_VERSION => Err(JournalError::Newer {
+            path: journal.path(),
+            found,
+        }),
         _ => Ok(()),
     }
 }
@@ -67,7 +76,10 @@ mod tests {
     fn a_sealed_record_survives_and_a_touched_one_does_not() {
         let sealed = seal(b"rkey", b"value");
         assert_eq!(unseal(b"rkey", sealed.clone()).unwrap(), b"value");
-        assert!(unseal(b"rother", sealed.clone()).unwrap_err().contains("rother"), "moved to another key");
+        assert!(
+            unseal(b"rother", sealed.clone()).unwrap_err().contains("rother"),
+            "moved to another key"
+        );
         for position in 0..sealed.len() {
             let mut touched = sealed.clone();
             touched[position] ^= 1;

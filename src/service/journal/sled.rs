@@ -38,19 +38,28 @@ impl SledJournal {
             let synced = File::open(directory).and_then(|directory| directory.sync_all());
             synced.map_err(|error| io(directory, "opened", &error))?;
         }
-        Ok(Self { tree, log, path: path.to_owned() })
+        Ok(Self {
+            tree,
+            log,
+            path: path.to_owned(),
+        })
     }
 }
 
 impl Journal for SledJournal {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, JournalError> {
-        guard(&self.path, "read", || Ok(self.tree.get(key)?.map(|value| value.to_vec())))
+        guard(&self.path, "read", || {
+            Ok(self.tree.get(key)?.map(|value| value.to_vec()))
+        })
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JournalError> {
         guard(&self.path, "read", || {
             let range = self.tree.range(from.to_vec()..to.to_vec());
-            range.take(limit).map(|item| item.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
+            range
+                .take(limit)
+                .map(|item| item.map(|(key, value)| (key.to_vec(), value.to_vec())))
+                .collect()
         })
     }
 
@@ -67,7 +76,9 @@ impl Journal for SledJournal {
 
     fn flush(&self) -> Result<(), JournalError> {
         guard(&self.path, "written", || self.tree.flush())?;
-        self.log.sync_data().map_err(|error| io(&self.path, "written", &error))
+        self.log
+            .sync_data()
+            .map_err(|error| io(&self.path, "written", &error))
     }
 
     fn path(&self) -> PathBuf {
@@ -76,18 +87,29 @@ impl Journal for SledJournal {
 }
 
 fn io(path: &Path, operation: &'static str, error: &std::io::Error) -> JournalError {
-    JournalError::Io { path: path.to_owned(), operation, cause: error.to_string() }
+    JournalError::Io {
+        path: path.to_owned(),
+        operation,
+        cause: error.to_string(),
+    }
 }
 
-fn guard<T>(path: &Path, operation: &'static str, call: impl FnOnce() -> sled::Result<T>) -> Result<T, JournalError> {
-    let damaged = |what: String| JournalError::Damaged { path: path.to_owned(), what };
+fn guard<T>(
+    path: &Path,
+    operation: &'static str,
+    call: impl FnOnce() -> sled::Result<T>,
+) -> Result<T, JournalError> {
+    let damaged = |what: String| JournalError::Damaged {
+        path: path.to_owned(),
+        what,
+    };
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(sled::Error::Io(error))) => match error.kind() {
             // What sled says when it reads nonsense lengths or offsets.
-            std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput => {
-                Err(damaged(format!("sled reads nonsense ({error})")))
-            }
+            std::io::ErrorKind::UnexpectedEof
+            | std::io::ErrorKind::InvalidData
+            | std::io::ErrorKind::InvalidInput => Err(damaged(format!("sled reads nonsense ({error})"))),
             _ => Err(io(path, operation, &error)),
         },
         Ok(Err(error)) => Err(damaged(format!("sled says: {error}"))),

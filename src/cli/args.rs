@@ -1,0 +1,471 @@
+//! What may be typed, as types: every subcommand, every flag, and the help.
+//!
+//! Nothing is resolved here. A flag that was not given is `None`; `settings` then looks into the environment, the job file
+//! and the defaults. Values are read by the same functions wherever they come from.
+
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args as ArgGroup, Parser, Subcommand};
+
+use super::exit::ExitStatus;
+use super::printer::ColorChoice;
+use super::settings::Secret;
+use crate::job::{BatchRows, JobError, JobName, OnConflict, RateLimit, TuningChange};
+use crate::job::{parse_concurrency, parse_interval, parse_lookback};
+use crate::observe::logs::LogFormat;
+use crate::observe::progress::ProgressMode;
+use crate::table::TableName;
+
+/// Lines of at most 79 columns, so that they are wrapped nowhere.
+const CONNECTIONS: &str = "\
+Connections are URLs, postgres://user@host:5432/db?sslmode=verify-full, or libpq
+strings, 'host=.. dbname=..'. Passwords are better kept in PGPASSWORD, ~/.pgpass
+or PGSERVICE than typed on a command line. They are stored nowhere.
+
+Settings are looked for in this order: flag, LONGHAUL_* variable, job file
+(--config, the same names: batch_rows = 2000), default.
+
+Exit status: 0 done · 1 the job failed or data differ · 2 usage or job file ·
+3 source · 4 target · 5 journal or service · 130 interrupted, goes on when the
+same command is given again";
+
+/// Copies PostgreSQL tables between databases, durably: an interrupted run goes on where it was.
+#[derive(Debug, Parser)]
+#[command(name = "longhaul", version, about, after_help = format!("\
+Examples:
+  longhaul demo
+  longhaul migrate --source postgres://app@old/media \\
+                   --target postgres://app@new/media --table audio_downloads
+  longhaul status
+
+{CONNECTIONS}"))]
+#[command(propagate_version = true)]
+pub struct Args {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, ArgGroup)]
+pub struct GlobalArgs {
+    /// Directory of the journal [env: LONGHAUL_STATE_DIR] [default: longhaul in the platform's state directory]
+    #[arg(long, value_name = "DIR", global = true, help_heading = "Global options")]
+    pub state_dir: Option<PathBuf>,
+    /// Job file with settings, in TOML [env: LONGHAUL_CONFIG]
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Global options")]
+    pub config: Option<PathBuf>,
+    /// Log more: -v what longhaul does, -vv each step [env: RUST_LOG decides over it]
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, help_heading = "Global options")]
+    pub verbose: u8,
+    /// Form of the log on stderr [env: LONGHAUL_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT", global = true, help_heading = "Global options",
+        value_parser = PossibleValuesParser::new(LogFormat::NAMES).try_map(|s| s.parse::<LogFormat>()))]
+    pub log_format: Option<LogFormat>,
+    /// When to use color [env: LONGHAUL_COLOR, NO_COLOR] [default: auto]
+    #[arg(long, value_name = "WHEN", global = true, help_heading = "Global options",
+        value_parser = PossibleValuesParser::new(ColorChoice::NAMES).try_map(|s| s.parse::<ColorChoice>()))]
+    pub color: Option<ColorChoice>,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Copy a table; the same command again goes on where it was
+    #[command(after_help = format!("\
+Examples:
+  longhaul migrate --source postgres://app@old/media \\
+                   --target postgres://app@new/media --table audio_downloads
+  longhaul migrate --config nightly.toml --max-rate 20MB/s
+  export LONGHAUL_SOURCE='host=old dbname=media user=app'
+  export LONGHAUL_TARGET='host=new dbname=media user=app'
+  longhaul migrate --table media.songs --name songs
+
+{CONNECTIONS}"))]
+    Migrate(MigrateArgs),
+    /// Copy a table, then copy what is new, round after round
+    #[command(after_help = format!("\
+Examples:
+  longhaul sync --source postgres://app@old/media --interval 10m \\
+                --target postgres://app@new/media --table audio_downloads
+  longhaul sync --config nightly.toml --lookback 10000
+
+Rows are new when their key is beyond those that are settled; rows that commit
+late are not lost. Ids that an application takes in one transaction and uses in
+a later one need --lookback.
+
+{CONNECTIONS}"))]
+    Sync(SyncArgs),
+    /// Say how a job stands, or how all of them do
+    #[command(after_help = "\
+Examples:
+  longhaul status
+  longhaul status audio_downloads --json | jq .tables[0].rows_done")]
+    Status(StatusArgs),
+    /// List all jobs, a line each
+    List(ListArgs),
+    /// Show the events of a job's workflow
+    #[command(after_help = "\
+Examples:
+  longhaul history audio_downloads
+  longhaul history audio_downloads --json | jq -r .eventType")]
+    History(HistoryArgs),
+    /// Pause a job: batches in flight end, none begins
+    Pause(JobArgs),
+    /// Go on with a paused job, or run an interrupted one here
+    #[command(after_help = "\
+Where a live process runs the job, unpauses it and returns. Where none does,
+runs it here, in the foreground. JOB may be left out when only one job is open.
+Passwords are looked for again: --source, LONGHAUL_SOURCE, PGPASSWORD, ~/.pgpass.
+
+Examples:
+  longhaul resume
+  longhaul resume audio_downloads")]
+    Resume(ResumeArgs),
+    /// End a job: batches in flight end or roll back, what is copied stays
+    Cancel(JobArgs),
+    /// Change how hard a job works, while it runs
+    #[command(after_help = "\
+Examples:
+  longhaul tune audio_downloads --max-rate 20MB/s
+  longhaul tune audio_downloads --max-rate none --concurrency 8")]
+    Tune(TuneArgs),
+    /// See it work: two throwaway servers, a million rows, two kills, one comparison
+    Demo(DemoArgs),
+}
+
+/// `longhaul migrate`.
+#[derive(Debug, ArgGroup)]
+pub struct MigrateArgs {
+    /// What to copy, and how.
+    #[command(flatten)]
+    pub copy: CopyArgs,
+}
+
+/// `longhaul sync`.
+#[derive(Debug, ArgGroup)]
+pub struct SyncArgs {
+    /// What to copy, and how.
+    #[command(flatten)]
+    pub copy: CopyArgs,
+    /// Wait between two rounds: 30s, 10m, 1h 30m [env: LONGHAUL_INTERVAL] [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = rule(parse_interval))]
+    pub interval: Option<u64>,
+    /// Look again at this many keys below the highest each round [env: LONGHAUL_LOOKBACK] [default: none]
+    #[arg(long, value_name = "KEYS", value_parser = rule(parse_lookback), allow_negative_numbers = true)]
+    pub lookback: Option<u64>,
+}
+
+/// What `migrate` and `sync` have in common.
+#[derive(Debug, ArgGroup)]
+pub struct CopyArgs {
+    /// Where the rows are and where they go.
+    #[command(flatten)]
+    pub connections: ConnectionArgs,
+    /// Table on the source: name or schema.name [env: LONGHAUL_TABLE]
+    #[arg(long, value_name = "TABLE")]
+    pub table: Option<TableName>,
+    /// Table on the target [env: LONGHAUL_TARGET_TABLE] [default: the same name]
+    #[arg(long, value_name = "TABLE")]
+    pub target_table: Option<TableName>,
+    /// Name of the job [env: LONGHAUL_NAME] [default: the table's]
+    #[arg(long, value_name = "JOB", value_parser = rule(str::parse::<JobName>))]
+    pub name: Option<JobName>,
+    /// Batches in flight, 1 to 64 [env: LONGHAUL_CONCURRENCY] [default: 4]
+    #[arg(long, value_name = "N", value_parser = rule(parse_concurrency), allow_negative_numbers = true)]
+    pub concurrency: Option<u32>,
+    /// Rows in a batch, or auto [env: LONGHAUL_BATCH_ROWS] [default: auto: at most 50,000 rows or 16 MB]
+    #[arg(long, value_name = "N", value_parser = rule(str::parse::<BatchRows>), allow_negative_numbers = true)]
+    pub batch_rows: Option<BatchRows>,
+    /// Speed limit: 20MB/s, 512KiB/s, none [env: LONGHAUL_MAX_RATE] [default: none]
+    #[arg(long, value_name = "RATE", value_parser = rule(str::parse::<RateLimit>), allow_negative_numbers = true)]
+    pub max_rate: Option<RateLimit>,
+    /// When a row is on the target already [env: LONGHAUL_ON_CONFLICT] [default: error]
+    #[arg(long, value_name = "WHAT",
+        value_parser = PossibleValuesParser::new(OnConflict::NAMES).try_map(|s| s.parse::<OnConflict>()))]
+    pub on_conflict: Option<OnConflict>,
+    /// Forget how far the job of this name came, and begin anew
+    #[arg(long)]
+    pub restart: bool,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+/// The two ends.
+#[derive(Debug, ArgGroup)]
+pub struct ConnectionArgs {
+    /// Database to copy from: URL or libpq string [env: LONGHAUL_SOURCE]
+    #[arg(long, value_name = "URL")]
+    pub source: Option<Secret>,
+    /// Database to copy to: URL or libpq string [env: LONGHAUL_TARGET]
+    #[arg(long, value_name = "URL")]
+    pub target: Option<Secret>,
+}
+
+/// How progress is shown.
+#[derive(Debug, ArgGroup)]
+pub struct ProgressArgs {
+    /// Progress: a bar, plain lines, JSON lines on stdout [env: LONGHAUL_PROGRESS] [default: bar on a terminal, else plain]
+    #[arg(long, value_name = "HOW", hide_possible_values = false,
+        value_parser = PossibleValuesParser::new(ProgressMode::NAMES).try_map(|s| s.parse::<ProgressMode>()))]
+    pub progress: Option<ProgressMode>,
+}
+
+/// `longhaul status`.
+#[derive(Debug, ArgGroup)]
+pub struct StatusArgs {
+    /// Name of the job; without it, every job
+    #[arg(value_name = "JOB")]
+    pub job: Option<String>,
+    /// One JSON object a line, for each job
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `longhaul list`.
+#[derive(Debug, ArgGroup)]
+pub struct ListArgs {
+    /// One JSON object a line, for each job
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `longhaul history`.
+#[derive(Debug, ArgGroup)]
+pub struct HistoryArgs {
+    /// Name of the job
+    #[arg(value_name = "JOB")]
+    pub job: String,
+    /// One event a line, in Temporal's own JSON form
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `longhaul pause` and `longhaul cancel`.
+#[derive(Debug, ArgGroup)]
+pub struct JobArgs {
+    /// Name of the job
+    #[arg(value_name = "JOB")]
+    pub job: String,
+}
+
+/// `longhaul resume`.
+#[derive(Debug, ArgGroup)]
+pub struct ResumeArgs {
+    /// Name of the job; may be left out when only one job is open
+    #[arg(value_name = "JOB")]
+    pub job: Option<String>,
+    /// Where the passwords are, if they are in the connection texts.
+    #[command(flatten)]
+    pub connections: ConnectionArgs,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+/// `longhaul tune`.
+#[derive(Debug, ArgGroup)]
+pub struct TuneArgs {
+    /// Name of the job
+    #[arg(value_name = "JOB")]
+    pub job: String,
+    /// What to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// What `tune` changes: at least one thing.
+#[derive(Debug, ArgGroup)]
+#[group(required = true, multiple = true)]
+pub struct ChangeArgs {
+    /// Batches in flight, 1 to 64
+    #[arg(long, value_name = "N", value_parser = rule(parse_concurrency), allow_negative_numbers = true)]
+    pub concurrency: Option<u32>,
+    /// Rows in a batch, or auto
+    #[arg(long, value_name = "N", value_parser = rule(str::parse::<BatchRows>), allow_negative_numbers = true)]
+    pub batch_rows: Option<BatchRows>,
+    /// Speed limit: 20MB/s, 512KiB/s, none
+    #[arg(long, value_name = "RATE", value_parser = rule(str::parse::<RateLimit>), allow_negative_numbers = true)]
+    pub max_rate: Option<RateLimit>,
+}
+
+impl TuneArgs {
+    /// The change that was asked for.
+    pub fn change(&self) -> TuningChange {
+        let ChangeArgs {
+            concurrency,
+            batch_rows,
+            max_rate,
+        } = self.change;
+        TuningChange {
+            concurrency,
+            batch_rows,
+            max_rate,
+        }
+    }
+}
+
+/// `longhaul demo`.
+#[derive(Debug, ArgGroup)]
+pub struct DemoArgs {
+    /// Rows to migrate
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1000..))]
+    pub rows: u64,
+    /// How often the worker is killed on the way
+    #[arg(long, value_name = "N", default_value_t = 2, hide = true)]
+    pub kills: u32,
+    /// Leave the servers' directory and what they logged in place
+    #[arg(long, hide = true)]
+    pub keep: bool,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+impl Args {
+    /// Reads the command line; `--help` and errors are printed, and end the process with 0 and 2.
+    pub fn parse_or_exit() -> Self {
+        Self::try_parse().unwrap_or_else(|error| {
+            let text = error.render().to_string();
+            let shown = without_passwords(&text);
+            if shown == text {
+                error.exit();
+            }
+            // The usual way would print what was typed, and a password was typed where none belongs.
+            crate::observe::Terminal::standard().say(shown.trim_end());
+            std::process::exit(ExitStatus::Usage.code().into())
+        })
+    }
+}
+
+/// A value's reader for clap, which has named flag and value already: only the rule is left to say.
+fn rule<T>(
+    parse: impl Fn(&str) -> Result<T, JobError> + Clone + Send + Sync,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync {
+    move |text| parse(text).map_err(|error| error.rule())
+}
+
+/// The text with every `://user:password@` and `password=..` masked.
+fn without_passwords(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    loop {
+        let (url, pair) = (
+            rest.find("://").map(|i| i + 3),
+            rest.find("password=").map(|i| i + 9),
+        );
+        let Some(start) = url.into_iter().chain(pair).min() else {
+            break;
+        };
+        shown += &rest[..start];
+        rest = &rest[start..];
+        let word = &rest[..rest
+            .find(|c: char| c.is_whitespace() || "'\"&".contains(c))
+            .unwrap_or(rest.len())];
+        if Some(start) == pair {
+            shown += "***";
+            rest = &rest[word.len()..];
+        } else if let Some(at) = word.rfind('@')
+            && let Some(colon) = word[..at].find(':')
+        {
+            shown += &rest[..colon];
+            shown += ":***";
+            rest = &rest[at..];
+        }
+    }
+    shown + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_of_the_arguments_holds_together() {
+        <Args as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn every_form_in_the_manual_is_taken() {
+        for line in [
+            "longhaul migrate --source a --target b --table audio_downloads",
+            "longhaul migrate --name n --batch-rows 2000 --max-rate 8MB/s --on-conflict skip --restart --state-dir d",
+            "longhaul migrate --config f --progress none -vv --log-format json --color never --target-table s.t",
+            "longhaul sync --source a --target b --table t --interval 10m --lookback 1000",
+            "longhaul status",
+            "longhaul status j --json",
+            "longhaul list --json",
+            "longhaul history j --json",
+            "longhaul pause j",
+            "longhaul resume",
+            "longhaul resume j --progress plain",
+            "longhaul cancel j",
+            "longhaul tune j --concurrency 8 --batch-rows auto --max-rate none",
+            "longhaul demo --rows 2000",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_is_a_usage_error_that_names_the_flag_and_the_rule() {
+        for (line, flag, rule) in [
+            ("longhaul migrate --batch-rows 0", "--batch-rows", "1 to 10000000"),
+            (
+                "longhaul migrate --batch-rows -5",
+                "--batch-rows",
+                "1 to 10000000",
+            ),
+            (
+                "longhaul migrate --concurrency 1000000",
+                "--concurrency",
+                "1 to 64",
+            ),
+            ("longhaul tune j --concurrency 0", "--concurrency", "1 to 64"),
+            ("longhaul tune j --max-rate 20", "--max-rate", "at least 1KB/s"),
+            ("longhaul sync --interval 0s", "--interval", "1s to a year"),
+            ("longhaul migrate --table a.b.c", "--table", "more than two parts"),
+            ("longhaul migrate --on-conflict ignore", "--on-conflict", "skip"),
+            ("longhaul tune j", "--concurrency", "required"),
+        ] {
+            let error = parse(line).expect_err(line);
+            let text = error.to_string();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(text.contains(flag) && text.contains(rule), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_password_of_a_connection_is_in_no_debug_output() {
+        let args = parse("longhaul migrate --source postgres://u:hunter2@h/d --target password=hunter2")
+            .expect("args");
+        assert!(!format!("{args:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_password_typed_in_the_wrong_place_is_not_printed_back() {
+        let error =
+            parse("longhaul migrate postgres://u:p@ss@h/d password=p@ss").expect_err("no such argument");
+        assert!(!without_passwords(&error.render().to_string()).contains("p@ss"));
+        for (text, shown) in [
+            ("x postgres://u:pw@h:1/d y", "x postgres://u:***@h:1/d y"),
+            ("postgres://u@h:1/d", "postgres://u@h:1/d"),
+            (
+                "h?password=pw&user=u 'password=pw'",
+                "h?password=***&user=u 'password=***'",
+            ),
+            ("no such thing", "no such thing"),
+        ] {
+            assert_eq!(without_passwords(text), shown);
+        }
+    }
+}

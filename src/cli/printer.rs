@@ -1,0 +1,165 @@
+//! The one voice of a command: data to stdout, talk to stderr, color where a person looks.
+
+use std::io::{self, IsTerminal};
+
+use serde::Serialize;
+
+use super::report::Report;
+use crate::observe::Terminal;
+
+/// When color is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ColorChoice {
+    /// On a terminal, unless NO_COLOR is set.
+    #[default]
+    Auto,
+    /// Everywhere.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
+impl ColorChoice {
+    /// Every choice, as the operator writes it.
+    pub const NAMES: [&'static str; 3] = ["auto", "always", "never"];
+
+    fn on(self, stream: &impl IsTerminal) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto => {
+                let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+                stream.is_terminal() && !refused && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+            }
+        }
+    }
+}
+
+impl std::str::FromStr for ColorChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "always" => Ok(Self::Always),
+            "never" => Ok(Self::Never),
+            _ => Err("it must be auto, always or never".to_owned()),
+        }
+    }
+}
+
+/// What a piece of text is, and so how it is painted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Paint {
+    Error,
+    Warning,
+    Hint,
+}
+
+/// Paints a word, or leaves it plain.
+pub(super) fn paint(word: &str, paint: Paint, color: bool) -> String {
+    let code = match paint {
+        Paint::Error => "1;31",
+        Paint::Warning => "1;33",
+        Paint::Hint => "1;36",
+    };
+    if color {
+        format!("\x1b[{code}m{word}\x1b[0m")
+    } else {
+        word.to_owned()
+    }
+}
+
+/// The one voice of a command.
+#[derive(Clone)]
+pub struct Printer {
+    terminal: Terminal,
+    color_talk: bool,
+}
+
+impl Printer {
+    /// A voice on this terminal.
+    pub fn new(terminal: Terminal, color: ColorChoice) -> Self {
+        Self {
+            terminal,
+            color_talk: color.on(&io::stderr()),
+        }
+    }
+
+    /// The streams themselves, for progress and logs.
+    pub fn terminal(&self) -> &Terminal {
+        &self.terminal
+    }
+
+    /// Whether talk is painted.
+    pub fn color(&self) -> bool {
+        self.color_talk
+    }
+
+    /// Prints data to stdout, with a line's end. A reader who has gone is no error; a full disk is one.
+    pub fn data(&self, text: &str) -> Result<(), Report> {
+        self.terminal
+            .print(text)
+            .map_err(|error| Report::unwritable(&error))
+    }
+
+    /// Prints one JSON object as one line of data.
+    pub fn json(&self, value: &impl Serialize) -> Result<(), Report> {
+        let line = serde_json::to_string(value).map_err(|error| Report::unwritable(&error))?;
+        self.data(&line)
+    }
+
+    /// Says a line on stderr.
+    pub fn talk(&self, text: &str) {
+        self.terminal.say(text);
+    }
+
+    /// Says on stderr what the operator should look at, though it stops nothing.
+    pub fn warn(&self, text: &str) {
+        self.terminal.say(&format!(
+            "{} {text}",
+            paint("warning:", Paint::Warning, self.color_talk)
+        ));
+    }
+
+    /// Says on stderr what the operator may do next.
+    pub fn hint(&self, text: &str) {
+        self.terminal.say(&format!(
+            "{} {text}",
+            paint("hint:", Paint::Hint, self.color_talk)
+        ));
+    }
+
+    /// Says on stderr why the command ends.
+    pub fn report(&self, report: &Report) {
+        self.terminal.say(&report.render(self.color_talk));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::exit::ExitStatus;
+
+    #[test]
+    fn data_goes_to_stdout_and_every_other_word_to_stderr() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = |name: &str| std::fs::File::create(dir.path().join(name)).expect("made");
+        let terminal = Terminal::of(Box::new(file("out")), Box::new(file("err")));
+        let printer = Printer::new(terminal, ColorChoice::Never);
+        printer.data("a line").expect("there is room");
+        printer
+            .json(&serde_json::json!({"job": "a"}))
+            .expect("there is room");
+        printer.talk("words");
+        printer.warn("look");
+        printer.hint("do this");
+        printer.report(&Report::of("it is over", ExitStatus::Failed));
+        let text = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect("written");
+        assert_eq!(text("out"), "a line\n{\"job\":\"a\"}\n");
+        assert_eq!(
+            text("err"),
+            "words\nwarning: look\nhint: do this\nerror: it is over\n"
+        );
+    }
+}

@@ -1,0 +1,348 @@
+//! Resolved settings: flag, then LONGHAUL_* environment, then job file, then `config/default.toml`, which is compiled in
+//! and is the only place where a default is written down.
+//!
+//! A value is read by the same function wherever it comes from, and keeps where it came from: a resumed job applies the
+//! tuning that was given explicitly. Passwords are in [`Secret`]s and in nothing else; no error shows a connection text.
+
+mod error;
+mod file;
+mod secret;
+mod setting;
+
+pub use error::SettingsError;
+pub use secret::Secret;
+pub use setting::{Origin, Setting};
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::args::{Args, Command, ConnectionArgs, CopyArgs, ProgressArgs};
+use super::printer::ColorChoice;
+use crate::job::status::JobKind;
+use crate::job::{
+    BatchRows, ConnectionName, JobName, JobSpec, Kind, OnConflict, RateLimit, Tuning, TuningChange,
+};
+use crate::job::{parse_concurrency, parse_interval, parse_lookback};
+use crate::observe::logs::LogFormat;
+use crate::observe::progress::ProgressMode;
+use crate::table::TableName;
+
+/// The defaults, as they stand in `config/default.toml`.
+pub const DEFAULTS: &str = include_str!("../../../config/default.toml");
+const ENVIRONMENT_PREFIX: &str = "LONGHAUL_";
+
+/// Every setting, resolved. What has no default and was not given is `None`.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// The database to copy from.
+    pub source: Option<Secret>,
+    /// The database to copy to.
+    pub target: Option<Secret>,
+    /// The table on the source.
+    pub table: Option<TableName>,
+    /// The table on the target, where it has another name.
+    pub target_table: Option<TableName>,
+    /// The job's name, where it is not made of the table's.
+    pub name: Option<JobName>,
+    /// Batches in flight.
+    pub concurrency: u32,
+    /// Rows in a batch.
+    pub batch_rows: BatchRows,
+    /// The speed limit.
+    pub max_rate: RateLimit,
+    /// What becomes of a row whose key is on the target already.
+    pub on_conflict: OnConflict,
+    /// The wait between two rounds of a sync job.
+    pub interval_ms: u64,
+    /// Keys that a sync job looks at again.
+    pub lookback_keys: Option<u64>,
+    /// How progress is shown.
+    pub progress: ProgressMode,
+    /// The form of the log.
+    pub log_format: LogFormat,
+    /// When color is used.
+    pub color: ColorChoice,
+    /// The state directory, where it is not the platform's.
+    pub state_dir: Option<PathBuf>,
+    /// What to tell the operator on stderr: variables that look like settings and are none.
+    pub warnings: Vec<String>,
+    origins: BTreeMap<Setting, Origin>,
+}
+
+impl Settings {
+    /// Resolves the settings of a command; reads the job file if there is one.
+    ///
+    /// `environment` is `std::env::vars_os()`; only names that begin with LONGHAUL_ are looked at, and an empty value is
+    /// as good as none.
+    pub fn resolve(
+        args: &Args,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, SettingsError> {
+        let mut settings = Self::defaults()?;
+        let (variables, job_file) = settings.look_at(environment);
+        if let Some(path) = args.global.config.clone().or(job_file) {
+            settings.read_file(&path)?;
+        }
+        for (setting, value) in variables {
+            settings.set_os(setting, &value, Origin::Environment)?;
+        }
+        settings.take_flags(args);
+        Ok(settings)
+    }
+
+    fn defaults() -> Result<Self, SettingsError> {
+        let mut settings = Self::default();
+        for entry in file::entries(Path::new("config/default.toml"), DEFAULTS)? {
+            settings.set(entry.setting, &entry.text, Origin::Default)?;
+        }
+        Ok(settings)
+    }
+
+    fn read_file(&mut self, path: &Path) -> Result<(), SettingsError> {
+        let read = |source| SettingsError::Unreadable {
+            path: path.to_owned(),
+            source,
+        };
+        let text = std::fs::read_to_string(path).map_err(read)?;
+        for entry in file::entries(path, &text)? {
+            let origin = Origin::File {
+                path: path.to_owned(),
+                line: entry.line,
+            };
+            self.set(entry.setting, &entry.text, origin)?;
+            if let (Setting::StateDir, Some(dir)) = (entry.setting, &self.state_dir) {
+                // A job file means the same wherever the command is typed.
+                self.state_dir = Some(path.parent().unwrap_or(Path::new("")).join(dir));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sorts the environment into settings, the job file's path, and warnings.
+    fn look_at(
+        &mut self,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> (Vec<(Setting, OsString)>, Option<PathBuf>) {
+        let (mut variables, mut job_file) = (Vec::new(), None);
+        for (name, value) in environment {
+            let Some(name) = name.to_str() else { continue };
+            let Some(key) = name.strip_prefix(ENVIRONMENT_PREFIX) else {
+                continue;
+            };
+            if value.is_empty() {
+                continue;
+            }
+            if key == "CONFIG" {
+                job_file = Some(PathBuf::from(value));
+            } else if let Some(setting) = Setting::ALL
+                .into_iter()
+                .find(|setting| setting.environment() == name)
+            {
+                variables.push((setting, value));
+            } else {
+                let nearest = Setting::nearest(&key.to_lowercase());
+                let meant = nearest.map_or(String::new(), |near| {
+                    format!("; did you mean {}?", near.environment())
+                });
+                self.warnings
+                    .push(format!("{name} is set, and is no setting of longhaul{meant}"));
+            }
+        }
+        (variables, job_file)
+    }
+
+    fn set_os(&mut self, setting: Setting, value: &OsString, origin: Origin) -> Result<(), SettingsError> {
+        match value.to_str() {
+            Some(text) => self.set(setting, text, origin),
+            None if setting == Setting::StateDir => {
+                self.state_dir = Some(PathBuf::from(value));
+                self.origins.insert(setting, origin);
+                Ok(())
+            }
+            None => Err(SettingsError::Value {
+                setting,
+                origin,
+                rule: "it is not UTF-8".to_owned(),
+            }),
+        }
+    }
+
+    fn set(&mut self, setting: Setting, text: &str, origin: Origin) -> Result<(), SettingsError> {
+        match self.read(setting, text) {
+            Ok(()) => {
+                self.origins.insert(setting, origin);
+                Ok(())
+            }
+            Err(rule) => Err(SettingsError::Value {
+                setting,
+                origin,
+                rule,
+            }),
+        }
+    }
+
+    fn read(&mut self, setting: Setting, text: &str) -> Result<(), String> {
+        fn shown(error: impl std::fmt::Display) -> String {
+            error.to_string()
+        }
+        match setting {
+            Setting::Source => self.source = Some(text.parse()?),
+            Setting::Target => self.target = Some(text.parse()?),
+            Setting::Table => self.table = Some(text.parse().map_err(shown)?),
+            Setting::TargetTable => self.target_table = Some(text.parse().map_err(shown)?),
+            Setting::Name => self.name = Some(text.parse().map_err(shown)?),
+            Setting::Concurrency => self.concurrency = parse_concurrency(text).map_err(shown)?,
+            Setting::BatchRows => self.batch_rows = text.parse().map_err(shown)?,
+            Setting::MaxRate => self.max_rate = text.parse().map_err(shown)?,
+            Setting::OnConflict => self.on_conflict = text.parse().map_err(shown)?,
+            Setting::Interval => self.interval_ms = parse_interval(text).map_err(shown)?,
+            Setting::Lookback => self.lookback_keys = Some(parse_lookback(text).map_err(shown)?),
+            Setting::Progress => self.progress = text.parse().map_err(shown)?,
+            Setting::LogFormat => self.log_format = text.parse().map_err(shown)?,
+            Setting::Color => self.color = text.parse()?,
+            Setting::StateDir if text.is_empty() => return Err("it is empty".to_owned()),
+            Setting::StateDir => self.state_dir = Some(PathBuf::from(text)),
+        }
+        Ok(())
+    }
+
+    fn take_flags(&mut self, args: &Args) {
+        self.flag(Setting::StateDir, &args.global.state_dir, |s, v| {
+            s.state_dir = Some(v)
+        });
+        self.flag(Setting::LogFormat, &args.global.log_format, |s, v| {
+            s.log_format = v
+        });
+        self.flag(Setting::Color, &args.global.color, |s, v| s.color = v);
+        match &args.command {
+            Command::Migrate(migrate) => self.take_copy_flags(&migrate.copy),
+            Command::Sync(sync) => {
+                self.take_copy_flags(&sync.copy);
+                self.flag(Setting::Interval, &sync.interval, |s, v| s.interval_ms = v);
+                self.flag(Setting::Lookback, &sync.lookback, |s, v| {
+                    s.lookback_keys = Some(v)
+                });
+            }
+            Command::Resume(resume) => {
+                self.take_connection_flags(&resume.connections);
+                self.take_progress_flag(&resume.progress);
+            }
+            Command::Demo(demo) => self.take_progress_flag(&demo.progress),
+            Command::Status(_) | Command::List(_) | Command::History(_) => {}
+            Command::Pause(_) | Command::Cancel(_) | Command::Tune(_) => {}
+        }
+    }
+
+    fn take_copy_flags(&mut self, copy: &CopyArgs) {
+        self.take_connection_flags(&copy.connections);
+        self.flag(Setting::Table, &copy.table, |s, v| s.table = Some(v));
+        self.flag(Setting::TargetTable, &copy.target_table, |s, v| {
+            s.target_table = Some(v)
+        });
+        self.flag(Setting::Name, &copy.name, |s, v| s.name = Some(v));
+        self.flag(Setting::Concurrency, &copy.concurrency, |s, v| s.concurrency = v);
+        self.flag(Setting::BatchRows, &copy.batch_rows, |s, v| s.batch_rows = v);
+        self.flag(Setting::MaxRate, &copy.max_rate, |s, v| s.max_rate = v);
+        self.flag(Setting::OnConflict, &copy.on_conflict, |s, v| s.on_conflict = v);
+        self.take_progress_flag(&copy.progress);
+    }
+
+    fn take_connection_flags(&mut self, connections: &ConnectionArgs) {
+        self.flag(Setting::Source, &connections.source, |s, v| s.source = Some(v));
+        self.flag(Setting::Target, &connections.target, |s, v| s.target = Some(v));
+    }
+
+    fn take_progress_flag(&mut self, progress: &ProgressArgs) {
+        self.flag(Setting::Progress, &progress.progress, |s, v| s.progress = v);
+    }
+
+    fn flag<T: Clone>(&mut self, setting: Setting, value: &Option<T>, put: impl FnOnce(&mut Self, T)) {
+        if let Some(value) = value {
+            put(self, value.clone());
+            self.origins.insert(setting, Origin::Flag);
+        }
+    }
+
+    /// Where a setting's value comes from; `None` where it has no value.
+    pub fn origin(&self, setting: Setting) -> Option<&Origin> {
+        self.origins.get(&setting)
+    }
+
+    /// Whether the operator gave this setting, be it by flag, environment or job file.
+    pub fn is_explicit(&self, setting: Setting) -> bool {
+        !matches!(self.origin(setting), None | Some(Origin::Default))
+    }
+
+    /// The database to copy from, or the error that asks for one.
+    pub fn source(&self) -> Result<&Secret, SettingsError> {
+        self.source
+            .as_ref()
+            .ok_or(SettingsError::Missing(Setting::Source))
+    }
+
+    /// The database to copy to, or the error that asks for one.
+    pub fn target(&self) -> Result<&Secret, SettingsError> {
+        self.target
+            .as_ref()
+            .ok_or(SettingsError::Missing(Setting::Target))
+    }
+
+    /// The table on the source, or the error that asks for one.
+    pub fn table(&self) -> Result<&TableName, SettingsError> {
+        self.table.as_ref().ok_or(SettingsError::Missing(Setting::Table))
+    }
+
+    /// The job's name: as given, or made of the table's.
+    pub fn job_name(&self) -> Result<JobName, SettingsError> {
+        match &self.name {
+            Some(name) => Ok(name.clone()),
+            None => Ok(JobName::of_table(self.table()?)),
+        }
+    }
+
+    /// The validated job, given the names of its two connections (their texts without passwords).
+    pub fn job_spec(
+        &self,
+        kind: JobKind,
+        source: ConnectionName,
+        target: ConnectionName,
+    ) -> Result<JobSpec, SettingsError> {
+        let table = self.table()?.clone();
+        let (kind, lookback_keys) = match kind {
+            JobKind::Migrate => (Kind::Migrate, None),
+            JobKind::Sync => (
+                Kind::Sync {
+                    interval_ms: self.interval_ms,
+                },
+                self.lookback_keys,
+            ),
+        };
+        let spec = JobSpec {
+            name: self.job_name()?,
+            kind,
+            source,
+            target,
+            target_table: self.target_table.clone().unwrap_or_else(|| table.clone()),
+            source_table: table,
+            tuning: Tuning {
+                concurrency: self.concurrency,
+                batch_rows: self.batch_rows.rows,
+                max_rate_bytes_per_second: self.max_rate.bytes_per_second,
+            },
+            on_conflict: self.on_conflict,
+            lookback_keys,
+        };
+        spec.validate()?;
+        Ok(spec)
+    }
+
+    /// The tuning that was given explicitly: what a resumed job applies. Empty when none was.
+    pub fn tuning_change(&self) -> TuningChange {
+        TuningChange {
+            concurrency: self.is_explicit(Setting::Concurrency).then_some(self.concurrency),
+            batch_rows: self.is_explicit(Setting::BatchRows).then_some(self.batch_rows),
+            max_rate: self.is_explicit(Setting::MaxRate).then_some(self.max_rate),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! How much of a whole is done, when the whole is often only guessed.
+
+use crate::job::status::{JobState, JobStatus, TableStatus};
+use crate::observe::figures::count;
+
+/// Rows done, and how many there are in all, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    done: u64,
+    in_flight: u64,
+    total: Option<u64>,
+    is_estimate: bool,
+    completed: bool,
+}
+
+/// The share of one table that is done.
+pub fn share(table: &TableStatus) -> Share {
+    Share {
+        done: table.rows_done,
+        in_flight: 0,
+        total: table.rows_total,
+        is_estimate: table.rows_total_is_estimate,
+        completed: table.state == JobState::Completed,
+    }
+}
+
+impl Share {
+    /// The share of a whole job that is done; its total is known when every table's is.
+    pub fn of_job(job: &JobStatus, rows_in_flight: u64) -> Self {
+        let total = job
+            .tables
+            .iter()
+            .map(|table| table.rows_total)
+            .try_fold(0u64, |sum, total| total.map(|total| sum.saturating_add(total)));
+        Self {
+            done: job
+                .tables
+                .iter()
+                .fold(0, |sum, table| sum.saturating_add(table.rows_done)),
+            in_flight: rows_in_flight,
+            total: total.filter(|_| !job.tables.is_empty()),
+            is_estimate: job.tables.iter().any(|table| table.rows_total_is_estimate),
+            completed: job.state == JobState::Completed,
+        }
+    }
+
+    /// Whole percents, 100 only when it has completed; `None` where there is no total, or more is done than was guessed.
+    pub fn percent(&self) -> Option<u64> {
+        self.permille().map(|permille| permille / 10)
+    }
+
+    /// As [`percent`](Self::percent), in thousandths, for a bar.
+    pub fn permille(&self) -> Option<u64> {
+        if self.completed {
+            return Some(1000);
+        }
+        let total = self.total.filter(|total| *total > 0 && self.done <= *total)?;
+        let moved = u128::from(self.moved().min(total));
+        let permille = u64::try_from(moved * 1000 / u128::from(total)).unwrap_or(1000);
+        Some(permille.min(999))
+    }
+
+    /// Rows that are still to come; `None` where nobody knows.
+    pub fn rows_left(&self) -> Option<u64> {
+        match (self.completed, self.total) {
+            (true, _) => Some(0),
+            (false, Some(total)) if total >= self.done => Some(total.saturating_sub(self.moved())),
+            (false, _) => None,
+        }
+    }
+
+    /// The percents with their sign, `~45%` where the total is an estimate; `  ?%` where there are none.
+    pub fn percent_in_words(&self) -> String {
+        match self.percent() {
+            Some(percent) if self.is_guess() => format!("~{percent}%"),
+            Some(percent) => format!("{percent}%"),
+            None => "?%".to_owned(),
+        }
+    }
+
+    /// `450,000 of ~1,000,000 rows`; an estimate that was too low becomes `450,000 of >=450,000 rows`.
+    pub fn rows_in_words(&self) -> String {
+        let done = count(self.done);
+        match self.total {
+            Some(_) if self.completed => format!("{done} rows"),
+            None => format!("{done} rows"),
+            Some(total) if total < self.done => format!("{done} of >={done} rows"),
+            Some(total) if self.is_estimate => format!("{done} of ~{} rows", count(total)),
+            Some(total) => format!("{done} of {} rows", count(total)),
+        }
+    }
+
+    /// Rows done and percents: `450,000 of ~1,000,000 rows (~45%)`.
+    pub fn in_words(&self) -> String {
+        match self.percent() {
+            Some(_) => format!("{} ({})", self.rows_in_words(), self.percent_in_words()),
+            None => self.rows_in_words(),
+        }
+    }
+
+    /// Rows done alone, where there is no room for more.
+    pub fn done_in_words(&self) -> String {
+        format!("{} rows", count(self.done))
+    }
+
+    fn moved(&self) -> u64 {
+        self.done.saturating_add(self.in_flight)
+    }
+
+    fn is_guess(&self) -> bool {
+        self.is_estimate && !self.completed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(done: u64, total: Option<u64>, is_estimate: bool, completed: bool) -> Share {
+        Share {
+            done,
+            in_flight: 0,
+            total,
+            is_estimate,
+            completed,
+        }
+    }
+
+    #[test]
+    fn a_share_is_said_with_what_is_known_of_the_whole() {
+        for (share, words) in [
+            (
+                of(450_000, Some(1_000_000), true, false),
+                "450,000 of ~1,000,000 rows (~45%)",
+            ),
+            (
+                of(450_000, Some(1_000_000), false, false),
+                "450,000 of 1,000,000 rows (45%)",
+            ),
+            (of(450_000, None, true, false), "450,000 rows"),
+            (
+                of(1_200_000, Some(1_000_000), true, false),
+                "1,200,000 of >=1,200,000 rows",
+            ),
+            (
+                of(1_200_000, Some(1_000_000), true, true),
+                "1,200,000 rows (100%)",
+            ),
+            (of(900_000, Some(1_000_000), true, true), "900,000 rows (100%)"),
+            (of(0, Some(0), false, false), "0 of 0 rows"),
+            (of(0, Some(0), true, true), "0 rows (100%)"),
+            (of(0, Some(1), true, false), "0 of ~1 rows (~0%)"),
+        ] {
+            assert_eq!(share.in_words(), words);
+        }
+    }
+
+    #[test]
+    fn only_a_completed_share_is_a_hundred_percent() {
+        assert_eq!(of(1000, Some(1000), true, false).percent(), Some(99));
+        assert_eq!(of(u64::MAX, Some(u64::MAX), false, false).percent(), Some(99));
+        assert_eq!(of(u64::MAX, Some(1), true, false).percent(), None);
+        let over = Share {
+            in_flight: u64::MAX,
+            ..of(10, Some(20), true, false)
+        };
+        assert_eq!((over.percent(), over.rows_left()), (Some(99), Some(0)));
+        assert_eq!(of(5, None, true, true).percent(), Some(100));
+    }
+}

@@ -1,0 +1,284 @@
+//! Settings as the operator meets them: which of four places wins, what is refused, and that nothing is undocumented.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::{CommandFactory, Parser};
+use longhaul::cli::args::Args;
+use longhaul::cli::exit::ExitStatus;
+use longhaul::cli::report::Report;
+use longhaul::cli::settings::{DEFAULTS, Origin, Setting, Settings, SettingsError};
+use longhaul::job::status::JobKind;
+use longhaul::job::{BatchRows, ConnectionName, Kind, OnConflict, RateLimit, TuningChange};
+use longhaul::observe::progress::ProgressMode;
+
+fn resolve(line: &[&str], environment: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+    let args = Args::try_parse_from([&["longhaul"], line].concat()).expect("the line is well formed");
+    let pair = |(name, value): &(&str, &str)| (OsString::from(name), OsString::from(value));
+    Settings::resolve(&args, environment.iter().map(pair).collect::<Vec<_>>())
+}
+
+fn job_file(text: &str) -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("job.toml");
+    std::fs::write(&path, text).expect("written");
+    let path = path.to_str().expect("UTF-8").to_owned();
+    (dir, path)
+}
+
+fn refused(result: Result<Settings, SettingsError>) -> String {
+    let report = Report::from(result.expect_err("it is wrong"));
+    assert_eq!(report.status(), ExitStatus::Usage);
+    report.render(false)
+}
+
+#[test]
+fn a_flag_beats_the_environment_beats_the_job_file_beats_the_default() {
+    let (_dir, file) = job_file("concurrency = 5\nbatch_rows = 500\nmax_rate = \"5MB/s\"\n");
+    let environment = [
+        ("LONGHAUL_CONCURRENCY", "6"),
+        ("LONGHAUL_BATCH_ROWS", "600"),
+        ("HOME", "/nowhere"),
+    ];
+    let settings = resolve(
+        &["migrate", "--config", &file, "--concurrency", "7"],
+        &environment,
+    )
+    .expect("good");
+    assert_eq!(settings.concurrency, 7);
+    assert_eq!(settings.batch_rows, BatchRows { rows: Some(600) });
+    assert_eq!(
+        settings.max_rate,
+        RateLimit {
+            bytes_per_second: Some(5_000_000)
+        }
+    );
+    assert_eq!(settings.on_conflict, OnConflict::Error);
+    assert_eq!(settings.origin(Setting::Concurrency), Some(&Origin::Flag));
+    assert_eq!(settings.origin(Setting::BatchRows), Some(&Origin::Environment));
+    assert!(matches!(
+        settings.origin(Setting::MaxRate),
+        Some(Origin::File { line: 3, .. })
+    ));
+    assert_eq!(settings.origin(Setting::OnConflict), Some(&Origin::Default));
+    assert_eq!(settings.origin(Setting::Source), None);
+}
+
+#[test]
+fn a_resumed_job_is_given_the_tuning_that_was_asked_for_and_no_default() {
+    let settings = resolve(
+        &["migrate", "--max-rate", "none"],
+        &[("LONGHAUL_BATCH_ROWS", "auto")],
+    )
+    .expect("good");
+    let change = TuningChange {
+        concurrency: None,
+        batch_rows: Some(BatchRows::AUTO),
+        max_rate: Some(RateLimit::NONE),
+    };
+    assert_eq!(settings.tuning_change(), change);
+    assert!(
+        resolve(&["migrate"], &[])
+            .expect("good")
+            .tuning_change()
+            .is_empty()
+    );
+}
+
+#[test]
+fn the_defaults_name_every_setting_and_every_line_without_a_default_would_be_taken() {
+    let uncommented: String = DEFAULTS
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(rest)
+                if rest
+                    .split_once(" = ")
+                    .is_some_and(|(key, _)| Setting::of_key(key).is_some()) =>
+            {
+                rest
+            }
+            _ => line,
+        })
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let (_dir, file) = job_file(&uncommented);
+    let settings = resolve(&["sync", "--config", &file], &[]).expect("every example value is allowed");
+    for setting in Setting::ALL {
+        assert!(
+            settings.is_explicit(setting),
+            "{} is not in config/default.toml",
+            setting.key()
+        );
+    }
+    let spec = settings
+        .job_spec(JobKind::Sync, name("s"), name("t"))
+        .expect("a job");
+    assert_eq!(
+        (spec.kind, spec.lookback_keys),
+        (Kind::Sync { interval_ms: 600_000 }, Some(10_000))
+    );
+}
+
+#[test]
+fn the_help_names_the_flag_the_variable_and_the_default_of_every_setting() {
+    let mut command = Args::command();
+    command.build();
+    let sync = command.find_subcommand_mut("sync").expect("it exists");
+    let help = sync.clone().term_width(10_000).render_long_help().to_string();
+    let parsed: toml::Table = DEFAULTS.parse().expect("TOML");
+    for setting in Setting::ALL {
+        let line = help
+            .lines()
+            .skip_while(|line| !line.contains(&setting.flag()))
+            .take(2)
+            .collect::<String>();
+        assert!(
+            line.contains(&setting.environment()),
+            "{}: {line}",
+            setting.flag()
+        );
+        if let Some(default) = parsed.get(setting.key()) {
+            let default = default.as_integer().map_or_else(
+                || default.as_str().unwrap_or_default().to_owned(),
+                |n| n.to_string(),
+            );
+            let said = line.contains(&format!("[default: {default}")) || setting == Setting::Progress;
+            assert!(said, "{} is {default} by default: {line}", setting.flag());
+        }
+    }
+}
+
+#[test]
+fn the_example_job_files_make_jobs() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(examples).expect("it exists") {
+        let path = entry.expect("an entry").path();
+        let settings = resolve(&["migrate", "--config", path.to_str().expect("UTF-8")], &[]).expect("good");
+        assert!(
+            settings.source().is_ok() && settings.target().is_ok(),
+            "{}",
+            path.display()
+        );
+        settings
+            .job_spec(JobKind::Sync, name("s"), name("t"))
+            .expect("a job");
+        seen += 1;
+    }
+    assert!(seen >= 2);
+}
+
+#[test]
+fn an_unknown_key_in_a_job_file_is_named_with_its_line_and_the_nearest_key() {
+    let (_dir, file) = job_file("# a job\nbatch_rowz = 3\n");
+    let text = refused(resolve(&["migrate"], &[("LONGHAUL_CONFIG", &file)]));
+    assert_eq!(
+        text,
+        format!("error: unknown key `batch_rowz` in {file}, line 2\n\nhint: did you mean `batch_rows`?")
+    );
+}
+
+#[test]
+fn a_wrong_value_is_named_with_the_place_where_it_stands() {
+    let (_dir, file) = job_file("table = \"t\"\n\nconcurrency = 1000000\n");
+    let text = refused(resolve(&["migrate", "--config", &file], &[]));
+    assert!(
+        text.contains(&format!("`concurrency` in {file}, line 3")) && text.contains("1 to 64"),
+        "{text}"
+    );
+    let text = refused(resolve(&["migrate"], &[("LONGHAUL_BATCH_ROWS", "0")]));
+    assert!(
+        text.contains("LONGHAUL_BATCH_ROWS") && text.contains("1 to 10000000"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_job_file_that_is_not_there_is_an_error_with_its_path() {
+    let text = refused(resolve(&["migrate", "--config", "/nowhere/job.toml"], &[]));
+    assert!(
+        text.contains("/nowhere/job.toml") && text.contains("caused by"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_variable_that_is_no_setting_is_a_warning_and_an_empty_one_is_nothing() {
+    let environment = [
+        ("LONGHAUL_BATCHROWS", "3"),
+        ("LONGHAUL_SOURCE", ""),
+        ("LONGHAUL", "x"),
+    ];
+    let settings = resolve(&["migrate"], &environment).expect("good all the same");
+    assert_eq!(
+        settings.warnings,
+        ["LONGHAUL_BATCHROWS is set, and is no setting of longhaul; did you mean LONGHAUL_BATCH_ROWS?"]
+    );
+    assert!(settings.source.is_none());
+}
+
+#[test]
+fn what_is_missing_is_asked_for_with_all_the_ways_to_give_it() {
+    let settings = resolve(&["migrate"], &[]).expect("good");
+    let text = Report::from(settings.source().expect_err("none given")).render(false);
+    for way in ["no source", "--source", "LONGHAUL_SOURCE", "--config"] {
+        assert!(text.contains(way), "{text}");
+    }
+    assert!(settings.job_name().is_err());
+}
+
+#[test]
+fn a_job_takes_its_name_and_its_target_table_from_the_table() {
+    let settings = resolve(&["migrate", "--table", "Media.Songs"], &[]).expect("good");
+    let spec = settings
+        .job_spec(JobKind::Migrate, name("s"), name("t"))
+        .expect("a job");
+    assert_eq!(spec.name.as_str(), "media.songs");
+    assert_eq!(spec.target_table.to_string(), "media.songs");
+    assert_eq!(
+        (spec.kind, spec.tuning.concurrency, spec.tuning.batch_rows),
+        (Kind::Migrate, 4, None)
+    );
+}
+
+#[test]
+fn a_relative_state_directory_in_a_job_file_starts_at_the_file() {
+    let (dir, file) = job_file("state_dir = \"state\"\n");
+    let settings = resolve(&["status", "--config", &file], &[]).expect("good");
+    assert_eq!(settings.state_dir, Some(dir.path().join("state")));
+    let settings = resolve(&["status", "--state-dir", "state"], &[("LONGHAUL_CONFIG", &file)]).expect("good");
+    assert_eq!(settings.state_dir, Some("state".into()));
+}
+
+#[test]
+fn a_connection_text_is_in_no_debug_output_and_in_no_error() {
+    let (_dir, file) = job_file("target = \"postgres://u:hunter2@h/d\"\nconcurrency = 0\n");
+    let error = resolve(&["migrate", "--config", &file], &[]).expect_err("concurrency");
+    assert!(!format!("{error:?} {error}").contains("hunter2"));
+    let settings = resolve(&["migrate"], &[("LONGHAUL_SOURCE", "password=hunter2")]).expect("good");
+    assert!(!format!("{settings:?}").contains("hunter2"));
+    assert_eq!(settings.source().expect("given").expose(), "password=hunter2");
+}
+
+#[test]
+fn progress_comes_from_its_four_places_too() {
+    assert_eq!(
+        resolve(&["resume"], &[]).expect("good").progress,
+        ProgressMode::Auto
+    );
+    let json = [("LONGHAUL_PROGRESS", "json")];
+    assert_eq!(
+        resolve(&["resume"], &json).expect("good").progress,
+        ProgressMode::Json
+    );
+    assert_eq!(
+        resolve(&["resume", "--progress", "none"], &json)
+            .expect("good")
+            .progress,
+        ProgressMode::None
+    );
+}
+
+fn name(text: &str) -> ConnectionName {
+    ConnectionName::without_password(text)
+}
