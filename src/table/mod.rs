@@ -4,8 +4,12 @@
 //! PostgreSQL ever compares two keys.
 
 mod name;
+mod plan;
+mod progress;
 
 pub use name::{NameError, TableName};
+pub use plan::{Column, CopyFormat, KeyColumn, OnConflict, SourceIdentity, TablePlan};
+pub use progress::{Holder, LedgerState, Noted};
 
 use serde::{Deserialize, Serialize};
 

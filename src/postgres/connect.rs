@@ -1,0 +1,348 @@
+//! Sessions: one connection to one side, with every setting that a copy relies on.
+//!
+//! A session is set up in one round trip after the log-in. A future that is dropped in the middle of a statement leaves
+//! the session busy, and a busy session is cut when it is dropped, so that the server ends the statement and rolls back.
+
+use super::connection_string::{ConnectionString, Resolved, SslMode, Surroundings};
+use super::error::{Error, Kind, Result, Side};
+use super::identifier::quote_literal;
+use super::tls;
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage, Statement};
+
+/// A row as text, one field a column.
+pub(super) type TextRow = Vec<Option<String>>;
+
+/// At most so many prepared statements a session: one a table, in practice.
+const PREPARED_LIMIT: usize = 16;
+
+/// One connection to one side. Dropping it closes it; in the middle of a statement, without a farewell.
+#[derive(Debug)]
+pub struct Session {
+    client: Client,
+    side: Side,
+    connection: tokio::task::AbortHandle,
+    /// As the server numbers itself: 150004.
+    server_version: u32,
+    endpoint: String,
+    database: String,
+    statements_open: AtomicU32,
+    prepared: Mutex<HashMap<String, Statement>>,
+}
+
+/// Connects, logs in, and sets the session up.
+///
+/// Hosts are tried in turn. The password is looked up anew each time (environment, password file).
+///
+/// # Errors
+/// `Unreachable`, `Authentication`, `Tls`, `UndefinedObject` (no such database), `InvalidInput`, or what passes.
+pub async fn connect(connection: &ConnectionString, side: Side, application_name: &str) -> Result<Session> {
+    let mut resolved = connection.resolve(side, &Surroundings::of_process())?;
+    resolved.config.application_name(application_name);
+    let session = match resolved.tls.mode {
+        SslMode::Disable => log_in(&resolved, side, SslMode::Disable).await,
+        SslMode::Prefer | SslMode::Allow => {
+            let order = match resolved.tls.mode {
+                SslMode::Prefer => [SslMode::Prefer, SslMode::Disable],
+                _ => [SslMode::Disable, SslMode::Require],
+            };
+            match log_in(&resolved, side, order[0]).await {
+                // As libpq: the other way where TLS failed, or pg_hba.conf wants the other.
+                Err(error) if error.kind() == Kind::Tls || error.sqlstate() == Some("28000") => {
+                    log_in(&resolved, side, order[1]).await.map_err(|_| error)
+                }
+                other => other,
+            }
+        }
+        mode => log_in(&resolved, side, mode).await,
+    }?;
+    session.set_up().await?;
+    Ok(session)
+}
+
+async fn log_in(resolved: &Resolved, side: Side, mode: SslMode) -> Result<Session> {
+    let context = || format!("cannot connect to the {side} at {}", resolved.endpoint);
+    let mut config = resolved.config.clone();
+    let driver_mode = match mode {
+        SslMode::Disable => tokio_postgres::config::SslMode::Disable,
+        SslMode::Prefer | SslMode::Allow => tokio_postgres::config::SslMode::Prefer,
+        _ => tokio_postgres::config::SslMode::Require,
+    };
+    config.ssl_mode(driver_mode);
+    if mode == SslMode::Disable {
+        let connected = within_deadline(&config, config.connect(tokio_postgres::NoTls)).await;
+        let (client, connection) = connected.map_err(|error| refused(side, context(), error))?;
+        return Ok(Session::new(client, connection, side, resolved));
+    }
+    let connector = tls::connector(&resolved.tls)
+        .map_err(|words| Error::new(side, Kind::Tls, context()).because(words))?;
+    let connected = within_deadline(&config, config.connect(connector)).await;
+    let (client, connection) = connected.map_err(|error| refused(side, context(), error))?;
+    Ok(Session::new(client, connection, side, resolved))
+}
+
+fn refused(side: Side, context: String, error: Option<tokio_postgres::Error>) -> Error {
+    match error {
+        Some(error) => Error::query(side, context, &error),
+        None => Error::new(side, Kind::Unreachable, context).because("no answer in time"),
+    }
+}
+
+/// The driver's own timeout ends with the TCP connection: a server that accepts and then says nothing needs this one.
+async fn within_deadline<T>(
+    config: &tokio_postgres::Config,
+    connecting: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+) -> std::result::Result<T, Option<tokio_postgres::Error>> {
+    let Some(timeout) = config.get_connect_timeout() else {
+        return connecting.await.map_err(Some);
+    };
+    let hosts = u32::try_from(config.get_hosts().len().max(1)).unwrap_or(1);
+    match tokio::time::timeout(*timeout * hosts, connecting).await {
+        Ok(connected) => connected.map_err(Some),
+        Err(_) => Err(None),
+    }
+}
+
+impl Session {
+    fn new<S, T>(
+        client: Client,
+        mut connection: tokio_postgres::Connection<S, T>,
+        side: Side,
+        resolved: &Resolved,
+    ) -> Self
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+        T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let server_version = connection.parameter("server_version").map_or(0, version_number);
+        let task = tokio::spawn(async move {
+            // Not the driver's own loop: that one logs notices, and a notice can hold a row's values.
+            while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+                if let AsyncMessage::Notice(notice) = message {
+                    tracing::trace!(sqlstate = notice.code().code(), "notice from the {side}");
+                }
+            }
+        });
+        Self {
+            client,
+            side,
+            connection: task.abort_handle(),
+            server_version,
+            endpoint: resolved.endpoint.clone(),
+            database: resolved.database.clone(),
+            statements_open: AtomicU32::new(0),
+            prepared: Mutex::default(),
+        }
+    }
+
+    async fn set_up(&self) -> Result<()> {
+        let sql = settings_sql(self.side, self.server_version);
+        self.rows(
+            format_args!("set up a session on the {} at {}", self.side, self.endpoint),
+            &sql,
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Which side it is connected to.
+    #[must_use]
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    /// The server's version as a number: 150004 for 15.4; 0 where it is not told.
+    #[must_use]
+    pub fn server_version(&self) -> u32 {
+        self.server_version
+    }
+
+    /// `host:port/database`, for messages.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// The database's name.
+    #[must_use]
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Whether the connection is gone.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Whether a statement is under way, or was when its future was dropped.
+    #[must_use]
+    pub(super) fn is_busy(&self) -> bool {
+        self.statements_open.load(Ordering::Acquire) > 0
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Marks a statement as begun; the session is busy until the mark is taken back with [`Open::ended`].
+    pub(super) fn open(&self) -> Open<'_> {
+        self.statements_open.fetch_add(1, Ordering::AcqRel);
+        Open(self)
+    }
+
+    /// Runs SQL without parameters, in one round trip, and gives the rows of all its statements as text.
+    ///
+    /// `what` completes "cannot ..." in the error.
+    pub(super) async fn rows(&self, what: impl Display, sql: &str) -> Result<Vec<TextRow>> {
+        let open = self.open();
+        let answer = self.client.simple_query(sql).await;
+        let messages = match answer {
+            Ok(messages) => messages,
+            Err(error) => {
+                if error.as_db_error().is_some() {
+                    open.ended();
+                }
+                return Err(Error::query(self.side, format!("cannot {what}"), &error));
+            }
+        };
+        open.ended();
+        Ok(text_rows(&messages))
+    }
+
+    /// The only row, which must be there.
+    pub(super) async fn row(&self, what: impl Display, sql: &str) -> Result<TextRow> {
+        let what = what.to_string();
+        let mut rows = self.rows(&what, sql).await?;
+        rows.pop().ok_or_else(|| {
+            Error::new(self.side, Kind::Unknown, format!("cannot {what}")).because("no row came back")
+        })
+    }
+
+    /// A prepared statement, kept for the session's life; only for texts that come again and again.
+    pub(super) async fn statement(&self, sql: &str) -> std::result::Result<Statement, tokio_postgres::Error> {
+        let known = self
+            .prepared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(sql)
+            .cloned();
+        if let Some(statement) = known {
+            return Ok(statement);
+        }
+        let statement = self.client.prepare(sql).await?;
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if prepared.len() >= PREPARED_LIMIT {
+            prepared.clear();
+        }
+        prepared.insert(sql.to_owned(), statement.clone());
+        Ok(statement)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.is_busy() {
+            self.connection.abort();
+        }
+    }
+}
+
+/// A statement under way.
+#[must_use = "the session stays busy until the statement has ended"]
+pub(super) struct Open<'a>(&'a Session);
+
+impl Open<'_> {
+    /// The server has answered: the session can take the next statement.
+    pub(super) fn ended(self) {
+        self.0.statements_open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+pub(super) fn text_rows(messages: &[SimpleQueryMessage]) -> Vec<TextRow> {
+    let rows = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(
+            (0..row.len())
+                .map(|column| row.get(column).map(str::to_owned))
+                .collect(),
+        ),
+        _ => None,
+    });
+    rows.collect()
+}
+
+fn version_number(text: &str) -> u32 {
+    let mut parts = text
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|part| part.parse::<u32>().ok());
+    parts.next().unwrap_or(0) * 10_000 + parts.next().unwrap_or(0)
+}
+
+/// What both sides and each side need, so that values read the same on both and a dead client's session ends.
+fn settings_sql(side: Side, server_version: u32) -> String {
+    let mut settings = vec![
+        ("client_encoding", "UTF8"),
+        ("datestyle", "ISO"),
+        ("intervalstyle", "postgres"),
+        ("timezone", "UTC"),
+        ("extra_float_digits", "3"),
+        ("bytea_output", "hex"),
+        ("standard_conforming_strings", "on"),
+        ("row_security", "off"),
+        ("statement_timeout", "0"),
+        ("lock_timeout", "60s"),
+        ("idle_in_transaction_session_timeout", "5min"),
+        ("tcp_keepalives_idle", "30"),
+        ("tcp_keepalives_interval", "10"),
+        ("tcp_keepalives_count", "3"),
+    ];
+    match side {
+        Side::Source => settings.extend([
+            ("default_transaction_read_only", "on"),
+            // A reader that is held back by a speed limit leaves the window at zero for a while: do not cut it.
+            ("tcp_user_timeout", "10min"),
+            ("enable_seqscan", "off"),
+            ("enable_sort", "off"),
+            ("jit", "off"),
+            ("max_parallel_workers_per_gather", "0"),
+        ]),
+        Side::Target => settings.push(("tcp_user_timeout", "60s")),
+    }
+    if server_version >= 140_000 {
+        settings.push(("client_connection_check_interval", "10s"));
+    }
+    if server_version >= 170_000 {
+        settings.push(("transaction_timeout", "0"));
+    }
+    let mut sql = String::new();
+    for (name, value) in settings {
+        sql.push_str(&format!("SET {name} = {}; ", quote_literal(value)));
+    }
+    if side == Side::Target {
+        // A receipt is a promise: what the journal holds must survive a crash of the target.
+        sql.push_str(
+            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
+        );
+    }
+    sql
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_versions_become_numbers() {
+        for (text, number) in [
+            ("15.18 (Debian 15.18-0)", 150_018),
+            ("18beta1", 180_001),
+            ("12.0", 120_000),
+            ("", 0),
+        ] {
+            assert_eq!(version_number(text), number, "{text}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Finds keys along a table's index: where a batch ends, where the table ends, what lies a few rows back.
+//!
+//! Keys go out as their types' output functions write them and come back as literals cast to those types, so that they
+//! survive any journal exactly. Only the source compares keys: its collations decide.
+
+use super::connect::{Session, TextRow};
+use super::error::{Error, Kind, Result};
+use super::identifier::{quote_identifier, quote_literal, quote_table};
+use crate::table::{Key, KeyColumn, KeyRange, TablePlan};
+
+/// More keys than this are sorted in several statements' worth of memory; a ledger has far fewer segments.
+const SORT_LIMIT: usize = 100_000;
+
+/// The key that ends the next batch of at most `rows` rows above `low`.
+///
+/// With `stop`, no key above it is given, and where fewer rows remain it is `stop` itself, whether a row has it or not,
+/// so that ranges meet. `None`: no row is left, and no `stop` is given (or `low` has reached it).
+///
+/// # Errors
+/// What goes wrong in asking the source.
+pub async fn next_range_end(
+    source: &Session,
+    plan: &TablePlan,
+    low: Option<&Key>,
+    stop: Option<&Key>,
+    rows: u64,
+) -> Result<Option<Key>> {
+    if stop.is_some() && low == stop {
+        return Ok(None);
+    }
+    let condition = where_between(plan, low, stop);
+    let (keys, order) = (key_outputs(plan), key_list(plan, ""));
+    let from = source_from(plan);
+    let offset = rows.max(1) - 1;
+    let sql = format!("SELECT {keys} FROM {from}{condition} ORDER BY {order} OFFSET {offset} LIMIT 1");
+    let what = format!("find the next batch of source table {}", plan.source);
+    if let Some(row) = source.rows(&what, &sql).await?.pop() {
+        return key_of(source, row).map(Some);
+    }
+    match stop {
+        Some(stop) => Ok(Some(stop.clone())),
+        None => last_key(source, plan, &what, &condition, 0).await,
+    }
+}
+
+/// The greatest key that is visible now; `None` where the table is empty.
+///
+/// # Errors
+/// What goes wrong in asking the source.
+pub async fn highest_key(source: &Session, plan: &TablePlan) -> Result<Option<Key>> {
+    last_key(
+        source,
+        plan,
+        &format!("find the highest key of source table {}", plan.source),
+        "",
+        0,
+    )
+    .await
+}
+
+/// The key `rows` rows before `key` (which itself need not exist any more); `None` where there are not so many.
+///
+/// # Errors
+/// What goes wrong in asking the source.
+pub async fn key_before(source: &Session, plan: &TablePlan, key: &Key, rows: u64) -> Result<Option<Key>> {
+    let condition = where_between(plan, None, Some(key));
+    last_key(
+        source,
+        plan,
+        &format!("look back in source table {}", plan.source),
+        &condition,
+        rows,
+    )
+    .await
+}
+
+/// The keys in the source's order.
+///
+/// # Errors
+/// What goes wrong in asking the source; more than 100,000 keys are refused.
+pub async fn sort_keys(source: &Session, plan: &TablePlan, keys: Vec<Key>) -> Result<Vec<Key>> {
+    if keys.len() < 2 {
+        return Ok(keys);
+    }
+    let what = format!("sort keys of source table {}", plan.source);
+    if keys.len() > SORT_LIMIT {
+        return Err(Error::new(
+            source.side(),
+            Kind::Ledger,
+            format!("cannot {what}: {} are too many", keys.len()),
+        ));
+    }
+    let values: Vec<_> = keys
+        .iter()
+        .enumerate()
+        .map(|(number, key)| format!("({number}, {})", literals(plan, key)))
+        .collect();
+    let names: Vec<_> = (0..plan.key.len()).map(|number| format!("k{number}")).collect();
+    let order: Vec<_> = names
+        .iter()
+        .zip(&plan.key)
+        .map(|(name, column)| collated(name, column))
+        .collect();
+    let sql = format!(
+        "SELECT number FROM (VALUES {}) AS v(number, {}) ORDER BY {}",
+        values.join(", "),
+        names.join(", "),
+        order.join(", ")
+    );
+    let rows = source.rows(&what, &sql).await?;
+    let numbers = rows
+        .into_iter()
+        .filter_map(|mut row| row.pop()??.parse::<usize>().ok());
+    Ok(numbers.filter_map(|number| keys.get(number).cloned()).collect())
+}
+
+fn collated(name: &str, column: &KeyColumn) -> String {
+    match &column.collation {
+        Some(collation) => format!("{name} COLLATE {collation}"),
+        None => name.to_owned(),
+    }
+}
+
+async fn last_key(
+    source: &Session,
+    plan: &TablePlan,
+    what: &str,
+    condition: &str,
+    offset: u64,
+) -> Result<Option<Key>> {
+    let (keys, order) = (key_outputs(plan), key_list(plan, " DESC"));
+    let from = source_from(plan);
+    let sql = format!("SELECT {keys} FROM {from}{condition} ORDER BY {order} OFFSET {offset} LIMIT 1");
+    source
+        .rows(what, &sql)
+        .await?
+        .pop()
+        .map(|row| key_of(source, row))
+        .transpose()
+}
+
+fn key_of(source: &Session, row: TextRow) -> Result<Key> {
+    let values: Option<Vec<_>> = row.into_iter().collect();
+    values
+        .map(Key)
+        .ok_or_else(|| Error::new(source.side(), Kind::Unknown, "a key column held a null"))
+}
+
+/// The source table in a FROM clause, as `t`: without what inherits from it, with its partitions.
+///
+/// Columns are always written `t."name"`: a bare name in ORDER BY would be an output column's first.
+pub(super) fn source_from(plan: &TablePlan) -> String {
+    let only = if plan.source_is_partitioned { "" } else { "ONLY " };
+    format!("{only}{} AS t", quote_table(&plan.source))
+}
+
+/// ` WHERE ...` for a range; empty for all rows.
+pub(super) fn where_range(plan: &TablePlan, range: &KeyRange) -> String {
+    where_between(plan, range.low.as_ref(), Some(&range.high))
+}
+
+fn where_between(plan: &TablePlan, low: Option<&Key>, high: Option<&Key>) -> String {
+    let columns = match plan.key.as_slice() {
+        [column] => quote_column(&column.name),
+        _ => format!("({})", key_list(plan, "")),
+    };
+    let side = |operator: &str, key: &Key| match plan.key.len() {
+        1 => format!("{columns} {operator} {}", literals(plan, key)),
+        _ => format!("{columns} {operator} ({})", literals(plan, key)),
+    };
+    let conditions: Vec<_> = [low.map(|key| side(">", key)), high.map(|key| side("<=", key))]
+        .into_iter()
+        .flatten()
+        .collect();
+    match conditions.as_slice() {
+        [] => String::new(),
+        all => format!(" WHERE {}", all.join(" AND ")),
+    }
+}
+
+fn literals(plan: &TablePlan, key: &Key) -> String {
+    let literals = plan.key.iter().zip(&key.0);
+    literals
+        .map(|(column, value)| format!("{}::{}", quote_literal(value), column.type_name))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// The key's columns as their types' output functions write them: a cast to text may be something else.
+fn key_outputs(plan: &TablePlan) -> String {
+    let outputs = plan
+        .key
+        .iter()
+        .map(|column| format!("pg_catalog.format('%s', {})", quote_column(&column.name)));
+    outputs.collect::<Vec<_>>().join(", ")
+}
+
+fn key_list(plan: &TablePlan, suffix: &str) -> String {
+    let columns = plan
+        .key
+        .iter()
+        .map(|column| format!("{}{suffix}", quote_column(&column.name)));
+    columns.collect::<Vec<_>>().join(", ")
+}
+
+/// A column of the table called `t`.
+pub(super) fn quote_column(name: &str) -> String {
+    format!("t.{}", quote_identifier(name))
+}

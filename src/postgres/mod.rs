@@ -1,0 +1,32 @@
+//! All that speaks SQL: connections, catalogs, keys, the ledger, and the copy itself.
+//!
+//! A table's walk: [`connect`] to both sides, [`examine`] both catalogs into a plan, take over the [`ledger`], then, batch
+//! by batch, find where the range ends ([`cursor`]) and copy it ([`copy_range`]): rows and ledger entry commit in one
+//! transaction on the target. Errors carry a [`Kind`]; rows never enter the heap one by one, and no row's value enters a
+//! text. This room knows tables, and nothing of jobs, workflows or terminals.
+
+mod catalog;
+mod checksum;
+mod connect;
+mod connection_string;
+pub mod copy;
+pub mod cursor;
+mod error;
+pub mod identifier;
+pub mod ledger;
+mod passfile;
+mod pool;
+mod server;
+mod service;
+mod throttle;
+mod tls;
+pub mod writers;
+
+pub use catalog::{ExamineRequest, examine, target_is_empty};
+pub use connect::{Session, connect};
+pub use connection_string::{ConnectionString, Surroundings};
+pub use copy::{CopyMode, CopyRequest, copy_range};
+pub use error::{Error, Kind, Result, Retry, Side, UNKNOWN_ATTEMPTS};
+pub use pool::{Lease, Pool};
+pub use server::{ServerError, ServerOptions, StopMode, ThrowawayServer};
+pub use throttle::{Meter, Throttle, Unmetered};
