@@ -8,14 +8,12 @@ use temporalio_sdk::ApplicationFailure;
 use temporalio_sdk::activities::ActivityError;
 use temporalio_workflow::{ActivityCancellationType, ActivityOptions, RetryPolicy};
 
-use crate::postgres::{Error, Retry, Side};
+use crate::postgres::{Error, Retry, Side, UNKNOWN_ATTEMPTS};
 
 /// The first pause after an error that passes.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause: an operator who mended the cause does not want to wait longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Attempts at something that failed in a way nobody has foreseen.
-const UNKNOWN_ATTEMPTS: u32 = 10;
 /// A worker that is silent for so long is taken for dead.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(60);
 

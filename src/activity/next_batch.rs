@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::TableJob;
-use super::failure;
+use super::{Activities, TableJob, failure};
+use crate::postgres::{Error, cursor};
 use crate::table::Key;
 
 /// What it is asked.
@@ -30,4 +30,12 @@ pub type NextBatchOutput = Option<Key>;
 /// How the workflow runs it.
 pub fn options() -> ActivityOptions {
     failure::options(Duration::from_secs(3600))
+}
+
+impl Activities {
+    pub(super) async fn do_next_batch(&self, input: NextBatchInput) -> Result<NextBatchOutput, Error> {
+        let plan = self.plan(&input.table).await?;
+        let source = self.source.acquire().await?;
+        cursor::next_range_end(&source, &plan, input.low.as_ref(), input.stop.as_ref(), input.rows).await
+    }
 }

@@ -3,13 +3,15 @@
 //! Timeouts: an hour. Retried without limit while the error can pass. Idempotent: a repeat takes the ledger over once more,
 //! with a higher epoch.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::failure;
-use crate::job::JobSpec;
+use super::{Activities, TableJob, failure};
+use crate::job::{JobSpec, Kind};
+use crate::postgres::{Error, LookRequest, ledger, look};
 use crate::table::{Key, KeyRange, TableName};
 
 /// What it is asked.
@@ -23,7 +25,7 @@ pub struct PrepareInput {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prepared {
     /// Fences off every earlier run of this job: batches of another epoch are refused by the target.
-    pub epoch: i64,
+    pub epoch: u64,
     /// The tables' full names.
     pub source_table: TableName,
     /// The target's.
@@ -49,4 +51,36 @@ pub struct Prepared {
 /// How the workflow runs it.
 pub fn options() -> ActivityOptions {
     failure::options(Duration::from_secs(3600))
+}
+
+impl Activities {
+    pub(super) async fn do_prepare(&self, input: PrepareInput) -> Result<Prepared, Error> {
+        let spec = input.spec;
+        let (source, target) = self.sessions().await?;
+        let job = spec.name.to_string();
+        let request = LookRequest {
+            job: job.clone(),
+            tables: TableJob::of(&spec).examine_request(),
+            sync: matches!(spec.kind, Kind::Sync { .. }),
+            lookback: spec.lookback_keys.is_some(),
+            restart: false,
+        };
+        let plan = look(&source, &target, &request).await?.plan;
+        let state = ledger::open(&target, &source, &job, &plan).await?;
+        let prepared = Prepared {
+            epoch: state.epoch,
+            source_table: plan.source.clone(),
+            target_table: plan.target.clone(),
+            done: state.segments,
+            rows_done: state.rows,
+            bytes_done: state.bytes,
+            batches_done: state.batches,
+            next_batch: state.next_batch,
+            settled: state.settled,
+            rows_estimate: plan.rows_estimate,
+            row_bytes_estimate: plan.bytes_estimate.zip(plan.rows_estimate).and_then(|(bytes, rows)| bytes.checked_div(rows)),
+        };
+        *self.plan.lock().await = Some(Arc::new(plan));
+        Ok(prepared)
+    }
 }

@@ -13,5 +13,6 @@ mod tuning;
 pub use error::{Difference, JobError, Mismatch};
 pub use name::{ConnectionName, JobName};
 pub use rate::RateLimit;
-pub use spec::{JobSpec, Kind, OnConflict, parse_interval, parse_lookback};
+pub use crate::table::OnConflict;
+pub use spec::{JobSpec, Kind, parse_interval, parse_lookback};
 pub use tuning::{BatchRows, Tuning, TuningChange, parse_concurrency};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::status::JobKind;
 use super::{ConnectionName, Difference, JobError, JobName, Mismatch, Tuning};
-use crate::table::TableName;
+use crate::table::{OnConflict, TableName};
 
 const INTERVAL_MS_MIN: u64 = 1000;
 /// A year; longer waits are taken for a mistake, and the timer's arithmetic stays far from its end.
@@ -58,19 +58,6 @@ impl Kind {
             Self::Sync { .. } => JobKind::Sync,
         }
     }
-}
-
-/// What becomes of a row whose key is on the target already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnConflict {
-    /// A target table that is not empty is refused before any row moves.
-    #[default]
-    Error,
-    /// The row on the target stays.
-    Skip,
-    /// The row on the target takes the source's values.
-    Update,
 }
 
 impl OnConflict {

@@ -141,7 +141,7 @@ impl Session {
     async fn set_up(&self) -> Result<()> {
         let sql = settings_sql(self.side, self.server_version);
         self.rows(
-            format_args!("set up a session on the {} at {}", self.side, self.endpoint),
+            format!("set up a session on the {} at {}", self.side, self.endpoint),
             &sql,
         )
         .await

@@ -43,7 +43,7 @@ pub enum CopyMode {
 impl From<crate::table::OnConflict> for CopyMode {
     fn from(on_conflict: crate::table::OnConflict) -> Self {
         match on_conflict {
-            crate::table::OnConflict::Fail => Self::Append,
+            crate::table::OnConflict::Error => Self::Append,
             crate::table::OnConflict::Skip => Self::Skip,
             crate::table::OnConflict::Update => Self::Update,
         }
@@ -84,9 +84,9 @@ pub async fn copy_range(
     request: &CopyRequest,
     meter: &dyn Meter,
 ) -> Result<Receipt> {
-    let known = ledger::find(target, &request.job, plan, request.batch, &request.range);
+    let known = || ledger::find(target, &request.job, plan, request.batch, &request.range);
     if request.repeat
-        && let Some(receipt) = known.await?
+        && let Some(receipt) = known().await?
     {
         return Ok(receipt);
     }

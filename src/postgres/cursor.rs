@@ -14,7 +14,7 @@ const SORT_LIMIT: usize = 100_000;
 /// The key that ends the next batch of at most `rows` rows above `low`.
 ///
 /// With `stop`, no key above it is given, and where fewer rows remain it is `stop` itself, whether a row has it or not,
-/// so that ranges meet. `None`: no row is left, and no `stop` is given (or `low` has reached it).
+/// so that ranges meet. `None`: no row is left, and no `stop` is given (or `low` has reached or passed it).
 ///
 /// # Errors
 /// What goes wrong in asking the source.
@@ -38,7 +38,12 @@ pub async fn next_range_end(
         return key_of(source, row).map(Some);
     }
     match stop {
-        Some(stop) => Ok(Some(stop.clone())),
+        Some(stop) => {
+            // The greatest row may have been deleted: then the end lies below where we are.
+            let ends = low.into_iter().chain([stop]).cloned().collect();
+            let greatest = sort_keys(source, plan, ends).await?.pop();
+            Ok(greatest.filter(|greatest| greatest == stop))
+        }
         None => last_key(source, plan, &what, &condition, 0).await,
     }
 }

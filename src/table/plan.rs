@@ -77,7 +77,7 @@ pub enum CopyFormat {
 pub enum OnConflict {
     /// The job fails.
     #[default]
-    Fail,
+    Error,
     /// The target's row stays.
     Skip,
     /// The target's row gets the source's values.

@@ -14,7 +14,7 @@ use super::migrate_table::MigrateTable;
 use super::pace::batch_rows;
 use super::progress::Phase;
 use crate::activity::{
-    Activities, CopyBatchInput, CopyBatchOutput, NextBatchInput, NextBatchOutput, TableJob, copy_batch, next_batch,
+    Activities, CopyBatchInput, CopyBatchOutput, NextBatchInput, NextBatchOutput, TableJob, copy_batch_options, next_batch_options,
 };
 use crate::table::{Key, KeyRange};
 
@@ -172,7 +172,7 @@ impl<'a> Pass<'a> {
                 rows: batch_rows(&state.spec.tuning, measured.or(at.and_then(|at| at.row_bytes_estimate))),
             }
         });
-        let mut options = next_batch::options();
+        let mut options = next_batch_options();
         options.cancellation_token = Some(self.token.clone());
         self.next = Some(Box::pin(self.ctx.execute_activity(Activities::next_batch, input, options)));
     }
@@ -198,7 +198,7 @@ impl<'a> Pass<'a> {
             });
             CopyBatchInput { table, epoch, batch, pass: self.pass, range: range.clone(), max_rate_bytes_per_second }
         });
-        let mut options = copy_batch::options();
+        let mut options = copy_batch_options();
         options.cancellation_token = Some(self.token.clone());
         self.copies.push((range, Box::pin(self.ctx.execute_activity(Activities::copy_batch, input, options))));
     }
@@ -234,7 +234,8 @@ impl<'a> Pass<'a> {
     }
 
     fn fail(&mut self, error: ActivityExecutionError) {
-        if error.as_cancelled().is_some() {
+        // What a canceled job's batches say on their way out does not make it a failed one.
+        if error.as_cancelled().is_some() || self.canceled {
             return;
         }
         self.token.cancel_with_reason("another batch failed");

@@ -4,6 +4,8 @@
 //! and `resume`, the query `progress`, the update `tune`. Cancellation lets the batches in flight finish or roll back.
 //! What survives continue-as-new is in `Resumption`, and nothing is in flight then.
 
+#![expect(missing_docs, reason = "the macro makes constants of the methods, which carry the documentation")]
+
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -14,10 +16,11 @@ use temporalio_workflow::{
 
 use super::pace::Pace;
 use super::progress::{Phase, Progress};
-use crate::activity::{Activities, NoteWritersInput, NoteWritersOutput, PrepareInput, Prepared, note_writers, prepare};
+use crate::activity::{
+    Activities, NoteWritersInput, NoteWritersOutput, PrepareInput, Prepared, note_writers_options, prepare_options,
+};
 use crate::job::{JobSpec, Kind, Tuning, TuningChange};
-use crate::postgres::Noted;
-use crate::table::{Key, KeyRange, Receipt, TableName};
+use crate::table::{Key, KeyRange, Noted, Receipt, TableName};
 
 /// What the workflow is started with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,7 +39,7 @@ pub struct MigrateInput {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Resumption {
     /// The epoch that `prepare` gave.
-    pub epoch: i64,
+    pub epoch: u64,
     /// The tables' full names.
     pub source_table: TableName,
     /// The target's.
@@ -136,7 +139,7 @@ impl MigrateTable {
         let ctx = &*ctx;
         if ctx.state(|state| state.at.is_none()) {
             let spec = ctx.state(|state| state.spec.clone());
-            let prepared = ctx.execute_activity(Activities::prepare, PrepareInput { spec }, prepare::options()).await?;
+            let prepared = ctx.execute_activity(Activities::prepare, PrepareInput { spec }, prepare_options()).await?;
             ctx.state_mut(|state| state.at = Some(Resumption::from(prepared)));
         }
         match ctx.state(|state| state.spec.kind) {
@@ -198,7 +201,7 @@ impl MigrateTable {
     async fn round(ctx: &WorkflowContext<Self>) -> Result<(), WorkflowTermination> {
         if ctx.state(|state| state.at.as_ref().is_some_and(|at| at.round.is_none())) {
             let input = ctx.state(Self::note_writers_input);
-            let found = ctx.execute_activity(Activities::note_writers, input, note_writers::options()).await?;
+            let found = ctx.execute_activity(Activities::note_writers, input, note_writers_options()).await?;
             ctx.state_mut(|state| state.begin_round(found));
         }
         let Some(round) = ctx.state(|state| state.at.as_ref().and_then(|at| at.round.clone())) else { return Ok(()) };

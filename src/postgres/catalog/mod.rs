@@ -43,7 +43,7 @@ pub async fn examine(source: &Session, target: &Session, request: &ExamineReques
     let key = key::choose(&read)?;
     key::check_on_target(&written, &columns, &key.columns)?;
     let target_key_is_unique = written.has_unique_index_on(&key.columns);
-    if request.on_conflict != OnConflict::Fail && !target_key_is_unique {
+    if request.on_conflict != OnConflict::Error && !target_key_is_unique {
         let names: Vec<_> = key.columns.iter().map(|column| column.name.as_str()).collect();
         return Err(Error::new(
             Side::Target,
@@ -86,7 +86,7 @@ pub async fn target_is_empty(target: &Session, plan: &TablePlan) -> Result<bool>
     let sql = format!("SELECT 1 FROM {} LIMIT 1", quote_table(&plan.target));
     let rows = target
         .rows(
-            format_args!("look for rows in target table {}", plan.target),
+            format!("look for rows in target table {}", plan.target),
             &sql,
         )
         .await?;
@@ -139,7 +139,7 @@ fn check_rights(
     if on_conflict == OnConflict::Update && !written.may_update {
         return missing(Side::Target, "UPDATE", format!("table {}", written.name));
     }
-    if on_conflict != OnConflict::Fail && !to.may_create_temporary {
+    if on_conflict != OnConflict::Error && !to.may_create_temporary {
         return missing(Side::Target, "TEMPORARY", format!("database {}", to.database));
     }
     for (relation, side) in [(read, Side::Source), (written, Side::Target)] {
