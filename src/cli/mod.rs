@@ -4,6 +4,7 @@
 //! [`report::Report`]. Nobody imports this room.
 
 pub mod args;
+pub mod command;
 pub mod exit;
 pub mod printer;
 pub mod report;

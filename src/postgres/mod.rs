@@ -17,6 +17,7 @@ pub mod ledger;
 mod look;
 mod passfile;
 mod pool;
+pub mod sample;
 mod server;
 mod service;
 mod throttle;
