@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 /// What a proxy does once COMMIT has come by.
 #[derive(Clone, Copy, PartialEq)]
@@ -34,27 +35,38 @@ async fn proxy(port: u16, armed: Arc<AtomicBool>, cut: Cut) -> u16 {
 async fn forward(client: TcpStream, server: TcpStream, armed: Arc<AtomicBool>, cut: Cut) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    let back = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
-    let mut buffer = vec![0; 1 << 16];
-    let mut tail = Vec::new();
+    let (deaf, committed) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
+    let (is_deaf, has_committed) = (Arc::clone(&deaf), Arc::clone(&committed));
+    let back = tokio::spawn(async move {
+        let (mut buffer, mut kept) = (vec![0; 1 << 16], Vec::new());
+        while let Ok(length @ 1..) = from_server.read(&mut buffer).await {
+            if is_deaf.load(Ordering::SeqCst) {
+                // The answer is kept from the client; that it came is what the cut waits for.
+                kept.extend_from_slice(&buffer[..length]);
+                if kept.windows(7).any(|window| window == b"COMMIT\0") {
+                    has_committed.notify_one();
+                }
+            } else if to_client.write_all(&buffer[..length]).await.is_err() {
+                return;
+            }
+        }
+    });
+    let (mut buffer, mut tail) = (vec![0; 1 << 16], Vec::new());
     while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
         let seen = &buffer[..length];
         tail.extend_from_slice(seen);
-        let commits = tail.windows(8).any(|window| window == b"; COMMIT");
+        let commits = tail.windows(9).any(|window| window == b"; COMMIT\0");
         if commits && armed.swap(false, Ordering::SeqCst) {
             if cut == Cut::Answer {
-                // No answer goes back from here on; the server has time to commit.
-                back.abort();
-                _ = back.await;
+                deaf.store(true, Ordering::SeqCst);
                 to_server.write_all(seen).await.unwrap();
-                to_server.flush().await.unwrap();
-                tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+                committed.notified().await;
             }
-            return;
+            break;
         }
-        tail.drain(..tail.len().saturating_sub(7));
+        tail.drain(..tail.len().saturating_sub(8));
         if to_server.write_all(seen).await.is_err() {
-            return;
+            break;
         }
     }
     back.abort();

@@ -1,8 +1,8 @@
 //! Two servers for all tests, and a pair of databases for each.
 
 use longhaul::postgres::{
-    CopyMode, CopyRequest, ExamineRequest, Lease, Pool, ServerOptions, Session, Side, ThrowawayServer,
-    connect, examine, ledger,
+    CopyMode, CopyRequest, ExamineRequest, ServerOptions, Session, Side, ThrowawayServer, connect, examine,
+    ledger,
 };
 use longhaul::table::{Key, KeyRange, OnConflict, TablePlan};
 use std::process::Command;
@@ -177,13 +177,6 @@ pub async fn session(url: &str, side: Side) -> Session {
     connect(&url.parse().expect("a URL"), side, "longhaul test")
         .await
         .unwrap_or_else(|error| panic!("{}", error.chain()))
-}
-
-pub async fn lease(url: &str, side: Side) -> Lease {
-    Pool::new(url.parse().expect("a URL"), side, "longhaul test", 1)
-        .acquire()
-        .await
-        .expect("a lease")
 }
 
 pub fn request(epoch: u64, batch: u64, range: KeyRange, mode: CopyMode) -> CopyRequest {

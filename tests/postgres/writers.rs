@@ -54,7 +54,7 @@ async fn a_key_is_settled_once_all_who_were_open_have_ended() {
         .unwrap();
     idle.batch_execute("ROLLBACK").await.unwrap();
     let rest = still_open(&databases.source, &rest).await.unwrap();
-    assert_eq!((rest.holders.len(), rest.key), (0, noted.key));
+    assert_eq!((rest.holders.len(), &rest.key), (0, &noted.key));
     let json = serde_json::to_string(&noted).unwrap();
     assert_eq!(
         serde_json::from_str::<longhaul::table::Noted>(&json).unwrap(),
