@@ -1,5 +1,7 @@
 //! The PostgreSQL room against real servers: two of them, started by the tests, a database for each test.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 #[path = "postgres/catalog.rs"]
 mod catalog;
 #[path = "postgres/copy.rs"]

@@ -191,7 +191,7 @@ async fn belongs_to_another(target: &Session, job: &str, plan: &TablePlan) -> Re
         quote_literal(job)
     );
     let row = target
-        .row(format_args!("read job {job} in the target's ledger"), &sql)
+        .row(&format!("read job {job} in the target's ledger"), &sql)
         .await?;
     let show = |database: &str, source: &str, target: &str, key: &str, system: &str| {
         format!("{source} of database {database} (cluster {system}) to {target} along ({key})")
@@ -327,7 +327,7 @@ pub async fn forget(target: &Session, job: &str) -> Result<()> {
         "DELETE FROM longhaul.jobs WHERE job = {name}; DELETE FROM longhaul.batches WHERE job = {name}"
     );
     target
-        .rows(format_args!("remove job {job} from the target's ledger"), &sql)
+        .rows(&format!("remove job {job} from the target's ledger"), &sql)
         .await
         .map(drop)
 }

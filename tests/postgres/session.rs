@@ -221,3 +221,44 @@ async fn no_value_of_a_row_gets_into_an_error() {
         assert!(error.chain().contains("SQLSTATE"), "{}", error.chain());
     }
 }
+
+/// Activities run on any thread: this need only compile.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_future_may_move_between_threads() {
+    use longhaul::postgres::{ExamineRequest, copy, cursor, examine, ledger, target_is_empty, writers};
+    let databases = Databases::new("CREATE TABLE t (id int PRIMARY KEY)", "").await;
+    let plan = databases.examine("t").await.unwrap();
+    let pool = Pool::new(
+        databases.source_url.parse().unwrap(),
+        Side::Source,
+        "longhaul test",
+        1,
+    );
+    let work = async move {
+        let (source, target) = (&databases.source, &databases.target);
+        drop(pool.acquire().await?);
+        let (source_table, target_table) = (plan.source.clone(), plan.target.clone());
+        examine(
+            source,
+            target,
+            &ExamineRequest {
+                source_table,
+                target_table,
+                on_conflict: plan.on_conflict,
+            },
+        )
+        .await?;
+        ledger::ensure(target).await?;
+        let state = ledger::open(target, source, "j", &plan).await?;
+        let noted = writers::note(source, &plan).await?;
+        writers::still_open(source, &noted).await?;
+        let high = cursor::next_range_end(source, &plan, None, None, 5).await?;
+        assert_eq!((high, target_is_empty(target, &plan).await?), (None, true));
+        let everything = crate::servers::range(None, "9");
+        ledger::find(target, "j", &plan, 0, &everything).await?;
+        ledger::set_settled(target, "j", state.epoch, noted.key.as_ref()).await?;
+        copy::checksum_range(source, &plan, &everything).await?;
+        ledger::forget(target, "j").await
+    };
+    tokio::spawn(work).await.unwrap().unwrap();
+}
