@@ -111,8 +111,15 @@ async fn the_index_is_used_without_statistics() {
     let plan = databases.examine("t").await.unwrap();
     let row = "SELECT a || '|' || b FROM t WHERE (a, b) > (9000, 'x') ORDER BY a, b OFFSET 999 LIMIT 1";
     let wanted = value(&databases.source_url, row).await;
-    let scans =
-        "SELECT pg_stat_force_next_flush()::text || seq_scan FROM pg_stat_user_tables WHERE relname = 't'";
+    // Before PostgreSQL 15 statistics come when they come; there only the time tells.
+    let flush = "SELECT count(*) FROM pg_proc WHERE proname = 'pg_stat_force_next_flush'";
+    let flushes = value(&databases.source_url, flush).await == "1";
+    let counted = if flushes {
+        "pg_stat_force_next_flush()::text || seq_scan"
+    } else {
+        "0"
+    };
+    let scans = &format!("SELECT {counted} FROM pg_stat_user_tables WHERE relname = 't'");
     let before = value(&databases.source_url, scans).await;
     let (low, start) = (key(&["9000", "x"]), std::time::Instant::now());
     for _ in 0..20 {

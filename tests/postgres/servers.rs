@@ -13,17 +13,26 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub fn pair() -> &'static (ThrowawayServer, ThrowawayServer) {
     static PAIR: OnceLock<(ThrowawayServer, ThrowawayServer)> = OnceLock::new();
     PAIR.get_or_init(|| {
-        let options = ServerOptions { fsync: false, ..ServerOptions::default() };
+        let options = ServerOptions {
+            fsync: false,
+            ..ServerOptions::default()
+        };
         let start = || ThrowawayServer::start(&options).expect("a server");
         let pair = (start(), start());
         // Statics are not dropped: what removes the servers is a shell that waits for this process to end.
         for server in [&pair.0, &pair.1] {
-            let data = server.data();
-            let script = "while kill -0 $1 2>/dev/null; do sleep 0.2; done; kill -QUIT $(head -1 $2/postmaster.pid); sleep 0.5; rm -rf ${2%/data}";
-            let mut command = Command::new("setsid");
-            command.args(["sh", "-c", script, "sh", &std::process::id().to_string()]).arg(data);
-            command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-            command.spawn().expect("a shell");
+            let script = "while kill -0 $1 2>/dev/null; do sleep 0.2; done
+                kill -QUIT $(head -1 $2/postmaster.pid); sleep 0.5; rm -rf ${2%/data}";
+            let (pid, data) = (std::process::id().to_string(), server.data());
+            let mut shell = Command::new("sh");
+            shell.args([
+                "-c",
+                "setsid sh -c \"$1\" sh $2 $3 >/dev/null 2>&1 </dev/null &",
+                "sh",
+                script,
+                &pid,
+            ]);
+            assert!(shell.arg(data).status().expect("a shell").success());
         }
         pair
     })

@@ -18,7 +18,11 @@ async fn each_way_not_to_connect_has_its_kind_and_no_secret() {
     }
     let url = server.url("postgres");
     sql(&url, "SELECT pg_reload_conf()").await;
-    _ = try_sql(&url, "CREATE ROLE keeper LOGIN PASSWORD 'Tr0ub4dor-and-3'").await;
+    _ = try_sql(
+        &url,
+        "SET password_encryption = 'scram-sha-256'; CREATE ROLE keeper LOGIN PASSWORD 'Tr0ub4dor-and-3'",
+    )
+    .await;
     let free = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
