@@ -1,1 +1,9 @@
-fn main() {}
+//! Parse, run, exit.
+
+use std::process::ExitCode;
+
+use longhaul::cli;
+
+fn main() -> ExitCode {
+    cli::main()
+}

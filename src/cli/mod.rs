@@ -4,10 +4,49 @@
 //! [`report::Report`]. Nobody imports this room.
 
 pub mod args;
-pub mod command;
+mod command;
 pub mod exit;
 pub mod printer;
 pub mod report;
 pub mod settings;
 pub mod spelling;
 pub mod state_dir;
+
+use std::process::ExitCode;
+
+use args::Args;
+use printer::Printer;
+use report::Report;
+use settings::Settings;
+
+use crate::observe::{Terminal, logs};
+
+/// The whole program: reads the command line, carries it out, says how it ended.
+pub fn main() -> ExitCode {
+    let args = Args::parse_or_exit();
+    let printer = Printer::new(Terminal::standard(), args.global.color.unwrap_or_default());
+    match run(&args, &printer) {
+        Ok(status) => status.into(),
+        Err(report) => {
+            printer.report(&report);
+            report.status().into()
+        }
+    }
+}
+
+fn run(args: &Args, printer: &Printer) -> report::Outcome {
+    let settings = Settings::resolve(args, std::env::vars_os())?;
+    let printer = Printer::new(printer.terminal().clone(), settings.color);
+    settings.warnings.iter().for_each(|warning| printer.warn(warning));
+    let filter = std::env::var("RUST_LOG").ok();
+    logs::init(printer.terminal(), settings.log_format, args.global.verbose, filter.as_deref(), printer.color())?;
+    let scenario = fail::FailScenario::setup();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Report::new(&error, exit::ExitStatus::Failed))?;
+    let outcome =
+        tokio::task::LocalSet::new().block_on(&runtime, command::carry_out(args, &settings, &printer));
+    // What still waits, waits for nothing: the answers are out and everything durable.
+    runtime.shutdown_background();
+    scenario.teardown();
+    outcome
+}

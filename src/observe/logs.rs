@@ -84,6 +84,8 @@ fn filter(verbosity: u8, rust_log: Option<&str>) -> Result<EnvFilter, LogError> 
         (None, 2) => "warn,longhaul=debug",
         (None, _) => "info,longhaul=trace",
     };
+    // These log statements, and so values of rows, whatever the operator asked for.
+    let text = &format!("{text},tokio_postgres=warn,rustls=warn");
     EnvFilter::try_new(text).map_err(|source| LogError::Filter {
         text: text.to_owned(),
         source,

@@ -8,7 +8,6 @@ use super::error::{Error, Kind, Result, Side};
 use super::identifier::quote_literal;
 use super::tls;
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage, Statement};
@@ -141,7 +140,7 @@ impl Session {
     async fn set_up(&self) -> Result<()> {
         let sql = settings_sql(self.side, self.server_version);
         self.rows(
-            format!("set up a session on the {} at {}", self.side, self.endpoint),
+            &format!("set up a session on the {} at {}", self.side, self.endpoint),
             &sql,
         )
         .await
@@ -197,7 +196,7 @@ impl Session {
     /// Runs SQL without parameters, in one round trip, and gives the rows of all its statements as text.
     ///
     /// `what` completes "cannot ..." in the error.
-    pub(super) async fn rows(&self, what: impl Display, sql: &str) -> Result<Vec<TextRow>> {
+    pub(super) async fn rows(&self, what: &str, sql: &str) -> Result<Vec<TextRow>> {
         let open = self.open();
         let answer = self.client.simple_query(sql).await;
         let messages = match answer {
@@ -214,9 +213,8 @@ impl Session {
     }
 
     /// The only row, which must be there.
-    pub(super) async fn row(&self, what: impl Display, sql: &str) -> Result<TextRow> {
-        let what = what.to_string();
-        let mut rows = self.rows(&what, sql).await?;
+    pub(super) async fn row(&self, what: &str, sql: &str) -> Result<TextRow> {
+        let mut rows = self.rows(what, sql).await?;
         rows.pop().ok_or_else(|| {
             Error::new(self.side, Kind::Unknown, format!("cannot {what}")).because("no row came back")
         })

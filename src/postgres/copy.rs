@@ -84,7 +84,7 @@ pub async fn copy_range(
     request: &CopyRequest,
     meter: &dyn Meter,
 ) -> Result<Receipt> {
-    let known = || ledger::find(target, &request.job, plan, request.batch, &request.range);
+    let known = async || ledger::find(target, &request.job, plan, request.batch, &request.range).await;
     if request.repeat
         && let Some(receipt) = known().await?
     {

@@ -191,7 +191,7 @@ async fn belongs_to_another(target: &Session, job: &str, plan: &TablePlan) -> Re
         quote_literal(job)
     );
     let row = target
-        .row(format!("read job {job} in the target's ledger"), &sql)
+        .row(&format!("read job {job} in the target's ledger"), &sql)
         .await?;
     let show = |database: &str, source: &str, target: &str, key: &str, system: &str| {
         format!("{source} of database {database} (cluster {system}) to {target} along ({key})")
@@ -323,7 +323,8 @@ pub async fn set_settled(target: &Session, job: &str, epoch: u64, settled: Optio
 pub async fn totals(target: &Session, job: &str, plan: &TablePlan) -> Result<(u64, u64)> {
     let mine = of_job(job, plan);
     let sql = format!("SELECT count(*), coalesce(sum(rows), 0) FROM longhaul.batches WHERE {mine}");
-    let row = target.row(format!("read job {job} in the target's ledger"), &sql).await?;
+    let what = format!("read job {job} in the target's ledger");
+    let row = target.row(&what, &sql).await?;
     let number = |index: usize| row.get(index).and_then(Option::as_deref).and_then(|text| text.parse().ok());
     Ok((number(0).unwrap_or(0), number(1).unwrap_or(0)))
 }
@@ -339,7 +340,7 @@ pub async fn forget(target: &Session, job: &str) -> Result<()> {
         "DELETE FROM longhaul.jobs WHERE job = {name}; DELETE FROM longhaul.batches WHERE job = {name}"
     );
     target
-        .rows(format!("remove job {job} from the target's ledger"), &sql)
+        .rows(&format!("remove job {job} from the target's ledger"), &sql)
         .await
         .map(drop)
 }

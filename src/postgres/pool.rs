@@ -129,11 +129,12 @@ impl Deref for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
-            if !session.is_busy() && !session.is_closed() {
-                let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                idle.push((session, Instant::now()));
-            }
+        if let Some(session) = self.session.take()
+            && !session.is_busy()
+            && !session.is_closed()
+        {
+            let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.push((session, Instant::now()));
         }
     }
 }

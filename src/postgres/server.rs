@@ -262,7 +262,13 @@ fn find_programs() -> Option<PathBuf> {
     let complete =
         |directory: &PathBuf| directory.join("initdb").exists() && directory.join("pg_ctl").exists();
     if let Some(found) = std::env::split_paths(&path).find(complete) {
-        return Some(found);
+        // A link leads to where the other programs are.
+        let real = found
+            .join("initdb")
+            .canonicalize()
+            .ok()
+            .and_then(|file| file.parent().map(Path::to_owned));
+        return Some(real.filter(complete).unwrap_or(found));
     }
     let places = [
         ("/usr/lib/postgresql", "", "bin"),

@@ -10,9 +10,11 @@ use temporalio_common::worker::{WorkerDeploymentOptions, WorkerDeploymentVersion
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
 use tokio::task::JoinHandle;
 
-use crate::activity::Activities;
-use crate::job::JobName;
+use crate::job::{JobName, JobSpec};
+use crate::postgres::ConnectionString;
 use crate::workflow::MigrateTable;
+
+pub use crate::activity::{Activities, Failure, Gauge};
 
 /// Batches in flight are given so long to finish when the process is asked to end; then they roll back.
 const GRACE: Duration = Duration::from_secs(10);
@@ -25,6 +27,12 @@ const CACHED_RUNS: usize = 16;
 #[derive(Debug, thiserror::Error)]
 #[error("the worker cannot run")]
 pub struct WorkerError(#[source] Box<dyn std::error::Error + Send + Sync>);
+
+/// What a job can have done here, on connections whose passwords only this process knows.
+#[must_use]
+pub fn activities(spec: &JobSpec, source: ConnectionString, target: ConnectionString) -> Activities {
+    Activities::new(spec, source, target)
+}
 
 /// A worker that runs.
 pub struct Running {
@@ -72,6 +80,11 @@ impl Running {
     pub async fn shut_down(self) -> Result<(), WorkerError> {
         (self.shut_down)();
         self.task.await.map_err(|error| WorkerError(error.into()))?
+    }
+
+    /// Lets it go, where nothing it does is worth waiting for.
+    pub fn abandon(self) {
+        self.task.abort();
     }
 
     /// Whether it has ended by itself, which it should not.

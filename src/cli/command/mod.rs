@@ -1,3 +1,74 @@
-//! One file a command.
+//! One file a group of commands: what each does, in the order in which it does it.
 
-pub mod demo;
+mod control;
+mod copy;
+mod demo;
+mod inspect;
+mod jobs;
+mod run;
+
+use std::path::Path;
+
+use super::args::{Args, Command};
+use super::exit::ExitStatus;
+use super::printer::Printer;
+use super::report::{Outcome, Report};
+use super::settings::Settings;
+use super::state_dir::StateDir;
+use crate::connect::ConnectError;
+use crate::job::status::JobKind;
+
+/// What every command has at hand.
+pub(super) struct Context<'a> {
+    pub printer: &'a Printer,
+    pub settings: &'a Settings,
+    pub state_dir: StateDir,
+}
+
+impl Context<'_> {
+    fn path(&self) -> &Path {
+        self.state_dir.path()
+    }
+}
+
+/// Carries out what was typed. Needs a `LocalSet` on a multi-threaded runtime.
+pub async fn carry_out(args: &Args, settings: &Settings, printer: &Printer) -> Outcome {
+    let state_dir = StateDir::locate(settings.state_dir.as_deref())?;
+    let context = Context { printer, settings, state_dir };
+    match &args.command {
+        Command::Migrate(migrate) => copy::copy(&context, JobKind::Migrate, &migrate.copy).await,
+        Command::Sync(sync) => copy::copy(&context, JobKind::Sync, &sync.copy).await,
+        Command::Resume(resume) => copy::resume(&context, resume).await,
+        Command::Status(status) => inspect::status(&context, status.job.as_deref(), status.json).await,
+        Command::List(list) => inspect::list(&context, list.json).await,
+        Command::History(history) => inspect::history(&context, &history.job, history.json).await,
+        Command::Pause(pause) => control::pause(&context, &pause.job).await,
+        Command::Cancel(cancel) => control::cancel(&context, &cancel.job).await,
+        Command::Tune(tune) => control::tune(&context, &tune.job, tune.change()).await,
+        Command::Demo(demo) => demo::run(demo, printer, settings).await,
+    }
+}
+
+/// What cannot be reached, and the way out.
+fn unreachable(error: &ConnectError) -> Report {
+    let hint = match error {
+        ConnectError::Owned { pid, .. } => Some(format!(
+            "one process runs the jobs of a state directory: wait for process {pid}, or give this job its own --state-dir"
+        )),
+        ConnectError::Journal(journal) if journal.is_damage() => Some(
+            "run the job's own command again: it sets the damaged journal aside, finds the ledger on the target and goes on \
+             from it"
+                .to_owned(),
+        ),
+        ConnectError::Journal(_) => Some("make room or mend the disk's rights, then run the same command again".to_owned()),
+        ConnectError::Silent { pid, .. } => Some(format!("if process {pid} hangs, end it and run its command again")),
+        ConnectError::Lock { .. } | ConnectError::Listen(_) => Some("look at the rights of the state directory".to_owned()),
+        ConnectError::Client(_) => None,
+    };
+    Report::new(error, ExitStatus::Service).with_hint(hint)
+}
+
+/// An RPC that failed in a way that no operator can mend.
+fn refused(error: &(dyn std::error::Error + 'static)) -> Report {
+    Report::new(error, ExitStatus::Service)
+}

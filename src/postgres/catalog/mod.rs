@@ -85,10 +85,7 @@ pub async fn examine(source: &Session, target: &Session, request: &ExamineReques
 pub async fn target_is_empty(target: &Session, plan: &TablePlan) -> Result<bool> {
     let sql = format!("SELECT 1 FROM {} LIMIT 1", quote_table(&plan.target));
     let rows = target
-        .rows(
-            format!("look for rows in target table {}", plan.target),
-            &sql,
-        )
+        .rows(&format!("look for rows in target table {}", plan.target), &sql)
         .await?;
     Ok(rows.is_empty())
 }

@@ -257,7 +257,7 @@ async fn unknown_table(session: &Session, wanted: &TableName) -> Result<Error> {
                WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_'
                  AND n.nspname NOT IN ('information_schema', 'longhaul')";
     let rows = session
-        .rows(format!("list the tables of the {side}"), sql)
+        .rows(&format!("list the tables of the {side}"), sql)
         .await?;
     let candidates = rows.into_iter().map(fields).map(|mut row| {
         let name = TableName {

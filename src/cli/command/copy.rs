@@ -1,0 +1,273 @@
+//! `migrate`, `sync` and `resume`: everything that comes before the first row, then the job in the foreground.
+
+use temporalio_client::{WorkflowSignalOptions, WorkflowStartOptions, WorkflowTerminateOptions};
+
+use super::super::args::{CopyArgs, ResumeArgs};
+use super::super::exit::ExitStatus;
+use super::super::report::{Outcome, Report};
+use super::inspect::unknown;
+use super::jobs::{self, Job};
+use super::run::{self, Ready};
+use super::{Context, refused, unreachable};
+use crate::connect::{self, ConnectError, Connected, Place};
+use crate::job::status::JobKind;
+use crate::job::{ConnectionName, JobSpec, TuningChange};
+use crate::postgres::{
+    ConnectionString, Error, ExamineRequest, Look, LookRequest, Session, Side, connect as connect_to, ledger, look,
+};
+use crate::service::Mode;
+use crate::worker;
+use crate::workflow::{MigrateInput, MigrateTable};
+
+/// Both ends, with their secrets.
+struct Ends {
+    source: ConnectionString,
+    target: ConnectionString,
+}
+
+pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outcome {
+    let ends = Ends {
+        source: parse(context.settings.source()?.expose(), Side::Source)?,
+        target: parse(context.settings.target()?.expose(), Side::Target)?,
+    };
+    let name = |end: &ConnectionString| ConnectionName::without_password(&end.name());
+    let spec = context.settings.job_spec(kind, name(&ends.source), name(&ends.target))?;
+    spec.validate()?;
+    for warning in context.state_dir.prepare()? {
+        context.printer.warn(&warning);
+    }
+    let connected = own(context).await?;
+    let known = jobs::find(&connected.client, spec.name.as_str()).await?;
+    if let Some(job) = &known {
+        must_be_the_same(job, &spec)?;
+        let done = job.status == temporalio_client::WorkflowExecutionStatus::Completed;
+        if done && !args.restart && spec.kind.label() == job.spec.kind.label() {
+            return already_done(context, &connected, job).await;
+        }
+    }
+    begin(context, connected, spec, ends, known, args.restart).await
+}
+
+pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
+    if !context.state_dir.exists()? {
+        return args.job.as_deref().map_or_else(|| nothing_to_resume(context), |name| Err(unknown(name)));
+    }
+    let connected = connect::reach(context.path(), Mode::Inspect).await.map_err(|error| unreachable(&error))?;
+    let job = match &args.job {
+        Some(name) => jobs::named(&connected.client, name).await?,
+        None => match only_open_job(&connected).await? {
+            Some(job) => job,
+            None => return nothing_to_resume(context),
+        },
+    };
+    if let Place::Process(pid) = connected.place {
+        return unpause(context, &connected, &job, pid).await;
+    }
+    let spec = job.spec.clone();
+    let is_done = job.status == temporalio_client::WorkflowExecutionStatus::Completed;
+    if is_done {
+        context.printer.talk(&format!("job {} is complete: there is nothing to resume", spec.name));
+        return Ok(ExitStatus::Done);
+    }
+    // Asked for in vain, the journal must be open for writing before the job can run.
+    drop((job, connected));
+    let ends = Ends {
+        source: resolve(&spec.source, context.settings.source().ok().map(|secret| secret.expose()), Side::Source)?,
+        target: resolve(&spec.target, context.settings.target().ok().map(|secret| secret.expose()), Side::Target)?,
+    };
+    let connected = own(context).await?;
+    let known = jobs::find(&connected.client, spec.name.as_str()).await?;
+    if let Some(job) = known.as_ref().filter(|job| job.is_open()) {
+        let resumed = job.handle.signal(MigrateTable::resume, (), WorkflowSignalOptions::default()).await;
+        resumed.map_err(|error| refused(&error))?;
+    }
+    begin(context, connected, spec, ends, known, false).await
+}
+
+fn nothing_to_resume(context: &Context<'_>) -> Outcome {
+    context.printer.talk("no job is open: there is nothing to resume");
+    Ok(ExitStatus::Done)
+}
+
+async fn only_open_job(connected: &Connected) -> Result<Option<Job>, Report> {
+    let mut open: Vec<_> = jobs::all(&connected.client).await?.into_iter().filter(Job::is_open).collect();
+    if open.len() > 1 {
+        let names: Vec<_> = open.iter().map(|job| job.spec.name.as_str()).collect();
+        let words = format!("{} jobs are open: {}", open.len(), names.join(", "));
+        return Err(Report::of(words, ExitStatus::Usage).with_hint(format!("name one: longhaul resume {}", names[0])));
+    }
+    Ok(open.pop())
+}
+
+async fn unpause(context: &Context<'_>, connected: &Connected, job: &Job, owner: u32) -> Outcome {
+    let name = &job.spec.name;
+    if !job.is_open() {
+        let words = format!("job {name} is {}, and process {owner} runs another one", format!("{:?}", job.status).to_lowercase());
+        return Err(Report::of(words, ExitStatus::Failed).with_hint("wait for that process, then run it again".to_owned()));
+    }
+    if jobs::worker_pid(&connected.client, name).await?.is_none() {
+        return Err(unreachable(&ConnectError::Owned { path: context.path().to_owned(), pid: owner }));
+    }
+    let resumed = job.handle.signal(MigrateTable::resume, (), WorkflowSignalOptions::default()).await;
+    resumed.map_err(|error| refused(&error))?;
+    context.printer.talk(&format!("job {name} goes on, in process {owner}"));
+    Ok(ExitStatus::Done)
+}
+
+/// Opens the journal; a damaged one is set aside, since the ledger on the target knows as much.
+async fn own(context: &Context<'_>) -> Result<Connected, Report> {
+    let error = match connect::own(context.path()).await {
+        Ok(connected) => return Ok(connected),
+        Err(error) => error,
+    };
+    let damaged = matches!(&error, ConnectError::Journal(journal) if journal.is_damage());
+    if !damaged {
+        return Err(unreachable(&error));
+    }
+    let aside = connect::set_aside(context.path()).map_err(|error| unreachable(&error))?;
+    context.printer.warn(&format!(
+        "{error}; it is set aside as {}, and the jobs in it go on from the ledgers on their targets",
+        aside.display()
+    ));
+    connect::own(context.path()).await.map_err(|error| unreachable(&error))
+}
+
+fn parse(text: &str, side: Side) -> Result<ConnectionString, Report> {
+    text.parse().map_err(|words: String| {
+        Report::of(format!("--{side} is not understood: {words}"), ExitStatus::Usage)
+            .with_hint("a URL is postgres://user@host:port/database; the other form is `host=... dbname=... user=...`".to_owned())
+    })
+}
+
+/// A job's connection again: what is given now, if it names the same database, else what the journal has (without password).
+fn resolve(name: &ConnectionName, given: Option<&str>, side: Side) -> Result<ConnectionString, Report> {
+    if let Some(given) = given {
+        let given = parse(given, side)?;
+        if given.name() == name.as_str() {
+            return Ok(given);
+        }
+        let words = format!("the job's {side} is {name}, and the {side} given now is {}", given.name());
+        return Err(Report::of(words, ExitStatus::Usage)
+            .with_hint(format!("leave --{side} and LONGHAUL_{} out, or give the job's", side.to_string().to_uppercase())));
+    }
+    parse(name.as_str(), side)
+}
+
+/// The same name must mean the same job. The kind of one that has ended may change: a sync goes on from a migrate's ledger.
+fn must_be_the_same(job: &Job, spec: &JobSpec) -> Result<(), Report> {
+    let mut asked = spec.clone();
+    if !job.is_open() {
+        asked.kind = job.spec.kind;
+    }
+    Ok(job.spec.same_job_as(&asked)?)
+}
+
+async fn already_done(context: &Context<'_>, connected: &Connected, job: &Job) -> Outcome {
+    let worker = worker::start(&connected.client, &job.spec.name, None).map_err(|error| refused(&error))?;
+    let rows = job.progress().await.map(|progress| progress.rows_done);
+    worker.abandon();
+    let rows = rows.map_or(String::new(), |rows| format!(", {} rows", crate::observe::figures::count(rows)));
+    context.printer.talk(&format!("job {} is complete{rows}: nothing to do (--restart begins anew)", job.spec.name));
+    Ok(ExitStatus::Done)
+}
+
+/// Looks at both ends, then runs the job in the foreground.
+async fn begin(
+    context: &Context<'_>,
+    connected: Connected,
+    spec: JobSpec,
+    ends: Ends,
+    known: Option<Job>,
+    restart: bool,
+) -> Outcome {
+    let (source, target) = sessions(&spec, &ends).await?;
+    let found = look_at(&source, &target, &spec, restart).await?;
+    for warning in &found.plan.warnings {
+        context.printer.warn(warning);
+    }
+    let mut open = known.filter(Job::is_open);
+    if let Some(job) = open.take_if(|job| restart || must_begin_anew(job, &spec)) {
+        let reason = if restart { "--restart" } else { "its settings were changed" };
+        let options = WorkflowTerminateOptions::builder().reason(reason).build();
+        job.handle.terminate(options).await.map_err(|error| refused(&error))?;
+    }
+    if restart {
+        ledger::forget(&target, spec.name.as_str()).await.map_err(|error| of_side(&error))?;
+    }
+    say_where_it_begins(context, &spec, &found, open.is_some());
+    drop((source, target));
+    let activities = worker::activities(&spec, ends.source, ends.target);
+    let ready = Ready::start(&connected, &spec.name, activities)?;
+    let change = context.settings.tuning_change();
+    match open {
+        Some(job) => apply_tuning(&job, change).await?,
+        None => {
+            let options = WorkflowStartOptions::new(worker::task_queue(&spec.name), spec.name.to_string()).build();
+            let input = MigrateInput { spec: spec.clone(), paused: false, resumption: None };
+            let started = connected.client.start_workflow(MigrateTable::run, input, options).await;
+            started.map_err(|error| refused(&error))?;
+        }
+    }
+    run::to_the_end(context, connected, &spec, ready).await
+}
+
+async fn sessions(spec: &JobSpec, ends: &Ends) -> Result<(Session, Session), Report> {
+    let application = format!("longhaul {}", spec.name);
+    let source = connect_to(&ends.source, Side::Source, &application).await.map_err(|error| of_side(&error))?;
+    let target = connect_to(&ends.target, Side::Target, &application).await.map_err(|error| of_side(&error))?;
+    Ok((source, target))
+}
+
+async fn look_at(source: &Session, target: &Session, spec: &JobSpec, restart: bool) -> Result<Look, Report> {
+    let request = LookRequest {
+        job: spec.name.to_string(),
+        tables: ExamineRequest {
+            source_table: spec.source_table.clone(),
+            target_table: spec.target_table.clone(),
+            on_conflict: spec.on_conflict,
+        },
+        sync: spec.kind.label() == JobKind::Sync,
+        lookback: spec.lookback_keys.is_some(),
+        restart,
+    };
+    look(source, target, &request).await.map_err(|error| of_side(&error))
+}
+
+/// An error of PostgreSQL's before the job starts: the side decides the exit status.
+fn of_side(error: &Error) -> Report {
+    let status = match error.side() {
+        Side::Source => ExitStatus::Source,
+        Side::Target => ExitStatus::Target,
+    };
+    Report::new(error, status).with_hint(error.hint().to_owned())
+}
+
+/// Settings that a running workflow cannot take over: it ends, and a new run goes on from the ledger.
+fn must_begin_anew(job: &Job, spec: &JobSpec) -> bool {
+    let old = &job.spec;
+    old.kind != spec.kind || old.on_conflict != spec.on_conflict || old.lookback_keys != spec.lookback_keys
+}
+
+async fn apply_tuning(job: &Job, change: TuningChange) -> Result<(), Report> {
+    if change.is_empty() {
+        return Ok(());
+    }
+    let tuned = job.handle.execute_update(MigrateTable::tune, change, Default::default()).await;
+    tuned.map(drop).map_err(|error| refused(&error))
+}
+
+fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, found: &Look, is_open: bool) {
+    let count = crate::observe::figures::count;
+    let place = format!("{} -> {}", found.plan.source, found.plan.target);
+    let words = match (is_open, found.batches) {
+        (true, _) => format!("job {} goes on: {place}", spec.name),
+        (false, 0) => format!("job {} begins: {place}", spec.name),
+        (false, batches) => format!(
+            "job {} goes on from the ledger found on the target ({} rows in {} batches): {place}",
+            spec.name,
+            count(found.rows),
+            count(batches)
+        ),
+    };
+    context.printer.talk(&words);
+}

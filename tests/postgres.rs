@@ -1,0 +1,22 @@
+//! The PostgreSQL room against real servers: two of them, started by the tests, a database for each test.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+#[path = "postgres/catalog.rs"]
+mod catalog;
+#[path = "postgres/copy.rs"]
+mod copy;
+#[path = "postgres/cursor.rs"]
+mod cursor;
+#[path = "postgres/faults.rs"]
+mod faults;
+#[path = "postgres/ledger.rs"]
+mod ledger;
+#[path = "postgres/servers.rs"]
+mod servers;
+#[path = "postgres/session.rs"]
+mod session;
+#[path = "postgres/tls.rs"]
+mod tls;
+#[path = "postgres/writers.rs"]
+mod writers;
