@@ -47,7 +47,7 @@ pub struct Held {
 /// # Errors
 /// What goes wrong in making it; that it is there already, for one.
 pub async fn create(session: &Session) -> Result<()> {
-    session.rows(format!("create {TABLE}"), CREATE).await.map(drop)
+    session.rows(&format!("create {TABLE}"), CREATE).await.map(drop)
 }
 
 /// Adds the rows numbered `first` to `last`. Their ids are taken as they come, so concurrent calls mix them.
@@ -66,7 +66,7 @@ pub async fn fill(session: &Session, first: u64, last: u64) -> Result<()> {
                 timestamptz '2024-01-01 00:00:00+00' + i * interval '7.5 seconds'
          FROM (SELECT i, md5(i::text) AS h FROM generate_series({first}::bigint, {last}::bigint) i) numbered"
     );
-    session.rows(format!("fill {TABLE}"), &sql).await.map(drop)
+    session.rows(&format!("fill {TABLE}"), &sql).await.map(drop)
 }
 
 /// Brings the catalog's statistics up to date. Gives the bytes that the table takes on disk, without its index.
