@@ -127,18 +127,16 @@ fn arguments() -> Fallible<Option<Asked>> {
     Ok(Some(asked))
 }
 
-async fn session(server: &ThrowawayServer, side: Side) -> Fallible<Session> {
+/// Both are written to: a session of the source's side only reads.
+async fn session(server: &ThrowawayServer) -> Fallible<Session> {
     let connection: ConnectionString = server.url("postgres").parse()?;
-    Ok(connect(&connection, side, "bench").await?)
+    Ok(connect(&connection, Side::Target, "bench").await?)
 }
 
 async fn load(source: &ThrowawayServer, target: &ThrowawayServer, rows: u64) -> Fallible<u64> {
-    let (one, two) = (
-        session(source, Side::Source).await?,
-        session(source, Side::Source).await?,
-    );
+    let (one, two) = (session(source).await?, session(source).await?);
     sample::create(&one).await?;
-    sample::create(&session(target, Side::Target).await?).await?;
+    sample::create(&session(target).await?).await?;
     tokio::try_join!(
         sample::fill(&one, 1, rows / 2),
         sample::fill(&two, rows / 2 + 1, rows)
@@ -147,10 +145,7 @@ async fn load(source: &ThrowawayServer, target: &ThrowawayServer, rows: u64) -> 
 }
 
 async fn sums(source: &ThrowawayServer, target: &ThrowawayServer) -> Fallible<(sample::Sum, sample::Sum)> {
-    let (source, target) = (
-        session(source, Side::Source).await?,
-        session(target, Side::Target).await?,
-    );
+    let (source, target) = (session(source).await?, session(target).await?);
     Ok(tokio::try_join!(sample::sum(&source), sample::sum(&target))?)
 }
 

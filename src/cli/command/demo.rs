@@ -188,8 +188,9 @@ async fn run_worker(
     let held = sample::held(target).await.map_err(of_postgres)?;
     let agrees = held.rows == held.batch_rows;
     printer.talk(&format!(
-        "run {run} killed with SIGKILL after {seconds:.1} s, while {writing} batches were being written\n  \
+        "run {run} killed with SIGKILL after {seconds:.1} s, while {} being written\n  \
          committed on the target: {} rows; the ledger has {} batches of {} rows: {}",
+        if writing == 1 { "1 batch was".to_owned() } else { format!("{writing} batches were") },
         count(held.rows),
         count(held.batches),
         count(held.batch_rows),

@@ -67,15 +67,12 @@ impl Stage {
 
     /// One session to each server.
     pub(super) async fn sessions(&self) -> Result<(Session, Session), Report> {
-        Ok((
-            self.source_session().await?,
-            session(&self.target, Side::Target).await?,
-        ))
+        Ok((self.source_session().await?, session(&self.target).await?))
     }
 
     /// One more session to the source.
     pub(super) async fn source_session(&self) -> Result<Session, Report> {
-        session(&self.source, Side::Source).await
+        session(&self.source).await
     }
 
     /// Starts the worker: this program again, as an operator would run it. Gives its process id.
@@ -208,10 +205,13 @@ fn url(server: &ThrowawayServer) -> String {
     format!("{}?hostaddr=127.0.0.1&sslmode=disable", server.url("postgres"))
 }
 
-async fn session(server: &ThrowawayServer, side: Side) -> Result<Session, Report> {
+/// Both are written to: a session of the source's side only reads.
+async fn session(server: &ThrowawayServer) -> Result<Session, Report> {
     let connection: Result<ConnectionString, String> = url(server).parse();
     let connection = connection.map_err(|rule| Report::of(rule, ExitStatus::Failed))?;
-    connect(&connection, side, APPLICATION).await.map_err(of_postgres)
+    connect(&connection, Side::Target, APPLICATION)
+        .await
+        .map_err(of_postgres)
 }
 
 fn lost(error: std::io::Error) -> Report {
