@@ -105,13 +105,13 @@ impl Activities {
 #[activities]
 impl Activities {
     /// See `prepare.rs`.
-    #[activity]
+    #[activity(name = "prepare")]
     pub async fn prepare(self: Arc<Self>, ctx: ActivityContext, input: PrepareInput) -> Result<Prepared, ActivityError> {
         self.carry_out(&ctx, self.do_prepare(input)).await
     }
 
     /// See `next_batch.rs`.
-    #[activity]
+    #[activity(name = "next_batch")]
     pub async fn next_batch(
         self: Arc<Self>,
         ctx: ActivityContext,
@@ -121,7 +121,7 @@ impl Activities {
     }
 
     /// See `copy_batch.rs`.
-    #[activity]
+    #[activity(name = "copy_batch")]
     pub async fn copy_batch(
         self: Arc<Self>,
         ctx: ActivityContext,
@@ -132,7 +132,7 @@ impl Activities {
     }
 
     /// See `note_writers.rs`.
-    #[activity]
+    #[activity(name = "note_writers")]
     pub async fn note_writers(
         self: Arc<Self>,
         ctx: ActivityContext,

@@ -26,7 +26,7 @@ const JOURNAL: &str = "journal";
 /// The socket's name within the state directory.
 const SOCKET: &str = "socket";
 /// A process that has the lock and no socket yet, or no longer, is given so long.
-const OWNER_PATIENCE: Duration = Duration::from_secs(5);
+const OWNER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why no service can be reached.
 #[derive(Debug, thiserror::Error)]
@@ -97,12 +97,28 @@ pub struct Owner {
 /// # Errors
 /// `Owned` where a live process has it.
 pub async fn own(state_directory: &Path) -> Result<Connected, ConnectError> {
-    let lock = Lock::take(state_directory)?;
+    let lock = take_from_askers(state_directory).await?;
     let service = open(state_directory, Mode::Serve)?;
     let listening = listen(service.clone(), &state_directory.join(SOCKET))?;
     let client = client_of(embedded(service.clone())).await?;
     let owner = Owner { _listening: Some(listening), service, _lock: lock };
     Ok(Connected { client, place: Place::Here(Box::new(owner)) })
+}
+
+/// Takes the lock; waits for a process that only asks the journal a question, and refuses to wait for one that serves it.
+async fn take_from_askers(state_directory: &Path) -> Result<Lock, ConnectError> {
+    let end = tokio::time::Instant::now() + OWNER_PATIENCE;
+    loop {
+        let owned = match Lock::take(state_directory) {
+            Err(owned @ ConnectError::Owned { .. }) => owned,
+            other => return other,
+        };
+        let serves = socket::connect(&state_directory.join(SOCKET)).await.is_ok();
+        if serves || tokio::time::Instant::now() >= end {
+            return Err(owned);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Reaches the service of the process that owns `state_directory`; where none does, opens the journal here, in `mode`.

@@ -117,20 +117,23 @@ impl Core {
 
     fn take(&mut self, change: Change, pending: &mut Pending) {
         let run_id = change.state.run_id.clone();
+        let mut waited = Vec::new();
         if let Some(before) = self.runs.get(&run_id) {
             for (at_ms, deadline) in before.deadlines() {
-                self.deadlines.remove(&(at_ms, run_id.clone(), deadline));
+                let entry = (at_ms, run_id.clone(), deadline);
+                if self.deadlines.remove(&entry) {
+                    waited.push(entry);
+                }
             }
         } else {
-            self.current.insert(
-                (change.state.namespace.clone(), change.state.workflow_id.clone()),
-                run_id.clone(),
-            );
+            let workflow = (change.state.namespace.clone(), change.state.workflow_id.clone());
+            self.current.insert(workflow, run_id.clone());
         }
         for (at_ms, deadline) in change.state.deadlines() {
-            // What may be handed out now is in `dispatch`.
-            if at_ms > change.now_ms || !deadline.only_hands_out() {
-                self.deadlines.insert((at_ms, run_id.clone(), deadline));
+            let entry = (at_ms, run_id.clone(), deadline);
+            // What may be handed out now is in `dispatch`, unless it still waits for the timer to come round.
+            if at_ms > change.now_ms || !entry.2.only_hands_out() || waited.contains(&entry) {
+                self.deadlines.insert(entry);
             }
         }
         pending.dispatch.extend(
