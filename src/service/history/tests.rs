@@ -95,6 +95,14 @@ impl Run {
         self.answer(started, commands).expect("good commands");
     }
 
+    fn fail_task(&mut self) {
+        let fail = |change: &mut Change| {
+            change.fail_workflow_task(1, None, "w1");
+            Ok(())
+        };
+        self.change(fail).expect("the task is out");
+    }
+
     fn begin_activity(&mut self) -> (i64, i32) {
         let it = self.state.activities[0].clone();
         let start = ActivityStart {
@@ -116,8 +124,11 @@ impl Run {
         due.sort();
         for (at_ms, deadline) in due {
             if at_ms <= self.now_ms {
-                self.change(|change| Ok(change.on_deadline(&deadline)))
-                    .expect("a deadline does not fail");
+                self.change(|change| {
+                    change.on_deadline(&deadline);
+                    Ok(())
+                })
+                .expect("a deadline does not fail");
             }
         }
     }
@@ -308,8 +319,7 @@ fn news_that_comes_while_a_task_is_out_waits_and_keeps_the_run_open() {
         matches!(refused, Err(HistoryError::BadCommand { .. })),
         "{refused:?}"
     );
-    run.change(|change| Ok(change.fail_workflow_task(1, None, "w1")))
-        .unwrap();
+    run.fail_task();
     let types = run.types();
     let tail = [
         WorkflowTaskFailed,
@@ -337,8 +347,7 @@ fn a_task_that_keeps_failing_fills_no_history_and_backs_off() {
     for _ in 0..5 {
         let before = run.events.len();
         run.begin_task();
-        run.change(|change| Ok(change.fail_workflow_task(1, None, "w1")))
-            .unwrap();
+        run.fail_task();
         assert!(run.events.len() <= before + 3);
         run.pass(60_000);
     }
