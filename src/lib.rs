@@ -8,6 +8,7 @@
 pub mod activity;
 pub mod cli;
 pub mod connect;
+pub mod failpoint;
 pub mod job;
 pub mod observe;
 pub mod postgres;

@@ -12,8 +12,8 @@ use crate::postgres::{Error, Retry, Side, UNKNOWN_ATTEMPTS};
 
 /// The first pause after an error that passes.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause: an operator who mended the cause does not want to wait longer.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The longest pause: whoever mended the cause does not want to wait longer, and a try costs next to nothing.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A worker that is silent for so long is taken for dead.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(60);
 

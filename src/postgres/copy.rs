@@ -11,6 +11,7 @@ use super::error::{Error, Kind, Result, Side};
 use super::identifier::{quote_identifier, quote_list, quote_literal, quote_table};
 use super::ledger;
 use super::throttle::Meter;
+use crate::failpoint::failpoint;
 use crate::table::{CopyFormat, KeyRange, Receipt, TablePlan};
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
@@ -154,6 +155,7 @@ async fn transfer(
         }
     };
     let Begun { sink, may_drop_rows } = begun?;
+    failpoint!("copy::before_first_row");
     let mut sink = pin!(sink);
     let pumped = pump(Pin::new(&mut stream), sink.as_mut(), plan, meter).await;
     match &pumped {
@@ -296,6 +298,7 @@ async fn finish(
     may_drop_rows: bool,
 ) -> Result<Receipt> {
     let sql = format!("{}; COMMIT", entry_sql(plan, request, tally));
+    failpoint!("copy::before_commit");
     let committing = target.client().simple_query(&sql);
     let mismatch = |taken: u64| {
         let what = format!(
@@ -331,6 +334,7 @@ async fn finish(
     };
     let answer: Vec<SimpleQueryMessage> =
         answer.map_err(|error| Error::query(Side::Target, what(), &error))?;
+    failpoint!("copy::after_commit");
     let written = text_rows(&answer)
         .pop()
         .and_then(|row| row.into_iter().next().flatten());

@@ -8,6 +8,7 @@ use super::connect::Session;
 use super::cursor;
 use super::error::{Error, Kind, Result, Side};
 use super::identifier::{quote_literal, quote_text_array};
+use crate::failpoint::failpoint;
 use crate::table::{Key, KeyRange, LedgerState, Receipt, TablePlan};
 
 /// The layout that this version writes; a ledger of a later one is refused.
@@ -134,6 +135,7 @@ pub async fn open(target: &Session, source: &Session, job: &str, plan: &TablePla
         .ok_or_else(|| damaged("it has no epoch"))?;
     let found = next().as_deref() == Some("t");
     let settled = next().map(|text| key_from_json(&text)).transpose()?.flatten();
+    failpoint!("ledger::after_take_over");
     let mine = of_job(job, plan);
     let totals = format!(
         "SELECT coalesce(sum(rows), 0), coalesce(sum(bytes), 0), count(*), coalesce(max(batch) + 1, 0)

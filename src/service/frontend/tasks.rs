@@ -21,6 +21,8 @@ use temporalio_protos::temporal::api::workflowservice::v1::{
 };
 use tonic::Status;
 
+use crate::failpoint::failpoint;
+
 use super::super::clock::{duration, millis, timestamp};
 use super::super::history::{
     ActivityStart, ActivityState, Change, Completion, Dispatch, HistoryError, RunState, WorkflowTaskStart,
@@ -229,6 +231,7 @@ impl Service {
         }
         let (started, pending) = applied?;
         self.settle(pending).await?;
+        failpoint!("service::after_workflow_task");
         {
             let mut core = self.core();
             core.queries.answer_all(request.query_results);
@@ -397,7 +400,7 @@ impl Service {
             change.complete_activity(task, request.result, request.identity)
         })
         .await?;
-        fail::fail_point!("service::before_activity_answer");
+        failpoint!("service::before_activity_answer");
         Ok(RespondActivityTaskCompletedResponse {})
     }
 

@@ -17,6 +17,8 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::watch;
 
+use crate::failpoint::failpoint;
+
 pub use keys::{Table, current_key, event_key, event_range, run_key, table_range};
 pub use memory::MemoryJournal;
 pub use record::FORMAT_VERSION;
@@ -165,11 +167,11 @@ impl Store {
                 *value = record::seal(key, value);
             }
         }
-        fail::fail_point!("journal::before_apply");
+        failpoint!("journal::before_apply");
         self.journal
             .apply(&writes)
             .inspect_err(|error| self.poison(error))?;
-        fail::fail_point!("journal::after_apply");
+        failpoint!("journal::after_apply");
         Ok(self.applied.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
@@ -249,13 +251,13 @@ fn flush_loop(
             }
             wanted.sequence
         };
-        fail::fail_point!("journal::before_flush");
+        failpoint!("journal::before_flush");
         if let Err(error) = journal.flush() {
             let _ = poison.set(error);
             sender.send_modify(|_| ());
             return;
         }
-        fail::fail_point!("journal::after_flush");
+        failpoint!("journal::after_flush");
         done = upto;
         sender.send_replace(done);
     }
