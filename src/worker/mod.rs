@@ -85,11 +85,6 @@ impl Running {
         self.task.await.map_err(|error| WorkerError(error.into()))?
     }
 
-    /// Lets it go, where nothing it does is worth waiting for.
-    pub fn abandon(self) {
-        self.task.abort();
-    }
-
     /// Whether it has ended by itself, which it should not.
     #[must_use]
     pub fn has_ended(&self) -> bool {

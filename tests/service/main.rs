@@ -1,5 +1,7 @@
 //! The embedded service under Temporal's own SDK: a worker and a client that know nothing of it.
 
+#![expect(clippy::unwrap_used, reason = "what a helper cannot do fails its test")]
+
 mod workflows;
 
 use std::time::Duration;
@@ -33,7 +35,7 @@ fn worker(client: &Client) -> Running {
         .unwrap()
         .register_workflow::<Flaky>()
         .unwrap()
-        .register_activities(Sample::default())
+        .register_activities(Sample)
         .build();
     let runtime = Runtime::from_current_tokio(Default::default()).unwrap();
     let mut worker = Worker::new(&runtime, client.clone(), options).unwrap();

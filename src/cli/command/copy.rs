@@ -214,7 +214,7 @@ fn must_be_the_same(job: &Job, spec: &JobSpec) -> Result<(), Report> {
 async fn already_done(context: &Context<'_>, connected: &Connected, job: &Job) -> Outcome {
     let worker = worker::start(&connected.client, &job.spec.name, None).map_err(|error| refused(&error))?;
     let rows = job.progress().await.map(|progress| progress.rows_done);
-    worker.abandon();
+    worker.shut_down().await.map_err(|error| refused(&error))?;
     let rows = rows.map_or(String::new(), |rows| {
         format!(", {} rows", crate::observe::figures::count(rows))
     });

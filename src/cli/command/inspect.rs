@@ -35,7 +35,7 @@ async fn ask(connected: &Connected, job: &Job) -> Result<JobStatus, Report> {
     }
     let worker = worker::start(&connected.client, &job.spec.name, None).map_err(|error| refused(&error))?;
     let status = job.to_status(None).await;
-    worker.abandon();
+    worker.shut_down().await.map_err(|error| refused(&error))?;
     Ok(status)
 }
 
@@ -95,7 +95,7 @@ pub async fn history(context: &Context<'_>, name: &str, json: bool) -> Outcome {
     let events = events.map_err(|error| refused(&error))?;
     if json {
         for event in &events {
-            context.printer.json(event)?;
+            context.printer.json(&report::event_json(event))?;
         }
     } else {
         let rows: Vec<_> = events.iter().map(row).collect();
