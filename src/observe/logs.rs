@@ -76,6 +76,9 @@ pub fn init(
     result.map_err(|_| LogError::Twice)
 }
 
+/// They would log statements, and so values of rows, whatever the operator asks for.
+const ALWAYS: &str = "tokio_postgres=warn,rustls=warn";
+
 fn filter(verbosity: u8, rust_log: Option<&str>) -> Result<EnvFilter, LogError> {
     let text = match (rust_log.filter(|text| !text.is_empty()), verbosity) {
         (Some(text), _) => text,
@@ -84,8 +87,7 @@ fn filter(verbosity: u8, rust_log: Option<&str>) -> Result<EnvFilter, LogError> 
         (None, 2) => "warn,longhaul=debug",
         (None, _) => "info,longhaul=trace",
     };
-    // These log statements, and so values of rows, whatever the operator asked for.
-    let text = &format!("{text},tokio_postgres=warn,rustls=warn");
+    let text = &format!("{text},{ALWAYS}");
     EnvFilter::try_new(text).map_err(|source| LogError::Filter {
         text: text.to_owned(),
         source,
@@ -145,7 +147,18 @@ mod tests {
             (2, Some("error"), "error"),
             (1, Some(""), "longhaul=info,warn"),
         ] {
-            assert_eq!(filter(verbosity, rust_log).expect("a filter").to_string(), shown);
+            let filter = filter(verbosity, rust_log).expect("a filter").to_string();
+            let directives = filter.split(',').filter(|directive| !ALWAYS.split(',').any(|always| always == *directive));
+            assert_eq!(directives.collect::<Vec<_>>().join(","), shown);
+        }
+    }
+
+    #[test]
+    fn what_shows_values_of_rows_stays_quiet_whatever_is_asked_for() {
+        for asked in ["trace", "tokio_postgres=trace,rustls=debug"] {
+            let filter = filter(2, Some(asked)).expect("a filter").to_string();
+            assert!(ALWAYS.split(',').all(|always| filter.split(',').any(|it| it == always)), "{filter}");
+            assert!(!filter.contains("tokio_postgres=trace"), "{filter}");
         }
     }
 
