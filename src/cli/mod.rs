@@ -39,7 +39,13 @@ fn run(args: &Args, printer: &Printer) -> report::Outcome {
     let printer = Printer::new(printer.terminal().clone(), settings.color);
     settings.warnings.iter().for_each(|warning| printer.warn(warning));
     let filter = std::env::var("RUST_LOG").ok();
-    logs::init(printer.terminal(), settings.log_format, args.global.verbose, filter.as_deref(), printer.color())?;
+    logs::init(
+        printer.terminal(),
+        settings.log_format,
+        args.global.verbose,
+        filter.as_deref(),
+        printer.color(),
+    )?;
     let scenario = fail::FailScenario::setup();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Report::new(&error, exit::ExitStatus::Failed))?;

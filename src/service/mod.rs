@@ -14,6 +14,8 @@ mod listen;
 mod matching;
 mod query;
 mod recovery;
+#[cfg(test)]
+mod tests;
 mod timer;
 mod update;
 mod visibility;
