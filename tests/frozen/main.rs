@@ -13,8 +13,14 @@ use temporalio_client::{WorkflowFetchHistoryOptions, WorkflowHistory};
 use temporalio_sdk::workflow_replayer::{WorkflowReplayer, WorkflowReplayerOptions};
 
 fn fixtures(kind: &str) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(kind).join("v1");
-    let mut found: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests")
+        .join(kind)
+        .join("v1");
+    let mut found: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     found.sort();
     assert!(!found.is_empty(), "there is no {kind}");
     found
@@ -27,11 +33,7 @@ fn thawed(journal: &Path) -> tempfile::TempDir {
     std::fs::create_dir(&target).unwrap();
     for entry in std::fs::read_dir(journal).unwrap() {
         let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_file() {
-            std::fs::copy(entry.path(), target.join(entry.file_name())).unwrap();
-        } else {
-            std::fs::create_dir(target.join(entry.file_name())).unwrap();
-        }
+        std::fs::copy(entry.path(), target.join(entry.file_name())).unwrap();
     }
     state
 }
@@ -54,7 +56,10 @@ fn journals_of_every_version_open_and_their_jobs_say_how_they_stand() {
         assert!(said.status.success(), "{}: {error}", journal.display());
         let status: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
         let table = &status["tables"][0];
-        let seen = (status["state"].as_str().unwrap(), table["rows_done"].as_u64().unwrap());
+        let seen = (
+            status["state"].as_str().unwrap(),
+            table["rows_done"].as_u64().unwrap(),
+        );
         let expected = match name(&journal).as_str() {
             "completed" => ("COMPLETED", 20_000),
             "interrupted" => ("RUNNING", 6_000),
@@ -69,7 +74,10 @@ fn journals_of_every_version_open_and_their_jobs_say_how_they_stand() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn histories_of_every_version_replay_without_a_difference() {
-    let options = WorkflowReplayerOptions::new().register_workflow::<MigrateTable>().unwrap().build();
+    let options = WorkflowReplayerOptions::new()
+        .register_workflow::<MigrateTable>()
+        .unwrap()
+        .build();
     let replayer = WorkflowReplayer::new(options).unwrap();
     for history in fixtures("histories") {
         let events = WorkflowHistory::from_json(&std::fs::read(&history).unwrap()).unwrap();
@@ -85,7 +93,11 @@ async fn freeze_the_histories_of_the_journals() {
         let state = thawed(&journal);
         let connected = connect::reach(state.path(), Mode::Inspect).await.unwrap();
         let handle = connected.client.get_workflow_handle::<MigrateTable>("frozen");
-        let history = handle.fetch_history(WorkflowFetchHistoryOptions::default()).to_json().await.unwrap();
+        let history = handle
+            .fetch_history(WorkflowFetchHistoryOptions::default())
+            .to_json()
+            .await
+            .unwrap();
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/histories/v1");
         std::fs::write(folder.join(format!("{}.json", name(&journal))), history).unwrap();
     }
