@@ -76,7 +76,7 @@ pub fn init(
     result.map_err(|_| LogError::Twice)
 }
 
-const QUIET: &str = "rustls=warn,tokio_postgres=warn";
+const QUIET: &str = "rustls=warn,sled=off,tokio_postgres=warn";
 
 fn filter(verbosity: u8, rust_log: Option<&str>) -> Result<EnvFilter, LogError> {
     let text = match (rust_log.filter(|text| !text.is_empty()), verbosity) {
@@ -86,7 +86,8 @@ fn filter(verbosity: u8, rust_log: Option<&str>) -> Result<EnvFilter, LogError> 
         (None, 2) => "warn,longhaul=debug",
         (None, _) => "info,longhaul=trace",
     };
-    // tokio_postgres logs statements, and so keys of rows: it is kept quiet whatever the operator asked for.
+    // tokio_postgres logs statements, and so keys of rows: it is kept quiet whatever the operator asked for. What sled
+    // logs comes as an error too.
     EnvFilter::try_new(format!("{text},{QUIET}")).map_err(|source| LogError::Filter {
         text: text.to_owned(),
         source,
@@ -152,7 +153,7 @@ mod tests {
             assert_eq!(directives.join(","), shown);
             assert_eq!(
                 filter.split(',').count(),
-                directives.len() + 2,
+                directives.len() + 3,
                 "{filter} lacks {QUIET}"
             );
         }

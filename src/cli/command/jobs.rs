@@ -1,6 +1,6 @@
 //! The jobs of a service, as a client sees them: found by name, described, asked how far they are.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::TryStreamExt;
@@ -43,7 +43,6 @@ pub struct Job {
     pub status: WorkflowExecutionStatus,
     pub handle: Handle,
     described: DescribeWorkflowExecutionResponse,
-    first_started: Option<SystemTime>,
 }
 
 /// All jobs, by name.
@@ -53,16 +52,13 @@ pub async fn all(client: &Client) -> Result<Vec<Job>, Report> {
         .try_collect()
         .await
         .map_err(|error| refused(&error))?;
-    // A job may have several runs: it is the current one that counts, and the first one that says since when.
-    let mut names: HashMap<String, Option<SystemTime>> = HashMap::new();
-    for run in runs.iter().filter(|run| run.workflow_type() == "MigrateTable") {
-        names.entry(run.id().to_owned()).or_insert(run.start_time());
-    }
+    // A job may have several runs: it is the current one that counts.
+    let ours = runs.iter().filter(|run| run.workflow_type() == "MigrateTable");
+    let names: BTreeSet<_> = ours.map(|run| run.id().to_owned()).collect();
     let mut jobs = Vec::new();
-    for name in names.into_keys() {
+    for name in names {
         jobs.extend(find(client, &name).await?);
     }
-    jobs.sort_by(|a, b| a.spec.name.as_str().cmp(b.spec.name.as_str()));
     Ok(jobs)
 }
 
@@ -95,13 +91,11 @@ pub async fn find(client: &Client, name: &str) -> Result<Option<Job>, Report> {
         .caused_by(&error.to_string())
     })?;
     let status = described.status();
-    let first_started = described.start_time();
     Ok(Some(Job {
         spec: input.spec,
         status,
         handle,
         described: described.into_raw(),
-        first_started,
     }))
 }
 
@@ -186,6 +180,12 @@ impl Job {
         let progress = self.progress().await;
         let info = self.described.workflow_execution_info.clone().unwrap_or_default();
         let execution = info.execution.clone().unwrap_or_default();
+        // The job's own start: a run that continues another began later.
+        let started = self
+            .described
+            .workflow_extended_info
+            .as_ref()
+            .and_then(|it| it.original_start_time);
         let state = state(self.status, progress.as_ref(), worker_pid.is_some());
         let pending: Vec<_> = self
             .described
@@ -205,7 +205,7 @@ impl Job {
             workflow_id: execution.workflow_id,
             run_id: execution.run_id,
             history_length: info.history_length.unsigned_abs(),
-            started_at: self.first_started.map(rfc3339),
+            started_at: time(started).map(rfc3339),
             closed_at: time(info.close_time).map(rfc3339),
             next_run_at: progress
                 .as_ref()
