@@ -1,6 +1,8 @@
 //! Durable activities a second of the embedded service: workflows that run one trivial activity after another, each step
 //! journaled with fdatasync before the next. `cargo bench --bench activities -- [ACTIVITIES]`
 
+#![expect(missing_docs, reason = "the macros make constants of the methods")]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

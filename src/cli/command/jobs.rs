@@ -139,6 +139,15 @@ pub async fn worker_pid(client: &Client, name: &JobName) -> Result<Option<u32>, 
 }
 
 impl Job {
+    /// Looks again how the workflow stands.
+    pub async fn refresh(&mut self) -> Result<(), Report> {
+        let described = self.handle.describe(WorkflowDescribeOptions::default()).await;
+        let described = described.map_err(|error| refused(&error))?;
+        self.status = described.status();
+        self.described = described.into_raw();
+        Ok(())
+    }
+
     /// Whether the workflow goes on.
     pub fn is_open(&self) -> bool {
         self.status == WorkflowExecutionStatus::Running

@@ -72,8 +72,12 @@ pub async fn to_the_end(
     let mut interrupts = Interrupts::listen()?;
     let mut progress = Progress::new(context.settings.progress, context.printer.terminal());
     let began = std::time::Instant::now();
+    let known = jobs::find(&connected.client, spec.name.as_str()).await?;
+    let mut job = known.ok_or_else(|| Report::of("the job was not journaled", ExitStatus::Service))?;
     loop {
-        let job = look(&connected, spec, &ready).await?;
+        let refreshed = job.refresh().await;
+        must_be_well(&connected, &ready)?;
+        refreshed?;
         let status = job.to_status(Some(std::process::id())).await;
         let live = live(&ready.gauge, &status);
         if !job.is_open() {
@@ -90,7 +94,8 @@ pub async fn to_the_end(
     }
 }
 
-async fn look(connected: &Connected, spec: &JobSpec, ready: &Ready) -> Result<Job, Report> {
+/// Without its journal or its worker a job stands still.
+fn must_be_well(connected: &Connected, ready: &Ready) -> Result<(), Report> {
     if let Place::Here(owner) = &connected.place {
         owner.service.check().map_err(|error| {
             Report::new(&error, ExitStatus::Service).with_hint(
@@ -101,13 +106,7 @@ async fn look(connected: &Connected, spec: &JobSpec, ready: &Ready) -> Result<Jo
     if ready.worker.has_ended() {
         return Err(Report::of("the worker has ended by itself", ExitStatus::Service));
     }
-    let job = jobs::find(&connected.client, spec.name.as_str()).await?;
-    job.ok_or_else(|| {
-        Report::of(
-            format!("job {} has vanished from the journal", spec.name),
-            ExitStatus::Service,
-        )
-    })
+    Ok(())
 }
 
 fn live(gauge: &Gauge, status: &JobStatus) -> Live {

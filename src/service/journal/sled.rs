@@ -8,11 +8,15 @@ use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
+use std::time::{Duration, Instant};
 
 use super::{Journal, JournalError, Record, Write};
 
 /// Enough for the open runs; the rest is read when asked for.
 const CACHE_BYTES: u64 = 16 << 20;
+
+/// How long a file that was closed in this process may stay locked.
+const RELEASED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A journal in a directory of its own. Dropping it releases sled's lock.
 pub struct SledJournal {
@@ -31,7 +35,7 @@ impl SledJournal {
             .cache_capacity(CACHE_BYTES)
             .mode(sled::Mode::LowSpace)
             .flush_every_ms(None);
-        let tree = guard(path, "opened", || config.open())?;
+        let tree = open_when_released(path, &config)?;
         let log = File::open(path.join("db")).map_err(|error| io(path, "opened", &error))?;
         // The directory entries too must survive a power cut.
         for directory in [Some(path), path.parent()].into_iter().flatten() {
@@ -43,6 +47,20 @@ impl SledJournal {
             log,
             path: path.to_owned(),
         })
+    }
+}
+
+/// Opens sled's file; one that this very process has just closed is waited for, since its threads let go of it in their
+/// own time. Another process is kept out before, by the lock of the state directory.
+fn open_when_released(path: &Path, config: &sled::Config) -> Result<sled::Db, JournalError> {
+    let end = Instant::now() + RELEASED_WITHIN;
+    loop {
+        let opened = guard(path, "opened", || config.open());
+        let locked = matches!(&opened, Err(error) if error.to_string().contains("could not acquire lock"));
+        if !locked || Instant::now() >= end {
+            return opened;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
