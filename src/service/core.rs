@@ -9,10 +9,10 @@ use temporalio_protos::temporal::api::enums::v1::WorkflowExecutionStatus;
 use tokio::sync::Notify;
 
 use super::history::{Change, Deadline, Dispatch, RunState, UpdateNews};
-use super::journal::{JournalError, Store, Write, current_key, event_key, event_range, run_key};
+use super::inventory::Inventory;
+use super::journal::{JournalError, Store, Write, current_key, event_key, run_key};
 use super::matching::{Matching, QueueKind, Task};
 use super::query::Queries;
-use super::recovery::Inventory;
 use super::update::Updates;
 
 /// A change that is applied and not yet known to be durable.
@@ -257,31 +257,4 @@ fn write_change(change: &Change, writes: &mut Vec<Write>) {
             .iter()
             .map(|event| Write::Put(event_key(run_id, event.event_id), event.encode_to_vec())),
     );
-}
-
-/// The events of a run from `from` on, at most `limit`.
-pub fn read_events(
-    store: &Store,
-    run: &RunState,
-    from: i64,
-    limit: usize,
-) -> Result<Vec<temporalio_protos::temporal::api::history::v1::HistoryEvent>, JournalError> {
-    let (low, high) = event_range(&run.run_id, from.max(1), run.next_event_id);
-    let expected = usize::try_from(run.next_event_id - from.max(1))
-        .unwrap_or(0)
-        .min(limit);
-    let events = store.scan(&low, &high, limit)?;
-    if events.len() != expected {
-        let what = format!(
-            "run {} lacks {} of its events",
-            run.run_id,
-            expected - events.len().min(expected)
-        );
-        return Err(store.damaged(what));
-    }
-    let decode = |(key, value): (Vec<u8>, Vec<u8>)| {
-        Message::decode(value.as_slice())
-            .map_err(|error| store.damaged(format!("event {}: {error}", key.escape_ascii())))
-    };
-    events.into_iter().map(decode).collect()
 }

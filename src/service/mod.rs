@@ -7,8 +7,10 @@
 
 mod clock;
 mod core;
+mod events;
 mod frontend;
 mod history;
+mod inventory;
 pub mod journal;
 mod listen;
 mod matching;

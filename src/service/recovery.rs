@@ -4,58 +4,18 @@
 //! the sum of their ids' hashes), and each run's record holds the number of its events and a running checksum over them.
 
 use prost::Message;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::Service;
-use super::core::{Core, read_events};
+use super::core::Core;
+use super::events::read_events;
 use super::history::{RunState, chain};
-use super::journal::{JournalError, Store, Table, Write, table_range};
+use super::inventory::Inventory;
+use super::journal::{JournalError, Store, Table, table_range};
 
-const INVENTORY_KEY: &[u8] = b"minventory";
 /// Events read at a time while a run is checked.
 const PAGE: usize = 4096;
 /// Closed runs that are not the last of their workflow are kept for so long.
 const RETENTION_MS: i64 = 30 * 24 * 3600 * 1000;
-
-/// How many runs there are, and which: the sum of the hashes of their ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Inventory {
-    count: u64,
-    sum: u64,
-}
-
-impl Inventory {
-    pub fn add(&mut self, run_id: &str) {
-        self.count += 1;
-        self.sum = self.sum.wrapping_add(xxh3_64(run_id.as_bytes()));
-    }
-
-    pub fn remove(&mut self, run_id: &str) {
-        self.count = self.count.saturating_sub(1);
-        self.sum = self.sum.wrapping_sub(xxh3_64(run_id.as_bytes()));
-    }
-
-    pub fn write(self) -> Write {
-        let value = [self.count.to_le_bytes(), self.sum.to_le_bytes()].concat();
-        Write::Put(INVENTORY_KEY.to_vec(), value)
-    }
-
-    fn read(store: &Store) -> Result<Self, JournalError> {
-        let Some(bytes) = store.get(INVENTORY_KEY)? else {
-            return Ok(Self::default());
-        };
-        let half = |range: std::ops::Range<usize>| {
-            bytes
-                .get(range)
-                .and_then(|half| half.try_into().ok())
-                .map(u64::from_le_bytes)
-        };
-        match (half(0..8), half(8..16)) {
-            (Some(count), Some(sum)) => Ok(Self { count, sum }),
-            _ => Err(store.damaged("its inventory is cut short")),
-        }
-    }
-}
 
 /// Reads all runs and proves them whole.
 pub fn load(store: &Store) -> Result<Core, JournalError> {

@@ -18,7 +18,7 @@ use temporalio_protos::temporal::api::workflowservice::v1::{
 use tokio::sync::watch;
 use tonic::Status;
 
-use super::core::read_events;
+use super::events::read_events;
 use super::history::{RunState, UpdateNews};
 use super::{Service, journal_status};
 

@@ -41,29 +41,35 @@ async fn ask(connected: &Connected, job: &Job) -> Result<JobStatus, Report> {
 
 pub async fn status(context: &Context<'_>, name: Option<&str>, json: bool) -> Outcome {
     let statuses = statuses(context, name).await?;
-    if json {
-        for status in &statuses {
-            context.printer.json(status)?;
-        }
-    } else if statuses.is_empty() {
-        context.printer.talk("no jobs");
-    } else {
-        let texts: Vec<_> = statuses.iter().map(report::status).collect();
-        context.printer.data(texts.join("\n\n").trim_end())?;
-    }
-    Ok(ExitStatus::Done)
+    let texts = |statuses: &[JobStatus]| {
+        statuses
+            .iter()
+            .map(report::status)
+            .collect::<Vec<_>>()
+            .join("\n\n")
+    };
+    print(context, &statuses, json, texts)
 }
 
 pub async fn list(context: &Context<'_>, json: bool) -> Outcome {
     let statuses = statuses(context, None).await?;
+    print(context, &statuses, json, report::list)
+}
+
+fn print(
+    context: &Context<'_>,
+    statuses: &[JobStatus],
+    json: bool,
+    text: impl FnOnce(&[JobStatus]) -> String,
+) -> Outcome {
     if json {
-        for status in &statuses {
+        for status in statuses {
             context.printer.json(status)?;
         }
     } else if statuses.is_empty() {
         context.printer.talk("no jobs");
     } else {
-        context.printer.data(report::list(&statuses).trim_end())?;
+        context.printer.data(text(statuses).trim_end())?;
     }
     Ok(ExitStatus::Done)
 }

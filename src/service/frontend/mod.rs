@@ -12,7 +12,7 @@ use prost::Message;
 use temporalio_protos::temporal::api::common::v1::WorkflowExecution;
 use tonic::Status;
 
-use super::core::read_events;
+use super::events::read_events;
 use super::history::RunState;
 use super::{Caller, NAMESPACE, Service, journal_status};
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
