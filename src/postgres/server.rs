@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -75,7 +75,7 @@ impl ServerError {
 #[derive(Debug)]
 pub struct ThrowawayServer {
     programs: PathBuf,
-    directory: PathBuf,
+    directory: tempfile::TempDir,
     port: u16,
     /// Who runs it, where we are root.
     account: Option<(u32, u32)>,
@@ -91,21 +91,26 @@ impl ThrowawayServer {
             Some(programs) => programs.clone(),
             None => find_programs().ok_or(ServerError::NoPrograms)?,
         };
-        let directory =
-            std::env::temp_dir().join(format!("longhaul-server-{}", uuid::Uuid::new_v4().simple()));
-        let doing = |what: &str| format!("{what} {}", directory.display());
-        std::fs::create_dir(&directory).map_err(|error| ServerError::Io(doing("create"), error))?;
+        // Made 0700, and removed when it is dropped.
+        let directory = tempfile::Builder::new()
+            .prefix("longhaul-server-")
+            .tempdir()
+            .map_err(|error| {
+                ServerError::Io(
+                    format!("create a directory in {}", std::env::temp_dir().display()),
+                    error,
+                )
+            })?;
         let server = Self {
             programs,
             port: 0,
-            account: account_for(&directory),
-            directory: directory.clone(),
+            account: account_for(directory.path()),
+            directory,
         };
-        std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o700))
-            .map_err(|error| ServerError::Io(doing("protect"), error))?;
         if let Some((user, group)) = server.account {
-            std::os::unix::fs::chown(&directory, Some(user), Some(group))
-                .map_err(|error| ServerError::Io(doing("give away"), error))?;
+            let path = server.directory.path();
+            std::os::unix::fs::chown(path, Some(user), Some(group))
+                .map_err(|error| ServerError::Io(format!("give away {}", path.display()), error))?;
         }
         server.initialize(options)
     }
@@ -160,7 +165,7 @@ impl ThrowawayServer {
     /// The data directory.
     #[must_use]
     pub fn data(&self) -> PathBuf {
-        self.directory.join("data")
+        self.directory.path().join("data")
     }
 
     /// Where its programs are.
@@ -174,7 +179,7 @@ impl ThrowawayServer {
     /// # Errors
     /// Where it does not come up; with the end of its log.
     pub fn restart(&self) -> Result<(), ServerError> {
-        let (data, log) = (self.data(), self.directory.join("log"));
+        let (data, log) = (self.data(), self.directory.path().join("log"));
         let (data, log) = (data.to_string_lossy(), log.to_string_lossy());
         let port = format!("-p {}", self.port);
         let arguments = ["-D", &*data, "-l", &*log, "-o", &*port, "-w", "-t", "60", "start"];
@@ -216,7 +221,7 @@ impl ThrowawayServer {
             .stdout(Stdio::null())
             .env("LC_ALL", "C");
         // The server inherits this file: a pipe would stay open for as long as the server runs.
-        let said = self.directory.join("said");
+        let said = self.directory.path().join("said");
         let file = std::fs::File::create(&said);
         let file = file.map_err(|error| ServerError::Io(format!("write {}", said.display()), error))?;
         command.stderr(file);
@@ -240,7 +245,6 @@ impl Drop for ThrowawayServer {
     fn drop(&mut self) {
         // It may be stopped already, and there is nobody to tell.
         _ = self.stop(StopMode::Immediate);
-        _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 
