@@ -39,11 +39,21 @@ pub fn options() -> ActivityOptions {
 }
 
 impl Activities {
-    pub(super) async fn do_copy_batch(&self, input: CopyBatchInput, attempt: u32) -> Result<CopyBatchOutput, Error> {
+    pub(super) async fn do_copy_batch(
+        &self,
+        input: CopyBatchInput,
+        attempt: u32,
+    ) -> Result<CopyBatchOutput, Error> {
         let plan = self.plan(&input.table).await?;
-        self.gauge.throttle.set(input.max_rate_bytes_per_second.and_then(NonZeroU64::new));
+        self.gauge
+            .throttle
+            .set(input.max_rate_bytes_per_second.and_then(NonZeroU64::new));
         let (source, target) = self.sessions().await?;
-        let mode = if input.pass > 0 { CopyMode::Missing } else { CopyMode::from(plan.on_conflict) };
+        let mode = if input.pass > 0 {
+            CopyMode::Missing
+        } else {
+            CopyMode::from(plan.on_conflict)
+        };
         let request = CopyRequest {
             job: input.table.job.to_string(),
             epoch: input.epoch,

@@ -42,7 +42,12 @@ impl Failure {
     /// An error of PostgreSQL's.
     pub fn of(error: &Error) -> Self {
         Self {
-            side: if error.side() == Side::Source { "source" } else { "target" }.to_owned(),
+            side: if error.side() == Side::Source {
+                "source"
+            } else {
+                "target"
+            }
+            .to_owned(),
             kind: format!("{:?}", error.kind()),
             message: error.chain(),
             hint: error.hint().to_owned(),
@@ -58,7 +63,13 @@ pub(super) fn refuse(error: &Error, attempt: u32) -> ActivityError {
         Retry::RetryLimited => attempt >= UNKNOWN_ATTEMPTS,
         Retry::Never => true,
     };
-    tracing::warn!(side = failure.side, kind = failure.kind, attempt, final_one, "{failure}");
+    tracing::warn!(
+        side = failure.side,
+        kind = failure.kind,
+        attempt,
+        final_one,
+        "{failure}"
+    );
     let answer = ApplicationFailure::builder(failure.clone())
         .type_name(failure.kind.clone())
         .non_retryable(final_one)

@@ -3,7 +3,10 @@
 //!
 //! Connections, the table's plan and the speed limit are the worker's, not the workflow's: nothing of them is journaled.
 
-#![expect(missing_docs, reason = "the macro makes constants of the activities, which carry the documentation")]
+#![expect(
+    missing_docs,
+    reason = "the macro makes constants of the activities, which carry the documentation"
+)]
 
 mod copy_batch;
 mod failure;
@@ -68,7 +71,10 @@ pub struct Gauge {
 impl Gauge {
     /// Rows and bytes of batches that are not committed yet.
     pub fn in_flight(&self) -> (u64, u64) {
-        (self.rows_in_flight.load(Ordering::Relaxed), self.bytes_in_flight.load(Ordering::Relaxed))
+        (
+            self.rows_in_flight.load(Ordering::Relaxed),
+            self.bytes_in_flight.load(Ordering::Relaxed),
+        )
     }
 }
 
@@ -106,7 +112,11 @@ impl Activities {
 impl Activities {
     /// See `prepare.rs`.
     #[activity(name = "prepare")]
-    pub async fn prepare(self: Arc<Self>, ctx: ActivityContext, input: PrepareInput) -> Result<Prepared, ActivityError> {
+    pub async fn prepare(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: PrepareInput,
+    ) -> Result<Prepared, ActivityError> {
         self.carry_out(&ctx, self.do_prepare(input)).await
     }
 
@@ -174,7 +184,11 @@ impl Activities {
 
     /// How the table is copied: as the catalogs say now, or said when this worker first asked.
     async fn plan(&self, table: &TableJob) -> Result<Arc<TablePlan>, Error> {
-        debug_assert_eq!(table.job.to_string(), self.job, "a worker polls the task queue of its job");
+        debug_assert_eq!(
+            table.job.to_string(),
+            self.job,
+            "a worker polls the task queue of its job"
+        );
         let mut plan = self.plan.lock().await;
         if let Some(plan) = &*plan {
             return Ok(Arc::clone(plan));
@@ -194,7 +208,11 @@ struct BatchMeter<'a> {
 
 impl<'a> BatchMeter<'a> {
     fn new(gauge: &'a Gauge) -> Self {
-        Self { gauge, rows: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+        Self {
+            gauge,
+            rows: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        }
     }
 }
 
@@ -210,7 +228,11 @@ impl Meter for BatchMeter<'_> {
 
 impl Drop for BatchMeter<'_> {
     fn drop(&mut self) {
-        self.gauge.rows_in_flight.fetch_sub(self.rows.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.gauge.bytes_in_flight.fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.gauge
+            .rows_in_flight
+            .fetch_sub(self.rows.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.gauge
+            .bytes_in_flight
+            .fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }

@@ -36,6 +36,13 @@ impl Activities {
     pub(super) async fn do_next_batch(&self, input: NextBatchInput) -> Result<NextBatchOutput, Error> {
         let plan = self.plan(&input.table).await?;
         let source = self.source.acquire().await?;
-        cursor::next_range_end(&source, &plan, input.low.as_ref(), input.stop.as_ref(), input.rows).await
+        cursor::next_range_end(
+            &source,
+            &plan,
+            input.low.as_ref(),
+            input.stop.as_ref(),
+            input.rows,
+        )
+        .await
     }
 }

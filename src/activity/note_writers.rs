@@ -48,7 +48,13 @@ impl Activities {
     pub(super) async fn do_note_writers(&self, input: NoteWritersInput) -> Result<NoteWritersOutput, Error> {
         let plan = self.plan(&input.table).await?;
         let (source, target) = self.sessions().await?;
-        ledger::set_settled(&target, &input.table.job.to_string(), input.epoch, input.settled.as_ref()).await?;
+        ledger::set_settled(
+            &target,
+            &input.table.job.to_string(),
+            input.epoch,
+            input.settled.as_ref(),
+        )
+        .await?;
         // Those of before first: what is noted now must be the later of the two.
         let before = match &input.noted {
             Some(noted) => Some(writers::still_open(&source, noted).await?),
@@ -57,7 +63,11 @@ impl Activities {
         let now = if plan.source_is_standby {
             // Allowed with a lookback only, which then stands for everything that a standby cannot tell.
             let key = cursor::highest_key(&source, &plan).await?;
-            Noted { key, holders: Vec::new(), server_started_at: String::new() }
+            Noted {
+                key,
+                holders: Vec::new(),
+                server_started_at: String::new(),
+            }
         } else {
             writers::note(&source, &plan).await?
         };
@@ -65,6 +75,10 @@ impl Activities {
             (Some(settled), Some(keys)) => cursor::key_before(&source, &plan, settled, keys).await?,
             (settled, _) => settled.clone(),
         };
-        Ok(NoteWritersOutput { now, before, look_from })
+        Ok(NoteWritersOutput {
+            now,
+            before,
+            look_from,
+        })
     }
 }

@@ -78,7 +78,10 @@ impl Activities {
             next_batch: state.next_batch,
             settled: state.settled,
             rows_estimate: plan.rows_estimate,
-            row_bytes_estimate: plan.bytes_estimate.zip(plan.rows_estimate).and_then(|(bytes, rows)| bytes.checked_div(rows)),
+            row_bytes_estimate: plan
+                .bytes_estimate
+                .zip(plan.rows_estimate)
+                .and_then(|(bytes, rows)| bytes.checked_div(rows)),
         };
         *self.plan.lock().await = Some(Arc::new(plan));
         Ok(prepared)

@@ -25,13 +25,11 @@ use crate::observe::{Terminal, logs};
 pub fn main() -> ExitCode {
     let args = Args::parse_or_exit();
     let printer = Printer::new(Terminal::standard(), args.global.color.unwrap_or_default());
-    match run(&args, &printer) {
-        Ok(status) => status.into(),
-        Err(report) => {
-            printer.report(&report);
-            report.status().into()
-        }
-    }
+    let status = run(&args, &printer).unwrap_or_else(|report| {
+        printer.report(&report);
+        report.status()
+    });
+    status.into()
 }
 
 fn run(args: &Args, printer: &Printer) -> report::Outcome {
@@ -39,14 +37,24 @@ fn run(args: &Args, printer: &Printer) -> report::Outcome {
     let printer = Printer::new(printer.terminal().clone(), settings.color);
     settings.warnings.iter().for_each(|warning| printer.warn(warning));
     let filter = std::env::var("RUST_LOG").ok();
-    logs::init(printer.terminal(), settings.log_format, args.global.verbose, filter.as_deref(), printer.color())?;
-    let scenario = fail::FailScenario::setup();
+    logs::init(
+        printer.terminal(),
+        settings.log_format,
+        args.global.verbose,
+        filter.as_deref(),
+        printer.color(),
+    )?;
+    let _failpoints = fail::FailScenario::setup();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Report::new(&error, exit::ExitStatus::Failed))?;
-    let outcome =
-        tokio::task::LocalSet::new().block_on(&runtime, command::carry_out(args, &settings, &printer));
-    // What still waits, waits for nothing: the answers are out and everything durable.
-    runtime.shutdown_background();
-    scenario.teardown();
-    outcome
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let outcome = command::carry_out(args, &settings, &printer).await;
+        let status = outcome.unwrap_or_else(|report| {
+            printer.report(&report);
+            report.status()
+        });
+        // Ends here, not by taking the runtime down: the SDK's threads panic when it goes before them. Nothing is lost:
+        // what was answered is durable, and every other resource was released with its command.
+        std::process::exit(status.code().into())
+    })
 }

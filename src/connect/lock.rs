@@ -22,10 +22,18 @@ impl Lock {
     /// # Errors
     /// `Owned`, with the owner's process id, where a live process has it.
     pub fn take(state_directory: &Path) -> Result<Self, ConnectError> {
-        let failed = |source| ConnectError::Lock { path: state_directory.to_owned(), source };
+        let failed = |source| ConnectError::Lock {
+            path: state_directory.to_owned(),
+            source,
+        };
         let path = state_directory.join(FILE);
-        let mut file =
-            File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(failed)?;
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {
                 file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
@@ -36,7 +44,10 @@ impl Lock {
                 let mut text = String::new();
                 file.read_to_string(&mut text).map_err(failed)?;
                 let pid = text.trim().parse().unwrap_or_default();
-                Err(ConnectError::Owned { path: state_directory.to_owned(), pid })
+                Err(ConnectError::Owned {
+                    path: state_directory.to_owned(),
+                    pid,
+                })
             }
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }

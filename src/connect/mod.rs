@@ -101,8 +101,15 @@ pub async fn own(state_directory: &Path) -> Result<Connected, ConnectError> {
     let service = open(state_directory, Mode::Serve)?;
     let listening = listen(service.clone(), &state_directory.join(SOCKET))?;
     let client = client_of(embedded(service.clone())).await?;
-    let owner = Owner { _listening: Some(listening), service, _lock: lock };
-    Ok(Connected { client, place: Place::Here(Box::new(owner)) })
+    let owner = Owner {
+        _listening: Some(listening),
+        service,
+        _lock: lock,
+    };
+    Ok(Connected {
+        client,
+        place: Place::Here(Box::new(owner)),
+    })
 }
 
 /// Takes the lock; waits for a process that only asks the journal a question, and refuses to wait for one that serves it.
@@ -129,16 +136,32 @@ pub async fn reach(state_directory: &Path, mode: Mode) -> Result<Connected, Conn
             Ok(lock) => {
                 let service = open(state_directory, mode)?;
                 let client = client_of(embedded(service.clone())).await?;
-                let owner = Owner { _listening: None, service, _lock: lock };
-                return Ok(Connected { client, place: Place::Here(Box::new(owner)) });
+                let owner = Owner {
+                    _listening: None,
+                    service,
+                    _lock: lock,
+                };
+                return Ok(Connected {
+                    client,
+                    place: Place::Here(Box::new(owner)),
+                });
             }
             Err(ConnectError::Owned { pid, .. }) => pid,
             Err(error) => return Err(error),
         };
         match socket::connect(&state_directory.join(SOCKET)).await {
-            Ok(forward) => return Ok(Connected { client: client_of(forward).await?, place: Place::Process(pid) }),
+            Ok(forward) => {
+                return Ok(Connected {
+                    client: client_of(forward).await?,
+                    place: Place::Process(pid),
+                });
+            }
             Err(source) if tokio::time::Instant::now() >= end => {
-                return Err(ConnectError::Silent { path: state_directory.to_owned(), pid, source: source.into() });
+                return Err(ConnectError::Silent {
+                    path: state_directory.to_owned(),
+                    pid,
+                    source: source.into(),
+                });
             }
             // It is starting, or ending.
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -152,10 +175,15 @@ pub async fn reach(state_directory: &Path, mode: Mode) -> Result<Connected, Conn
 /// `Owned` where a live process has it; `Lock` where it cannot be renamed.
 pub fn set_aside(state_directory: &Path) -> Result<PathBuf, ConnectError> {
     let lock = Lock::take(state_directory)?;
-    let stamp = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string().replace(':', "");
+    let stamp = humantime::format_rfc3339_seconds(std::time::SystemTime::now())
+        .to_string()
+        .replace(':', "");
     let aside = state_directory.join(format!("{JOURNAL}.damaged-{stamp}"));
     let renamed = std::fs::rename(state_directory.join(JOURNAL), &aside);
-    renamed.map_err(|source| ConnectError::Lock { path: state_directory.to_owned(), source })?;
+    renamed.map_err(|source| ConnectError::Lock {
+        path: state_directory.to_owned(),
+        source,
+    })?;
     drop(lock);
     Ok(aside)
 }
@@ -166,14 +194,20 @@ fn open(state_directory: &Path, mode: Mode) -> Result<Service, JournalError> {
 }
 
 /// A callback that the SDK's client makes its calls with.
-type Callback = Arc<dyn Fn(GrpcRequest) -> BoxFuture<'static, Result<GrpcSuccessResponse, Status>> + Send + Sync>;
+type Callback =
+    Arc<dyn Fn(GrpcRequest) -> BoxFuture<'static, Result<GrpcSuccessResponse, Status>> + Send + Sync>;
 
 fn embedded(service: Service) -> Callback {
     Arc::new(move |request: GrpcRequest| {
         let service = service.clone();
         Box::pin(async move {
-            let proto = service.call(Caller::Embedded, &request.rpc, &request.proto).await?;
-            Ok(GrpcSuccessResponse { headers: http::HeaderMap::new(), proto })
+            let proto = service
+                .call(Caller::Embedded, &request.rpc, &request.proto)
+                .await?;
+            Ok(GrpcSuccessResponse {
+                headers: http::HeaderMap::new(),
+                proto,
+            })
         })
     })
 }
@@ -187,14 +221,20 @@ async fn client_of(callback: Callback) -> Result<Client, ConnectError> {
         .dns_load_balancing(None)
         .identity(identity())
         .build();
-    let connection = Connection::connect(options).await.map_err(|error| broken(error.into()))?;
+    let connection = Connection::connect(options)
+        .await
+        .map_err(|error| broken(error.into()))?;
     Client::new(connection, ClientOptions::new(NAMESPACE).build()).map_err(|error| broken(error.into()))
 }
 
 /// Who polls and asks, in the form in which Temporal's SDKs say it: `pid@host`.
 fn identity() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
+    let host = if host.trim().is_empty() {
+        "localhost"
+    } else {
+        host.trim()
+    };
     format!("{}@{host}", std::process::id())
 }
 

@@ -327,7 +327,11 @@ pub async fn totals(target: &Session, job: &str, plan: &TablePlan) -> Result<(u6
     let sql = format!("SELECT count(*), coalesce(sum(rows), 0) FROM longhaul.batches WHERE {mine}");
     let what = format!("read job {job} in the target's ledger");
     let row = target.row(&what, &sql).await?;
-    let number = |index: usize| row.get(index).and_then(Option::as_deref).and_then(|text| text.parse().ok());
+    let number = |index: usize| {
+        row.get(index)
+            .and_then(Option::as_deref)
+            .and_then(|text| text.parse().ok())
+    };
     Ok((number(0).unwrap_or(0), number(1).unwrap_or(0)))
 }
 

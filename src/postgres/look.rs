@@ -45,9 +45,16 @@ pub async fn look(source: &Session, target: &Session, request: &LookRequest) -> 
         refuse_sync(&plan)?;
     }
     ledger::ensure(target).await?;
-    let (batches, rows) = if request.restart { (0, 0) } else { ledger::totals(target, &request.job, &plan).await? };
+    let (batches, rows) = if request.restart {
+        (0, 0)
+    } else {
+        ledger::totals(target, &request.job, &plan).await?
+    };
     if batches == 0 && plan.on_conflict == OnConflict::Error && !target_is_empty(target, &plan).await? {
-        let words = format!("target table {} is not empty, and the ledger has no batch of job {}", plan.target, request.job);
+        let words = format!(
+            "target table {} is not empty, and the ledger has no batch of job {}",
+            plan.target, request.job
+        );
         return Err(Error::new(Side::Target, Kind::NotEmpty, words));
     }
     Ok(Look { plan, batches, rows })
@@ -56,13 +63,22 @@ pub async fn look(source: &Session, target: &Session, request: &LookRequest) -> 
 fn refuse_sync(plan: &TablePlan) -> Result<()> {
     let key: Vec<_> = plan.key.iter().map(|column| column.name.as_str()).collect();
     if plan.source_is_standby {
-        return Err(Error::new(Side::Source, Kind::Unsupported, "the source is a standby, which does not know who is writing")
-            .hinted("connect to its primary, or let the sync look back a number of keys: --lookback KEYS"));
+        return Err(Error::new(
+            Side::Source,
+            Kind::Unsupported,
+            "the source is a standby, which does not know who is writing",
+        )
+        .hinted("connect to its primary, or let the sync look back a number of keys: --lookback KEYS"));
     }
     if !plan.key_ascends {
-        let words = format!("a sync finds new rows by their key, and the key ({}) of {} need not grow", key.join(", "), plan.source);
-        return Err(Error::new(Side::Source, Kind::Unsupported, words)
-            .hinted("if new keys are never more than a number of keys below the highest one, say so: --lookback KEYS"));
+        let words = format!(
+            "a sync finds new rows by their key, and the key ({}) of {} need not grow",
+            key.join(", "),
+            plan.source
+        );
+        return Err(Error::new(Side::Source, Kind::Unsupported, words).hinted(
+            "if new keys are never more than a number of keys below the highest one, say so: --lookback KEYS",
+        ));
     }
     Ok(())
 }

@@ -14,6 +14,8 @@ mod listen;
 mod matching;
 mod query;
 mod recovery;
+#[cfg(test)]
+mod tests;
 mod timer;
 mod update;
 mod visibility;
@@ -179,6 +181,6 @@ fn status_of(error: HistoryError) -> Status {
 }
 
 fn journal_status(error: &JournalError) -> Status {
-    tracing::error!(%error, "the journal failed");
+    tracing::debug!(%error, "the journal failed");
     Status::data_loss(error.to_string())
 }

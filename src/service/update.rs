@@ -31,7 +31,7 @@ const MAX_IN_FLIGHT: usize = 10;
 enum Stage {
     Admitted,
     Accepted,
-    Completed(Outcome),
+    Completed(Box<Outcome>),
     Abandoned,
 }
 
@@ -95,10 +95,11 @@ impl Updates {
         let key = (run_id.to_owned(), update_id.to_owned());
         let stage = match news {
             UpdateNews::Accepted => Stage::Accepted,
-            UpdateNews::Completed(outcome) => Stage::Completed(outcome),
-            UpdateNews::Rejected(failure) => Stage::Completed(Outcome {
-                value: Some(outcome::Value::Failure(failure)),
-            }),
+            UpdateNews::Completed(outcome) => Stage::Completed(Box::new(outcome)),
+            UpdateNews::Rejected(failure) => {
+                let value = Some(outcome::Value::Failure(failure));
+                Stage::Completed(Box::new(Outcome { value }))
+            }
             UpdateNews::Abandoned => Stage::Abandoned,
         };
         if stage == Stage::Accepted {
@@ -281,7 +282,7 @@ impl Service {
         match stage {
             Stage::Admitted => Ok((Lifecycle::Admitted, None)),
             Stage::Accepted => Ok((Lifecycle::Accepted, None)),
-            Stage::Completed(outcome) => Ok((Lifecycle::Completed, Some(outcome))),
+            Stage::Completed(outcome) => Ok((Lifecycle::Completed, Some(*outcome))),
             Stage::Abandoned => Err(Status::not_found("the workflow ended before it took the update")),
         }
     }

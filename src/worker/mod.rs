@@ -52,7 +52,10 @@ pub fn task_queue(job: &JobName) -> String {
 /// If the SDK does not take the client or the registrations.
 pub fn start(client: &Client, job: &JobName, activities: Option<Activities>) -> Result<Running, WorkerError> {
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| WorkerError(error);
-    let version = WorkerDeploymentVersion::builder().deployment_name("longhaul").build_id(env!("CARGO_PKG_VERSION")).build();
+    let version = WorkerDeploymentVersion::builder()
+        .deployment_name("longhaul")
+        .build_id(env!("CARGO_PKG_VERSION"))
+        .build();
     let options = WorkerOptions::new(task_queue(job))
         .register_workflow::<MigrateTable>()
         .map_err(|error| failed(error.into()))?
@@ -80,11 +83,6 @@ impl Running {
     pub async fn shut_down(self) -> Result<(), WorkerError> {
         (self.shut_down)();
         self.task.await.map_err(|error| WorkerError(error.into()))?
-    }
-
-    /// Lets it go, where nothing it does is worth waiting for.
-    pub fn abandon(self) {
-        self.task.abort();
     }
 
     /// Whether it has ended by itself, which it should not.

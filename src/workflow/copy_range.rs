@@ -7,14 +7,16 @@ use std::task::Poll;
 
 use futures_util::future::LocalBoxFuture;
 use temporalio_workflow::{
-    ActivityExecutionError, WaitConditionOptions, WorkflowCancellationToken, WorkflowContext, WorkflowTermination,
+    ActivityExecutionError, WaitConditionOptions, WorkflowCancellationToken, WorkflowContext,
+    WorkflowTermination,
 };
 
 use super::migrate_table::MigrateTable;
 use super::pace::batch_rows;
 use super::progress::Phase;
 use crate::activity::{
-    Activities, CopyBatchInput, CopyBatchOutput, NextBatchInput, NextBatchOutput, TableJob, copy_batch_options, next_batch_options,
+    Activities, CopyBatchInput, CopyBatchOutput, NextBatchInput, NextBatchOutput, TableJob,
+    copy_batch_options, next_batch_options,
 };
 use crate::table::{Key, KeyRange};
 
@@ -50,7 +52,10 @@ struct Pass<'a> {
 
 impl MigrateTable {
     /// Copies everything beyond the cursor, to `stop` if there is one.
-    pub(super) async fn copy_new(ctx: &WorkflowContext<Self>, stop: Option<Key>) -> Result<(), WorkflowTermination> {
+    pub(super) async fn copy_new(
+        ctx: &WorkflowContext<Self>,
+        stop: Option<Key>,
+    ) -> Result<(), WorkflowTermination> {
         ctx.state_mut(|state| state.phase = Phase::Copying);
         let low = ctx.state(|state| state.at.as_ref().and_then(|at| at.cursor.clone()));
         Pass::new(ctx, 0, low, stop).run().await
@@ -99,7 +104,8 @@ impl<'a> Pass<'a> {
             if !ending && !renewing && !paused {
                 self.begin();
             }
-            self.ctx.state_mut(|state| state.in_flight = u32::try_from(self.copies.len()).unwrap_or(u32::MAX));
+            self.ctx
+                .state_mut(|state| state.in_flight = u32::try_from(self.copies.len()).unwrap_or(u32::MAX));
             if self.copies.is_empty() && self.next.is_none() {
                 if let Some(failed) = self.failed {
                     return Err(failed.into());
@@ -163,25 +169,40 @@ impl<'a> Pass<'a> {
         let input = self.ctx.state(|state| {
             let at = state.at.as_ref();
             // A batch ends at the latest where the next range of the ledger begins.
-            let done = at.filter(|_| self.pass == 0).and_then(|at| at.done.first()).and_then(|range| range.low.clone());
-            let measured = at.filter(|at| at.rows_done > 0).map(|at| at.bytes_done / at.rows_done);
+            let done = at
+                .filter(|_| self.pass == 0)
+                .and_then(|at| at.done.first())
+                .and_then(|range| range.low.clone());
+            let measured = at
+                .filter(|at| at.rows_done > 0)
+                .map(|at| at.bytes_done / at.rows_done);
             NextBatchInput {
                 table: state.table_job(),
                 low: self.low.clone(),
                 stop: done.or_else(|| self.stop.clone()),
-                rows: batch_rows(&state.spec.tuning, measured.or(at.and_then(|at| at.row_bytes_estimate))),
+                rows: batch_rows(
+                    &state.spec.tuning,
+                    measured.or(at.and_then(|at| at.row_bytes_estimate)),
+                ),
             }
         });
         let mut options = next_batch_options();
         options.cancellation_token = Some(self.token.clone());
-        self.next = Some(Box::pin(self.ctx.execute_activity(Activities::next_batch, input, options)));
+        self.next = Some(Box::pin(self.ctx.execute_activity(
+            Activities::next_batch,
+            input,
+            options,
+        )));
     }
 
     fn plan(&mut self, planned: Result<NextBatchOutput, ActivityExecutionError>) {
         self.next = None;
         match planned {
             Ok(Some(high)) => {
-                self.planned = Some(KeyRange { low: self.low.replace(high.clone()), high });
+                self.planned = Some(KeyRange {
+                    low: self.low.replace(high.clone()),
+                    high,
+                });
             }
             Ok(None) => self.exhausted = true,
             Err(error) => self.fail(error),
@@ -196,11 +217,21 @@ impl<'a> Pass<'a> {
                 at.next_batch += 1;
                 (at.epoch, at.next_batch - 1)
             });
-            CopyBatchInput { table, epoch, batch, pass: self.pass, range: range.clone(), max_rate_bytes_per_second }
+            CopyBatchInput {
+                table,
+                epoch,
+                batch,
+                pass: self.pass,
+                range: range.clone(),
+                max_rate_bytes_per_second,
+            }
         });
         let mut options = copy_batch_options();
         options.cancellation_token = Some(self.token.clone());
-        self.copies.push((range, Box::pin(self.ctx.execute_activity(Activities::copy_batch, input, options))));
+        self.copies.push((
+            range,
+            Box::pin(self.ctx.execute_activity(Activities::copy_batch, input, options)),
+        ));
     }
 
     fn take(&mut self, index: usize, receipt: Result<CopyBatchOutput, ActivityExecutionError>) {
@@ -248,7 +279,10 @@ impl<'a> Pass<'a> {
         let mut options = WaitConditionOptions::default();
         // A canceled job must still hear of its batches: this wait does not end with the workflow's token.
         options.cancellation_token = Some(WorkflowCancellationToken::new());
-        let mut poked = pin!(self.ctx.wait_condition_with_options(move |state| state.pokes != seen, options));
+        let mut poked = pin!(
+            self.ctx
+                .wait_condition_with_options(move |state| state.pokes != seen, options)
+        );
         let mut canceled = pin!(self.ctx.cancelled());
         let (copies, next, known) = (&mut self.copies, &mut self.next, self.canceled);
         poll_fn(move |cx| {

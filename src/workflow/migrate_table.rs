@@ -4,20 +4,25 @@
 //! and `resume`, the query `progress`, the update `tune`. Cancellation lets the batches in flight finish or roll back.
 //! What survives continue-as-new is in `Resumption`, and nothing is in flight then.
 
-#![expect(missing_docs, reason = "the macro makes constants of the methods, which carry the documentation")]
+#![expect(
+    missing_docs,
+    reason = "the macro makes constants of the methods, which carry the documentation"
+)]
 
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use temporalio_macros::{workflow, workflow_methods};
 use temporalio_workflow::{
-    ContinueAsNewOptions, SyncWorkflowContext, WorkflowContext, WorkflowContextView, WorkflowResult, WorkflowTermination,
+    ContinueAsNewOptions, SyncWorkflowContext, WorkflowContext, WorkflowContextView, WorkflowResult,
+    WorkflowTermination,
 };
 
 use super::pace::Pace;
 use super::progress::{Phase, Progress};
 use crate::activity::{
-    Activities, NoteWritersInput, NoteWritersOutput, PrepareInput, Prepared, note_writers_options, prepare_options,
+    Activities, NoteWritersInput, NoteWritersOutput, PrepareInput, Prepared, note_writers_options,
+    prepare_options,
 };
 use crate::job::{JobSpec, Kind, Tuning, TuningChange};
 use crate::table::{Key, KeyRange, Noted, Receipt, TableName};
@@ -139,7 +144,9 @@ impl MigrateTable {
         let ctx = &*ctx;
         if ctx.state(|state| state.at.is_none()) {
             let spec = ctx.state(|state| state.spec.clone());
-            let prepared = ctx.execute_activity(Activities::prepare, PrepareInput { spec }, prepare_options()).await?;
+            let prepared = ctx
+                .execute_activity(Activities::prepare, PrepareInput { spec }, prepare_options())
+                .await?;
             ctx.state_mut(|state| state.at = Some(Resumption::from(prepared)));
         }
         match ctx.state(|state| state.spec.kind) {
@@ -201,10 +208,14 @@ impl MigrateTable {
     async fn round(ctx: &WorkflowContext<Self>) -> Result<(), WorkflowTermination> {
         if ctx.state(|state| state.at.as_ref().is_some_and(|at| at.round.is_none())) {
             let input = ctx.state(Self::note_writers_input);
-            let found = ctx.execute_activity(Activities::note_writers, input, note_writers_options()).await?;
+            let found = ctx
+                .execute_activity(Activities::note_writers, input, note_writers_options())
+                .await?;
             ctx.state_mut(|state| state.begin_round(found));
         }
-        let Some(round) = ctx.state(|state| state.at.as_ref().and_then(|at| at.round.clone())) else { return Ok(()) };
+        let Some(round) = ctx.state(|state| state.at.as_ref().and_then(|at| at.round.clone())) else {
+            return Ok(());
+        };
         if let Some(frontier) = round.frontier {
             Self::look_again(ctx, round.looked_to, frontier).await?;
         }
@@ -217,8 +228,13 @@ impl MigrateTable {
 
     /// Notes when the next round begins, and continues as new if the history has grown enough.
     fn fall_asleep(ctx: &WorkflowContext<Self>, interval_ms: u64) -> Result<(), WorkflowTermination> {
-        let now = ctx.workflow_time().and_then(|now| now.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-        let until_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).saturating_add(interval_ms);
+        let now = ctx
+            .workflow_time()
+            .and_then(|now| now.duration_since(UNIX_EPOCH).ok())
+            .unwrap_or_default();
+        let until_ms = u64::try_from(now.as_millis())
+            .unwrap_or(u64::MAX)
+            .saturating_add(interval_ms);
         ctx.state_mut(|state| {
             if let Some(at) = &mut state.at {
                 at.sleep_until_ms = Some(until_ms);
@@ -235,14 +251,19 @@ impl MigrateTable {
         let until_ms = ctx.state_mut(|state| state.at.as_mut().and_then(|at| at.sleep_until_ms.take()));
         if let Some(until_ms) = until_ms {
             ctx.state_mut(|state| (state.phase, state.next_run_ms) = (Phase::Sleeping, Some(until_ms)));
-            let now = ctx.workflow_time().and_then(|now| now.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+            let now = ctx
+                .workflow_time()
+                .and_then(|now| now.duration_since(UNIX_EPOCH).ok())
+                .unwrap_or_default();
             let rest = Duration::from_millis(until_ms).saturating_sub(now);
             if rest > Duration::ZERO {
                 ctx.timer(rest).await;
             }
         }
         // An error is the workflow's cancellation.
-        ctx.wait_condition(|state| !state.paused).await.map_err(|_| WorkflowTermination::cancelled())?;
+        ctx.wait_condition(|state| !state.paused)
+            .await
+            .map_err(|_| WorkflowTermination::cancelled())?;
         if ctx.cancellation_token().is_cancelled() {
             return Err(WorkflowTermination::cancelled());
         }
@@ -251,7 +272,9 @@ impl MigrateTable {
     }
 
     /// The same job in a new run with an empty history. Nothing is in flight.
-    pub(super) fn go_on_as_new(ctx: &WorkflowContext<Self>) -> Result<std::convert::Infallible, WorkflowTermination> {
+    pub(super) fn go_on_as_new(
+        ctx: &WorkflowContext<Self>,
+    ) -> Result<std::convert::Infallible, WorkflowTermination> {
         let input = ctx.state(|state| MigrateInput {
             spec: state.spec.clone(),
             paused: state.paused,
@@ -274,7 +297,11 @@ impl MigrateTable {
     fn begin_round(&mut self, found: NoteWritersOutput) {
         if let Some(at) = &mut self.at {
             let (looked_to, frontier) = (found.look_from.clone(), at.cursor.clone());
-            at.round = Some(Round { found, looked_to, frontier });
+            at.round = Some(Round {
+                found,
+                looked_to,
+                frontier,
+            });
         }
     }
 
@@ -301,7 +328,11 @@ impl MigrateTable {
     /// A batch of pass 0 or a later look came back.
     pub(super) fn count(&mut self, receipt: &Receipt, pass: u16) {
         let Some(at) = &mut self.at else { return };
-        let rows = if pass == 0 { receipt.rows } else { receipt.rows_written };
+        let rows = if pass == 0 {
+            receipt.rows
+        } else {
+            receipt.rows_written
+        };
         at.rows_done += rows;
         if rows > 0 || pass == 0 {
             at.bytes_done += receipt.bytes;
@@ -324,7 +355,12 @@ impl MigrateTable {
         let at = self.at.as_ref();
         let moving = matches!(self.phase, Phase::Copying | Phase::Looking) && self.in_flight > 0;
         let speed = self.pace.speed().filter(|_| moving);
-        let Summary { rows, bytes, batches, checksum } = self.summary();
+        let Summary {
+            rows,
+            bytes,
+            batches,
+            checksum,
+        } = self.summary();
         Progress {
             spec: self.spec.clone(),
             phase: self.phase,
@@ -342,9 +378,11 @@ impl MigrateTable {
             bytes_per_second: speed.map(|(_, bytes)| bytes),
             next_run_ms: self.next_run_ms,
             rounds: at.map_or(0, |at| at.rounds),
-            held_back_by: at.and_then(|at| at.noted.as_ref()).map_or_else(Vec::new, |noted| {
-                noted.holders.iter().map(ToString::to_string).collect()
-            }),
+            held_back_by: at
+                .and_then(|at| at.noted.as_ref())
+                .map_or_else(Vec::new, |noted| {
+                    noted.holders.iter().map(ToString::to_string).collect()
+                }),
             batches_found: at.map_or(0, |at| at.batches_found),
         }
     }

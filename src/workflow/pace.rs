@@ -21,8 +21,12 @@ pub fn batch_rows(tuning: &Tuning, row_bytes: Option<u64>) -> u64 {
     if let Some(rows) = tuning.batch_rows {
         return rows;
     }
-    let Some(row_bytes) = row_bytes.filter(|bytes| *bytes > 0) else { return FIRST_ROWS };
-    let limit = tuning.max_rate_bytes_per_second.map(|rate| rate.saturating_mul(LIMITED_SECONDS));
+    let Some(row_bytes) = row_bytes.filter(|bytes| *bytes > 0) else {
+        return FIRST_ROWS;
+    };
+    let limit = tuning
+        .max_rate_bytes_per_second
+        .map(|rate| rate.saturating_mul(LIMITED_SECONDS));
     let bytes = limit.map_or(MAX_BYTES, |limit| limit.min(MAX_BYTES));
     (bytes / row_bytes).clamp(1, MAX_ROWS)
 }
@@ -69,7 +73,11 @@ mod tests {
 
     #[test]
     fn batches_fit_rows_bytes_and_the_speed_limit() {
-        let tuning = |batch_rows, max_rate| Tuning { concurrency: 4, batch_rows, max_rate_bytes_per_second: max_rate };
+        let tuning = |batch_rows, max_rate| Tuning {
+            concurrency: 4,
+            batch_rows,
+            max_rate_bytes_per_second: max_rate,
+        };
         assert_eq!(batch_rows(&tuning(Some(7), None), Some(300)), 7);
         assert_eq!(batch_rows(&tuning(None, None), None), FIRST_ROWS);
         assert_eq!(batch_rows(&tuning(None, None), Some(100)), MAX_ROWS);

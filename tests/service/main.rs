@@ -1,13 +1,16 @@
 //! The embedded service under Temporal's own SDK: a worker and a client that know nothing of it.
 
+#![expect(clippy::unwrap_used, reason = "what a helper cannot do fails its test")]
+
 mod workflows;
 
 use std::time::Duration;
 
 use longhaul::connect::{self, Connected};
 use temporalio_client::{
-    Client, WorkflowCancelOptions, WorkflowDescribeOptions, WorkflowExecuteUpdateOptions, WorkflowFetchHistoryOptions,
-    WorkflowGetResultOptions, WorkflowQueryOptions, WorkflowSignalOptions, WorkflowStartOptions, WorkflowTerminateOptions,
+    Client, WorkflowCancelOptions, WorkflowDescribeOptions, WorkflowExecuteUpdateOptions,
+    WorkflowFetchHistoryOptions, WorkflowGetResultOptions, WorkflowQueryOptions, WorkflowSignalOptions,
+    WorkflowStartOptions, WorkflowTerminateOptions,
 };
 use temporalio_protos::temporal::api::enums::v1::EventType;
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
@@ -32,7 +35,7 @@ fn worker(client: &Client) -> Running {
         .unwrap()
         .register_workflow::<Flaky>()
         .unwrap()
-        .register_activities(Sample::default())
+        .register_activities(Sample)
         .build();
     let runtime = Runtime::from_current_tokio(Default::default()).unwrap();
     let mut worker = Worker::new(&runtime, client.clone(), options).unwrap();
@@ -44,11 +47,20 @@ fn worker(client: &Client) -> Running {
 
 /// Runs a test with a service on a journal of its own.
 fn with_service(test: impl AsyncFnOnce(Client)) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     let directory = tempfile::tempdir().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
-        let Connected { client, place: _place } = connect::own(directory.path()).await.unwrap();
-        tokio::time::timeout(Duration::from_secs(60), test(client)).await.expect("the test takes too long");
+        let Connected {
+            client,
+            place: _place,
+        } = connect::own(directory.path()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(60), test(client))
+            .await
+            .expect("the test takes too long");
     });
 }
 
@@ -58,7 +70,11 @@ fn start(id: &str) -> WorkflowStartOptions {
 
 async fn events(client: &Client, id: &str) -> Vec<EventType> {
     let handle = client.get_workflow_handle::<Counting>(id);
-    let events = handle.fetch_history(WorkflowFetchHistoryOptions::default()).into_events().await.unwrap();
+    let events = handle
+        .fetch_history(WorkflowFetchHistoryOptions::default())
+        .into_events()
+        .await
+        .unwrap();
     events.iter().map(|event| event.event_type()).collect()
 }
 
@@ -66,22 +82,53 @@ async fn events(client: &Client, id: &str) -> Vec<EventType> {
 fn signals_queries_updates_timers_and_results_work() {
     with_service(async |client| {
         let _worker = worker(&client);
-        let handle = client.start_workflow(Counting::run, 10, start("c")).await.unwrap();
-        handle.signal(Counting::add, 3, WorkflowSignalOptions::default()).await.unwrap();
-        let before = handle.execute_update(Counting::set, 4, WorkflowExecuteUpdateOptions::default()).await.unwrap();
+        let handle = client
+            .start_workflow(Counting::run, 10, start("c"))
+            .await
+            .unwrap();
+        handle
+            .signal(Counting::add, 3, WorkflowSignalOptions::default())
+            .await
+            .unwrap();
+        let before = handle
+            .execute_update(Counting::set, 4, WorkflowExecuteUpdateOptions::default())
+            .await
+            .unwrap();
         assert_eq!(before, 3);
-        let value = handle.query(Counting::value, (), WorkflowQueryOptions::default()).await.unwrap();
+        let value = handle
+            .query(Counting::value, (), WorkflowQueryOptions::default())
+            .await
+            .unwrap();
         assert_eq!(value, 4);
-        let refused = handle.execute_update(Counting::set, -1, WorkflowExecuteUpdateOptions::default()).await;
+        let refused = handle
+            .execute_update(Counting::set, -1, WorkflowExecuteUpdateOptions::default())
+            .await;
         assert!(format!("{:?}", refused.unwrap_err()).contains("must not be negative"));
-        handle.signal(Counting::add, 6, WorkflowSignalOptions::default()).await.unwrap();
-        assert_eq!(handle.get_result(WorkflowGetResultOptions::default()).await.unwrap(), 10);
-        let value = handle.query(Counting::value, (), WorkflowQueryOptions::default()).await.unwrap();
+        handle
+            .signal(Counting::add, 6, WorkflowSignalOptions::default())
+            .await
+            .unwrap();
+        assert_eq!(
+            handle
+                .get_result(WorkflowGetResultOptions::default())
+                .await
+                .unwrap(),
+            10
+        );
+        let value = handle
+            .query(Counting::value, (), WorkflowQueryOptions::default())
+            .await
+            .unwrap();
         assert_eq!(value, 10, "a closed workflow still answers");
         use EventType::*;
         let seen = events(&client, "c").await;
         assert_eq!(seen[..2], [WorkflowExecutionStarted, WorkflowTaskScheduled]);
-        for expected in [WorkflowExecutionSignaled, WorkflowExecutionUpdateAccepted, WorkflowExecutionUpdateCompleted, TimerFired] {
+        for expected in [
+            WorkflowExecutionSignaled,
+            WorkflowExecutionUpdateAccepted,
+            WorkflowExecutionUpdateCompleted,
+            TimerFired,
+        ] {
             assert!(seen.contains(&expected), "{expected:?} is not in {seen:?}");
         }
         assert_eq!(seen.last(), Some(&WorkflowExecutionCompleted));
@@ -93,13 +140,28 @@ fn an_activity_is_retried_until_it_succeeds_and_leaves_one_started_event() {
     with_service(async |client| {
         let _worker = worker(&client);
         let handle = client.start_workflow(Flaky::run, 3, start("f")).await.unwrap();
-        assert_eq!(handle.get_result(WorkflowGetResultOptions::default()).await.unwrap(), 3, "attempts");
+        assert_eq!(
+            handle
+                .get_result(WorkflowGetResultOptions::default())
+                .await
+                .unwrap(),
+            3,
+            "attempts"
+        );
         use EventType::*;
         let seen = events(&client, "f").await;
         let expected = [
-            WorkflowExecutionStarted, WorkflowTaskScheduled, WorkflowTaskStarted, WorkflowTaskCompleted,
-            ActivityTaskScheduled, ActivityTaskStarted, ActivityTaskCompleted,
-            WorkflowTaskScheduled, WorkflowTaskStarted, WorkflowTaskCompleted, WorkflowExecutionCompleted,
+            WorkflowExecutionStarted,
+            WorkflowTaskScheduled,
+            WorkflowTaskStarted,
+            WorkflowTaskCompleted,
+            ActivityTaskScheduled,
+            ActivityTaskStarted,
+            ActivityTaskCompleted,
+            WorkflowTaskScheduled,
+            WorkflowTaskStarted,
+            WorkflowTaskCompleted,
+            WorkflowExecutionCompleted,
         ];
         assert_eq!(seen, expected);
     });
@@ -110,7 +172,10 @@ fn an_error_that_must_not_be_retried_fails_the_workflow() {
     with_service(async |client| {
         let _worker = worker(&client);
         let handle = client.start_workflow(Flaky::run, -1, start("f")).await.unwrap();
-        let error = handle.get_result(WorkflowGetResultOptions::default()).await.unwrap_err();
+        let error = handle
+            .get_result(WorkflowGetResultOptions::default())
+            .await
+            .unwrap_err();
         assert!(format!("{error:?}").contains("never"), "{error:?}");
     });
 }
@@ -119,15 +184,39 @@ fn an_error_that_must_not_be_retried_fails_the_workflow() {
 fn a_canceled_workflow_hears_of_it_and_a_terminated_one_does_not() {
     with_service(async |client| {
         let _worker = worker(&client);
-        let canceled = client.start_workflow(Counting::run, 10, start("canceled")).await.unwrap();
-        canceled.signal(Counting::add, 1, WorkflowSignalOptions::default()).await.unwrap();
+        let canceled = client
+            .start_workflow(Counting::run, 10, start("canceled"))
+            .await
+            .unwrap();
+        canceled
+            .signal(Counting::add, 1, WorkflowSignalOptions::default())
+            .await
+            .unwrap();
         canceled.cancel(WorkflowCancelOptions::default()).await.unwrap();
-        canceled.get_result(WorkflowGetResultOptions::default()).await.unwrap_err();
-        assert_eq!(events(&client, "canceled").await.last(), Some(&EventType::WorkflowExecutionCanceled));
-        let ended = client.start_workflow(Counting::run, 10, start("terminated")).await.unwrap();
-        ended.terminate(WorkflowTerminateOptions::default()).await.unwrap();
-        ended.get_result(WorkflowGetResultOptions::default()).await.unwrap_err();
-        assert_eq!(events(&client, "terminated").await.last(), Some(&EventType::WorkflowExecutionTerminated));
+        canceled
+            .get_result(WorkflowGetResultOptions::default())
+            .await
+            .unwrap_err();
+        assert_eq!(
+            events(&client, "canceled").await.last(),
+            Some(&EventType::WorkflowExecutionCanceled)
+        );
+        let ended = client
+            .start_workflow(Counting::run, 10, start("terminated"))
+            .await
+            .unwrap();
+        ended
+            .terminate(WorkflowTerminateOptions::default())
+            .await
+            .unwrap();
+        ended
+            .get_result(WorkflowGetResultOptions::default())
+            .await
+            .unwrap_err();
+        assert_eq!(
+            events(&client, "terminated").await.last(),
+            Some(&EventType::WorkflowExecutionTerminated)
+        );
     });
 }
 
@@ -135,27 +224,63 @@ fn a_canceled_workflow_hears_of_it_and_a_terminated_one_does_not() {
 fn a_long_workflow_continues_as_new_and_its_chain_stays_short() {
     with_service(async |client| {
         let _worker = worker(&client);
-        let handle = client.start_workflow(Long::run, (0, 2500), start("long")).await.unwrap();
-        assert_eq!(handle.get_result(WorkflowGetResultOptions::default()).await.unwrap(), 2500);
+        let handle = client
+            .start_workflow(Long::run, (0, 2500), start("long"))
+            .await
+            .unwrap();
+        assert_eq!(
+            handle
+                .get_result(WorkflowGetResultOptions::default())
+                .await
+                .unwrap(),
+            2500
+        );
         // Of the chain only the last two runs are kept.
         let current = client.get_workflow_handle::<Long>("long");
-        let description = current.describe(WorkflowDescribeOptions::default()).await.unwrap();
-        assert!(description.history_length() < 4200, "{} events", description.history_length());
+        let description = current
+            .describe(WorkflowDescribeOptions::default())
+            .await
+            .unwrap();
+        assert!(
+            description.history_length() < 4200,
+            "{} events",
+            description.history_length()
+        );
     });
 }
 
 #[test]
 fn a_workflow_goes_on_where_it_was_when_its_process_died() {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap()
+    };
     let directory = tempfile::tempdir().unwrap();
     let copy = tempfile::tempdir().unwrap();
     let first = runtime();
     tokio::task::LocalSet::new().block_on(&first, async {
-        let Connected { client, place: _place } = connect::own(directory.path()).await.unwrap();
+        let Connected {
+            client,
+            place: _place,
+        } = connect::own(directory.path()).await.unwrap();
         let _worker = worker(&client);
-        let handle = client.start_workflow(Counting::run, 10, start("c")).await.unwrap();
-        handle.signal(Counting::add, 3, WorkflowSignalOptions::default()).await.unwrap();
-        while handle.query(Counting::value, (), WorkflowQueryOptions::default()).await.unwrap_or(0) != 3 {
+        let handle = client
+            .start_workflow(Counting::run, 10, start("c"))
+            .await
+            .unwrap();
+        handle
+            .signal(Counting::add, 3, WorkflowSignalOptions::default())
+            .await
+            .unwrap();
+        while handle
+            .query(Counting::value, (), WorkflowQueryOptions::default())
+            .await
+            .unwrap_or(0)
+            != 3
+        {
             tokio::task::yield_now().await;
         }
         // What a killed process leaves: the files as they are, nothing said goodbye to.
@@ -164,13 +289,28 @@ fn a_workflow_goes_on_where_it_was_when_its_process_died() {
     drop(first);
     let second = runtime();
     tokio::task::LocalSet::new().block_on(&second, async {
-        let Connected { client, place: _place } = connect::own(copy.path()).await.unwrap();
+        let Connected {
+            client,
+            place: _place,
+        } = connect::own(copy.path()).await.unwrap();
         let _worker = worker(&client);
         let handle = client.get_workflow_handle::<Counting>("c");
-        let value = handle.query(Counting::value, (), WorkflowQueryOptions::default()).await.unwrap();
+        let value = handle
+            .query(Counting::value, (), WorkflowQueryOptions::default())
+            .await
+            .unwrap();
         assert_eq!(value, 3, "what was signaled is remembered");
-        handle.signal(Counting::add, 7, WorkflowSignalOptions::default()).await.unwrap();
-        assert_eq!(handle.get_result(WorkflowGetResultOptions::default()).await.unwrap(), 10);
+        handle
+            .signal(Counting::add, 7, WorkflowSignalOptions::default())
+            .await
+            .unwrap();
+        assert_eq!(
+            handle
+                .get_result(WorkflowGetResultOptions::default())
+                .await
+                .unwrap(),
+            10
+        );
     });
 }
 

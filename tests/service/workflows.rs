@@ -6,8 +6,8 @@ use std::time::Duration;
 use temporalio_macros::{activities, workflow, workflow_methods};
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use temporalio_sdk::{
-    ActivityOptions, ApplicationFailure, ContinueAsNewOptions, SyncWorkflowContext, WorkflowContext, WorkflowContextView,
-    WorkflowResult, WorkflowTermination,
+    ActivityOptions, ApplicationFailure, ContinueAsNewOptions, SyncWorkflowContext, WorkflowContext,
+    WorkflowContextView, WorkflowResult, WorkflowTermination,
 };
 use temporalio_workflow::RetryPolicy;
 
@@ -39,8 +39,16 @@ impl Counting {
     }
 
     #[update_validator(set)]
-    fn validate_set(&self, _: &WorkflowContextView, value: &i64) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        if *value < 0 { Err("the value must not be negative".into()) } else { Ok(()) }
+    fn validate_set(
+        &self,
+        _: &WorkflowContextView,
+        value: &i64,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if *value < 0 {
+            Err("the value must not be negative".into())
+        } else {
+            Ok(())
+        }
     }
 
     #[update]
@@ -59,7 +67,9 @@ impl Sample {
     #[activity]
     pub async fn flaky(self: Arc<Self>, ctx: ActivityContext, attempts: i64) -> Result<i64, ActivityError> {
         if attempts < 0 {
-            return Err(ActivityError::application(ApplicationFailure::non_retryable(anyhow::anyhow!("never"))));
+            return Err(ActivityError::application(ApplicationFailure::non_retryable(
+                anyhow::anyhow!("never"),
+            )));
         }
         if i64::from(ctx.info().attempt) < attempts {
             return Err(anyhow::anyhow!("not yet").into());
@@ -83,8 +93,12 @@ pub struct Flaky;
 impl Flaky {
     #[run]
     pub async fn run(ctx: &mut WorkflowContext<Self>, attempts: i64) -> WorkflowResult<i64> {
-        let retry = RetryPolicy::builder().initial_interval(Duration::from_millis(10)).build();
-        let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(5)).retry_policy(retry).build();
+        let retry = RetryPolicy::builder()
+            .initial_interval(Duration::from_millis(10))
+            .build();
+        let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(5))
+            .retry_policy(retry)
+            .build();
         Ok(ctx.execute_activity(Sample::flaky, attempts, options).await?)
     }
 }
@@ -97,7 +111,10 @@ pub struct Long;
 #[workflow_methods]
 impl Long {
     #[run]
-    pub async fn run(ctx: &mut WorkflowContext<Self>, (mut value, wanted): (i64, i64)) -> WorkflowResult<i64> {
+    pub async fn run(
+        ctx: &mut WorkflowContext<Self>,
+        (mut value, wanted): (i64, i64),
+    ) -> WorkflowResult<i64> {
         while value < wanted {
             if ctx.continue_as_new_suggested() {
                 ctx.continue_as_new((value, wanted), ContinueAsNewOptions::default())?;

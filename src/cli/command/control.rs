@@ -30,19 +30,34 @@ async fn speak_to(context: &Context<'_>, name: &str) -> Result<Spoken, Report> {
     if !context.state_dir.exists()? {
         return Err(unknown(name));
     }
-    let connected = connect::reach(context.path(), Mode::Serve).await.map_err(|error| unreachable(&error))?;
+    let connected = connect::reach(context.path(), Mode::Serve)
+        .await
+        .map_err(|error| unreachable(&error))?;
     let job = jobs::named(&connected.client, name).await?;
     if !job.is_open() {
         let state = format!("{:?}", job.status).to_lowercase();
-        return Err(Report::of(format!("job {name} is {state}: there is nothing left to do for it"), ExitStatus::Failed));
+        return Err(Report::of(
+            format!("job {name} is {state}: there is nothing left to do for it"),
+            ExitStatus::Failed,
+        ));
     }
     let live = match connected.place {
-        Place::Process(_) => jobs::worker_pid(&connected.client, &job.spec.name).await?.is_some(),
+        Place::Process(_) => jobs::worker_pid(&connected.client, &job.spec.name)
+            .await?
+            .is_some(),
         Place::Here(_) => false,
     };
-    let worker = if live { None } else { Some(worker::start(&connected.client, &job.spec.name, None)) };
+    let worker = if live {
+        None
+    } else {
+        Some(worker::start(&connected.client, &job.spec.name, None))
+    };
     let worker = worker.transpose().map_err(|error| refused(&error))?;
-    Ok(Spoken { connected, job, worker })
+    Ok(Spoken {
+        connected,
+        job,
+        worker,
+    })
 }
 
 impl Spoken {
@@ -60,17 +75,32 @@ impl Spoken {
 
 pub async fn pause(context: &Context<'_>, name: &str) -> Outcome {
     let spoken = speak_to(context, name).await?;
-    let signaled = spoken.job.handle.signal(MigrateTable::pause, (), WorkflowSignalOptions::default()).await;
+    let signaled = spoken
+        .job
+        .handle
+        .signal(MigrateTable::pause, (), WorkflowSignalOptions::default())
+        .await;
     signaled.map_err(|error| refused(&error))?;
-    let when = if spoken.is_live() { "batches in flight finish first" } else { "no process runs it now" };
-    context.printer.talk(&format!("job {name} is paused ({when}); go on with: longhaul resume {name}"));
+    let when = if spoken.is_live() {
+        "batches in flight finish first"
+    } else {
+        "no process runs it now"
+    };
+    context.printer.talk(&format!(
+        "job {name} is paused ({when}); go on with: longhaul resume {name}"
+    ));
     spoken.end().await?;
     Ok(ExitStatus::Done)
 }
 
 pub async fn cancel(context: &Context<'_>, name: &str) -> Outcome {
     let spoken = speak_to(context, name).await?;
-    spoken.job.handle.cancel(WorkflowCancelOptions::default()).await.map_err(|error| refused(&error))?;
+    spoken
+        .job
+        .handle
+        .cancel(WorkflowCancelOptions::default())
+        .await
+        .map_err(|error| refused(&error))?;
     let end = tokio::time::Instant::now() + CANCELED_WITHIN;
     let mut ended = false;
     while !ended && tokio::time::Instant::now() < end {
@@ -83,22 +113,38 @@ pub async fn cancel(context: &Context<'_>, name: &str) -> Outcome {
             Err(report) => return Err(report),
         };
     }
-    let words = if ended { "is canceled" } else { "is being canceled: its batches in flight are finishing" };
-    context.printer.talk(&format!("job {name} {words}; what was copied stays on the target"));
+    let words = if ended {
+        "is canceled"
+    } else {
+        "is being canceled: its batches in flight are finishing"
+    };
+    context.printer.talk(&format!(
+        "job {name} {words}; what was copied stays on the target"
+    ));
     spoken.end().await?;
     Ok(ExitStatus::Done)
 }
 
 pub async fn tune(context: &Context<'_>, name: &str, change: TuningChange) -> Outcome {
     let spoken = speak_to(context, name).await?;
-    let tuned = spoken.job.handle.execute_update(MigrateTable::tune, change, WorkflowExecuteUpdateOptions::default()).await;
+    let tuned = spoken
+        .job
+        .handle
+        .execute_update(
+            MigrateTable::tune,
+            change,
+            WorkflowExecuteUpdateOptions::default(),
+        )
+        .await;
     let tuning = tuned.map_err(|error| match error {
         WorkflowUpdateError::Failed(failure) => {
             Report::of(jobs::innermost(&failure).to_string(), ExitStatus::Usage)
         }
         error => refused(&error),
     })?;
-    let rows = tuning.batch_rows.map_or("auto".to_owned(), |rows| rows.to_string());
+    let rows = tuning
+        .batch_rows
+        .map_or("auto".to_owned(), |rows| rows.to_string());
     context.printer.talk(&format!(
         "job {name}: concurrency {}, batch rows {rows}, max rate {}",
         tuning.concurrency,

@@ -13,7 +13,8 @@ use crate::connect::{self, ConnectError, Connected, Place};
 use crate::job::status::JobKind;
 use crate::job::{ConnectionName, JobSpec, TuningChange};
 use crate::postgres::{
-    ConnectionString, Error, ExamineRequest, Look, LookRequest, Session, Side, connect as connect_to, ledger, look,
+    ConnectionString, Error, ExamineRequest, Look, LookRequest, Session, Side, connect as connect_to, ledger,
+    look,
 };
 use crate::service::Mode;
 use crate::worker;
@@ -30,8 +31,10 @@ pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outc
         source: parse(context.settings.source()?.expose(), Side::Source)?,
         target: parse(context.settings.target()?.expose(), Side::Target)?,
     };
-    let name = |end: &ConnectionString| ConnectionName::without_password(&end.name());
-    let spec = context.settings.job_spec(kind, name(&ends.source), name(&ends.target))?;
+    let name = |end: &ConnectionString| ConnectionName::without_password(end.name());
+    let spec = context
+        .settings
+        .job_spec(kind, name(&ends.source), name(&ends.target))?;
     spec.validate()?;
     for warning in context.state_dir.prepare()? {
         context.printer.warn(&warning);
@@ -50,9 +53,14 @@ pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outc
 
 pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     if !context.state_dir.exists()? {
-        return args.job.as_deref().map_or_else(|| nothing_to_resume(context), |name| Err(unknown(name)));
+        return args
+            .job
+            .as_deref()
+            .map_or_else(|| nothing_to_resume(context), |name| Err(unknown(name)));
     }
-    let connected = connect::reach(context.path(), Mode::Inspect).await.map_err(|error| unreachable(&error))?;
+    let connected = connect::reach(context.path(), Mode::Inspect)
+        .await
+        .map_err(|error| unreachable(&error))?;
     let job = match &args.job {
         Some(name) => jobs::named(&connected.client, name).await?,
         None => match only_open_job(&connected).await? {
@@ -66,19 +74,33 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     let spec = job.spec.clone();
     let is_done = job.status == temporalio_client::WorkflowExecutionStatus::Completed;
     if is_done {
-        context.printer.talk(&format!("job {} is complete: there is nothing to resume", spec.name));
+        context.printer.talk(&format!(
+            "job {} is complete: there is nothing to resume",
+            spec.name
+        ));
         return Ok(ExitStatus::Done);
     }
     // Asked for in vain, the journal must be open for writing before the job can run.
     drop((job, connected));
     let ends = Ends {
-        source: resolve(&spec.source, context.settings.source().ok().map(|secret| secret.expose()), Side::Source)?,
-        target: resolve(&spec.target, context.settings.target().ok().map(|secret| secret.expose()), Side::Target)?,
+        source: resolve(
+            &spec.source,
+            context.settings.source().ok().map(|secret| secret.expose()),
+            Side::Source,
+        )?,
+        target: resolve(
+            &spec.target,
+            context.settings.target().ok().map(|secret| secret.expose()),
+            Side::Target,
+        )?,
     };
     let connected = own(context).await?;
     let known = jobs::find(&connected.client, spec.name.as_str()).await?;
     if let Some(job) = known.as_ref().filter(|job| job.is_open()) {
-        let resumed = job.handle.signal(MigrateTable::resume, (), WorkflowSignalOptions::default()).await;
+        let resumed = job
+            .handle
+            .signal(MigrateTable::resume, (), WorkflowSignalOptions::default())
+            .await;
         resumed.map_err(|error| refused(&error))?;
     }
     begin(context, connected, spec, ends, known, false).await
@@ -90,11 +112,17 @@ fn nothing_to_resume(context: &Context<'_>) -> Outcome {
 }
 
 async fn only_open_job(connected: &Connected) -> Result<Option<Job>, Report> {
-    let mut open: Vec<_> = jobs::all(&connected.client).await?.into_iter().filter(Job::is_open).collect();
+    let mut open: Vec<_> = jobs::all(&connected.client)
+        .await?
+        .into_iter()
+        .filter(Job::is_open)
+        .collect();
     if open.len() > 1 {
         let names: Vec<_> = open.iter().map(|job| job.spec.name.as_str()).collect();
         let words = format!("{} jobs are open: {}", open.len(), names.join(", "));
-        return Err(Report::of(words, ExitStatus::Usage).with_hint(format!("name one: longhaul resume {}", names[0])));
+        return Err(
+            Report::of(words, ExitStatus::Usage).with_hint(format!("name one: longhaul resume {}", names[0]))
+        );
     }
     Ok(open.pop())
 }
@@ -102,15 +130,27 @@ async fn only_open_job(connected: &Connected) -> Result<Option<Job>, Report> {
 async fn unpause(context: &Context<'_>, connected: &Connected, job: &Job, owner: u32) -> Outcome {
     let name = &job.spec.name;
     if !job.is_open() {
-        let words = format!("job {name} is {}, and process {owner} runs another one", format!("{:?}", job.status).to_lowercase());
-        return Err(Report::of(words, ExitStatus::Failed).with_hint("wait for that process, then run it again".to_owned()));
+        let words = format!(
+            "job {name} is {}, and process {owner} runs another one",
+            format!("{:?}", job.status).to_lowercase()
+        );
+        return Err(Report::of(words, ExitStatus::Failed)
+            .with_hint("wait for that process, then run it again".to_owned()));
     }
     if jobs::worker_pid(&connected.client, name).await?.is_none() {
-        return Err(unreachable(&ConnectError::Owned { path: context.path().to_owned(), pid: owner }));
+        return Err(unreachable(&ConnectError::Owned {
+            path: context.path().to_owned(),
+            pid: owner,
+        }));
     }
-    let resumed = job.handle.signal(MigrateTable::resume, (), WorkflowSignalOptions::default()).await;
+    let resumed = job
+        .handle
+        .signal(MigrateTable::resume, (), WorkflowSignalOptions::default())
+        .await;
     resumed.map_err(|error| refused(&error))?;
-    context.printer.talk(&format!("job {name} goes on, in process {owner}"));
+    context
+        .printer
+        .talk(&format!("job {name} goes on, in process {owner}"));
     Ok(ExitStatus::Done)
 }
 
@@ -129,13 +169,17 @@ async fn own(context: &Context<'_>) -> Result<Connected, Report> {
         "{error}; it is set aside as {}, and the jobs in it go on from the ledgers on their targets",
         aside.display()
     ));
-    connect::own(context.path()).await.map_err(|error| unreachable(&error))
+    connect::own(context.path())
+        .await
+        .map_err(|error| unreachable(&error))
 }
 
 fn parse(text: &str, side: Side) -> Result<ConnectionString, Report> {
     text.parse().map_err(|words: String| {
-        Report::of(format!("--{side} is not understood: {words}"), ExitStatus::Usage)
-            .with_hint("a URL is postgres://user@host:port/database; the other form is `host=... dbname=... user=...`".to_owned())
+        Report::of(format!("--{side} is not understood: {words}"), ExitStatus::Usage).with_hint(
+            "a URL is postgres://user@host:port/database; the other form is `host=... dbname=... user=...`"
+                .to_owned(),
+        )
     })
 }
 
@@ -146,9 +190,14 @@ fn resolve(name: &ConnectionName, given: Option<&str>, side: Side) -> Result<Con
         if given.name() == name.as_str() {
             return Ok(given);
         }
-        let words = format!("the job's {side} is {name}, and the {side} given now is {}", given.name());
-        return Err(Report::of(words, ExitStatus::Usage)
-            .with_hint(format!("leave --{side} and LONGHAUL_{} out, or give the job's", side.to_string().to_uppercase())));
+        let words = format!(
+            "the job's {side} is {name}, and the {side} given now is {}",
+            given.name()
+        );
+        return Err(Report::of(words, ExitStatus::Usage).with_hint(format!(
+            "leave --{side} and LONGHAUL_{} out, or give the job's",
+            side.to_string().to_uppercase()
+        )));
     }
     parse(name.as_str(), side)
 }
@@ -165,9 +214,14 @@ fn must_be_the_same(job: &Job, spec: &JobSpec) -> Result<(), Report> {
 async fn already_done(context: &Context<'_>, connected: &Connected, job: &Job) -> Outcome {
     let worker = worker::start(&connected.client, &job.spec.name, None).map_err(|error| refused(&error))?;
     let rows = job.progress().await.map(|progress| progress.rows_done);
-    worker.abandon();
-    let rows = rows.map_or(String::new(), |rows| format!(", {} rows", crate::observe::figures::count(rows)));
-    context.printer.talk(&format!("job {} is complete{rows}: nothing to do (--restart begins anew)", job.spec.name));
+    worker.shut_down().await.map_err(|error| refused(&error))?;
+    let rows = rows.map_or(String::new(), |rows| {
+        format!(", {} rows", crate::observe::figures::count(rows))
+    });
+    context.printer.talk(&format!(
+        "job {} is complete{rows}: nothing to do (--restart begins anew)",
+        job.spec.name
+    ));
     Ok(ExitStatus::Done)
 }
 
@@ -187,12 +241,21 @@ async fn begin(
     }
     let mut open = known.filter(Job::is_open);
     if let Some(job) = open.take_if(|job| restart || must_begin_anew(job, &spec)) {
-        let reason = if restart { "--restart" } else { "its settings were changed" };
+        let reason = if restart {
+            "--restart"
+        } else {
+            "its settings were changed"
+        };
         let options = WorkflowTerminateOptions::builder().reason(reason).build();
-        job.handle.terminate(options).await.map_err(|error| refused(&error))?;
+        job.handle
+            .terminate(options)
+            .await
+            .map_err(|error| refused(&error))?;
     }
     if restart {
-        ledger::forget(&target, spec.name.as_str()).await.map_err(|error| of_side(&error))?;
+        ledger::forget(&target, spec.name.as_str())
+            .await
+            .map_err(|error| of_side(&error))?;
     }
     say_where_it_begins(context, &spec, &found, open.is_some());
     drop((source, target));
@@ -202,9 +265,17 @@ async fn begin(
     match open {
         Some(job) => apply_tuning(&job, change).await?,
         None => {
-            let options = WorkflowStartOptions::new(worker::task_queue(&spec.name), spec.name.to_string()).build();
-            let input = MigrateInput { spec: spec.clone(), paused: false, resumption: None };
-            let started = connected.client.start_workflow(MigrateTable::run, input, options).await;
+            let options =
+                WorkflowStartOptions::new(worker::task_queue(&spec.name), spec.name.to_string()).build();
+            let input = MigrateInput {
+                spec: spec.clone(),
+                paused: false,
+                resumption: None,
+            };
+            let started = connected
+                .client
+                .start_workflow(MigrateTable::run, input, options)
+                .await;
             started.map_err(|error| refused(&error))?;
         }
     }
@@ -213,8 +284,12 @@ async fn begin(
 
 async fn sessions(spec: &JobSpec, ends: &Ends) -> Result<(Session, Session), Report> {
     let application = format!("longhaul {}", spec.name);
-    let source = connect_to(&ends.source, Side::Source, &application).await.map_err(|error| of_side(&error))?;
-    let target = connect_to(&ends.target, Side::Target, &application).await.map_err(|error| of_side(&error))?;
+    let source = connect_to(&ends.source, Side::Source, &application)
+        .await
+        .map_err(|error| of_side(&error))?;
+    let target = connect_to(&ends.target, Side::Target, &application)
+        .await
+        .map_err(|error| of_side(&error))?;
     Ok((source, target))
 }
 
@@ -230,7 +305,9 @@ async fn look_at(source: &Session, target: &Session, spec: &JobSpec, restart: bo
         lookback: spec.lookback_keys.is_some(),
         restart,
     };
-    look(source, target, &request).await.map_err(|error| of_side(&error))
+    look(source, target, &request)
+        .await
+        .map_err(|error| of_side(&error))
 }
 
 /// An error of PostgreSQL's before the job starts: the side decides the exit status.
@@ -252,7 +329,10 @@ async fn apply_tuning(job: &Job, change: TuningChange) -> Result<(), Report> {
     if change.is_empty() {
         return Ok(());
     }
-    let tuned = job.handle.execute_update(MigrateTable::tune, change, Default::default()).await;
+    let tuned = job
+        .handle
+        .execute_update(MigrateTable::tune, change, Default::default())
+        .await;
     tuned.map(drop).map_err(|error| refused(&error))
 }
 

@@ -190,7 +190,11 @@ async fn run_worker(
     printer.talk(&format!(
         "run {run} killed with SIGKILL after {seconds:.1} s, while {} being written\n  \
          committed on the target: {} rows; the ledger has {} batches of {} rows: {}",
-        if writing == 1 { "1 batch was".to_owned() } else { format!("{writing} batches were") },
+        if writing == 1 {
+            "1 batch was".to_owned()
+        } else {
+            format!("{writing} batches were")
+        },
         count(held.rows),
         count(held.batches),
         count(held.batch_rows),

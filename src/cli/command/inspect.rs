@@ -18,7 +18,10 @@ async fn connect(context: &Context<'_>) -> Result<Option<Connected>, Report> {
     if !context.state_dir.exists()? {
         return Ok(None);
     }
-    connect::reach(context.path(), Mode::Inspect).await.map(Some).map_err(|error| unreachable(&error))
+    connect::reach(context.path(), Mode::Inspect)
+        .await
+        .map(Some)
+        .map_err(|error| unreachable(&error))
 }
 
 /// Asks a job's workflow; where no worker would answer, this process brings one that only decides and answers.
@@ -32,7 +35,7 @@ async fn ask(connected: &Connected, job: &Job) -> Result<JobStatus, Report> {
     }
     let worker = worker::start(&connected.client, &job.spec.name, None).map_err(|error| refused(&error))?;
     let status = job.to_status(None).await;
-    worker.abandon();
+    worker.shut_down().await.map_err(|error| refused(&error))?;
     Ok(status)
 }
 
@@ -84,11 +87,15 @@ async fn statuses(context: &Context<'_>, name: Option<&str>) -> Result<Vec<JobSt
 pub async fn history(context: &Context<'_>, name: &str, json: bool) -> Outcome {
     let connected = connect(context).await?.ok_or_else(|| unknown(name))?;
     let job = jobs::named(&connected.client, name).await?;
-    let events = job.handle.fetch_history(WorkflowFetchHistoryOptions::default()).into_events().await;
+    let events = job
+        .handle
+        .fetch_history(WorkflowFetchHistoryOptions::default())
+        .into_events()
+        .await;
     let events = events.map_err(|error| refused(&error))?;
     if json {
         for event in &events {
-            context.printer.json(event)?;
+            context.printer.json(&report::event_json(event))?;
         }
     } else {
         let rows: Vec<_> = events.iter().map(row).collect();
@@ -98,8 +105,9 @@ pub async fn history(context: &Context<'_>, name: &str, json: bool) -> Outcome {
 }
 
 pub fn unknown(name: &str) -> Report {
-    Report::of(format!("there is no job named {name}"), ExitStatus::Usage)
-        .with_hint("nothing was ever run from this state directory; --state-dir says where else to look".to_owned())
+    Report::of(format!("there is no job named {name}"), ExitStatus::Usage).with_hint(
+        "nothing was ever run from this state directory; --state-dir says where else to look".to_owned(),
+    )
 }
 
 fn row(event: &HistoryEvent) -> HistoryRow {
@@ -115,12 +123,19 @@ fn detail(event: &HistoryEvent) -> Option<String> {
     Some(match event.attributes.as_ref()? {
         Attributes::ActivityTaskScheduledEventAttributes(it) => it.activity_type.clone()?.name,
         Attributes::ActivityTaskStartedEventAttributes(it) if it.attempt > 1 => {
-            let failure = it.last_failure.as_ref().map(|failure| format!(" after: {}", jobs::innermost(failure)));
+            let failure = it
+                .last_failure
+                .as_ref()
+                .map(|failure| format!(" after: {}", jobs::innermost(failure)));
             format!("attempt {}{}", it.attempt, failure.unwrap_or_default())
         }
-        Attributes::ActivityTaskFailedEventAttributes(it) => jobs::innermost(it.failure.as_ref()?).to_string(),
+        Attributes::ActivityTaskFailedEventAttributes(it) => {
+            jobs::innermost(it.failure.as_ref()?).to_string()
+        }
         Attributes::ActivityTaskTimedOutEventAttributes(it) => it.failure.as_ref()?.message.clone(),
-        Attributes::WorkflowExecutionFailedEventAttributes(it) => jobs::innermost(it.failure.as_ref()?).to_string(),
+        Attributes::WorkflowExecutionFailedEventAttributes(it) => {
+            jobs::innermost(it.failure.as_ref()?).to_string()
+        }
         Attributes::WorkflowTaskFailedEventAttributes(it) => it.failure.as_ref()?.message.clone(),
         Attributes::WorkflowExecutionSignaledEventAttributes(it) => it.signal_name.clone(),
         Attributes::WorkflowExecutionUpdateAcceptedEventAttributes(it) => {

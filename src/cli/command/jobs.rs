@@ -1,13 +1,13 @@
 //! The jobs of a service, as a client sees them: found by name, described, asked how far they are.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::TryStreamExt;
 use temporalio_client::tonic::IntoRequest;
 use temporalio_client::{
-    Client, WorkflowDescribeOptions, WorkflowExecutionStatus, WorkflowFetchHistoryOptions, WorkflowHandle, WorkflowListOptions,
-    WorkflowQueryOptions,
+    Client, WorkflowDescribeOptions, WorkflowExecutionStatus, WorkflowFetchHistoryOptions, WorkflowHandle,
+    WorkflowListOptions, WorkflowQueryOptions,
 };
 use temporalio_protos::temporal::api::enums::v1::TaskQueueType;
 use temporalio_protos::temporal::api::failure::v1::Failure as FailureProto;
@@ -16,7 +16,9 @@ use temporalio_protos::temporal::api::history::v1::HistoryEvent;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
 use temporalio_protos::temporal::api::workflow::v1::PendingActivityInfo;
-use temporalio_protos::temporal::api::workflowservice::v1::{DescribeTaskQueueRequest, DescribeWorkflowExecutionResponse};
+use temporalio_protos::temporal::api::workflowservice::v1::{
+    DescribeTaskQueueRequest, DescribeWorkflowExecutionResponse,
+};
 
 use super::super::exit::ExitStatus;
 use super::super::report::Report;
@@ -41,23 +43,22 @@ pub struct Job {
     pub status: WorkflowExecutionStatus,
     pub handle: Handle,
     described: DescribeWorkflowExecutionResponse,
-    first_started: Option<SystemTime>,
 }
 
 /// All jobs, by name.
 pub async fn all(client: &Client) -> Result<Vec<Job>, Report> {
-    let runs: Vec<_> =
-        client.list_workflows("", WorkflowListOptions::default()).try_collect().await.map_err(|error| refused(&error))?;
-    // A job may have several runs: it is the current one that counts, and the first one that says since when.
-    let mut names: HashMap<String, Option<SystemTime>> = HashMap::new();
-    for run in runs.iter().filter(|run| run.workflow_type() == "MigrateTable") {
-        names.entry(run.id().to_owned()).or_insert(run.start_time());
-    }
+    let runs: Vec<_> = client
+        .list_workflows("", WorkflowListOptions::default())
+        .try_collect()
+        .await
+        .map_err(|error| refused(&error))?;
+    // A job may have several runs: it is the current one that counts.
+    let ours = runs.iter().filter(|run| run.workflow_type() == "MigrateTable");
+    let names: BTreeSet<_> = ours.map(|run| run.id().to_owned()).collect();
     let mut jobs = Vec::new();
-    for name in names.into_keys() {
+    for name in names {
         jobs.extend(find(client, &name).await?);
     }
-    jobs.sort_by(|a, b| a.spec.name.as_str().cmp(b.spec.name.as_str()));
     Ok(jobs)
 }
 
@@ -70,16 +71,32 @@ pub async fn find(client: &Client, name: &str) -> Result<Option<Job>, Report> {
         Err(error) => return Err(refused(&error)),
     };
     let first = first_event(&handle).await?;
-    let Some(Attributes::WorkflowExecutionStartedEventAttributes(started)) = first.and_then(|event| event.attributes) else {
-        return Err(Report::of(format!("job {name} has no first event"), ExitStatus::Service));
+    let Some(Attributes::WorkflowExecutionStartedEventAttributes(started)) =
+        first.and_then(|event| event.attributes)
+    else {
+        return Err(Report::of(
+            format!("job {name} has no first event"),
+            ExitStatus::Service,
+        ));
     };
-    let input = started.input.and_then(|input| input.payloads.into_iter().next()).unwrap_or_default();
+    let input = started
+        .input
+        .and_then(|input| input.payloads.into_iter().next())
+        .unwrap_or_default();
     let input: MigrateInput = serde_json::from_slice(&input.data).map_err(|error| {
-        Report::of(format!("what job {name} was started with cannot be read"), ExitStatus::Service).caused_by(&error.to_string())
+        Report::of(
+            format!("what job {name} was started with cannot be read"),
+            ExitStatus::Service,
+        )
+        .caused_by(&error.to_string())
     })?;
     let status = described.status();
-    let first_started = described.start_time();
-    Ok(Some(Job { spec: input.spec, status, handle, described: described.into_raw(), first_started }))
+    Ok(Some(Job {
+        spec: input.spec,
+        status,
+        handle,
+        described: described.into_raw(),
+    }))
 }
 
 /// The job of that name, or an error that knows the nearest one.
@@ -105,14 +122,20 @@ async fn first_event(handle: &Handle) -> Result<Option<HistoryEvent>, Report> {
 pub async fn worker_pid(client: &Client, name: &JobName) -> Result<Option<u32>, Report> {
     let request = DescribeTaskQueueRequest {
         namespace: NAMESPACE.to_owned(),
-        task_queue: Some(TaskQueue { name: worker::task_queue(name), ..Default::default() }),
+        task_queue: Some(TaskQueue {
+            name: worker::task_queue(name),
+            ..Default::default()
+        }),
         task_queue_type: TaskQueueType::Activity as i32,
         ..Default::default()
     };
     let mut service = client.connection().workflow_service();
     let described = service.describe_task_queue(request.into_request()).await;
     let described = described.map_err(|error| refused(&error))?.into_inner();
-    Ok(described.pollers.first().and_then(|poller| pid_of(&poller.identity)))
+    Ok(described
+        .pollers
+        .first()
+        .and_then(|poller| pid_of(&poller.identity)))
 }
 
 impl Job {
@@ -123,7 +146,9 @@ impl Job {
 
     /// How far the workflow says it is; `None` where no worker answers, or it has not begun.
     pub async fn progress(&self) -> Option<Progress> {
-        let query = self.handle.query(MigrateTable::progress, (), WorkflowQueryOptions::default());
+        let query = self
+            .handle
+            .query(MigrateTable::progress, (), WorkflowQueryOptions::default());
         match tokio::time::timeout(ANSWER_WITHIN, query).await {
             Ok(Ok(progress)) => Some(progress),
             Ok(Err(error)) => {
@@ -136,9 +161,16 @@ impl Job {
 
     /// The last event's failure, of a job that failed.
     pub async fn failure(&self) -> Option<Failure> {
-        let events = self.handle.fetch_history(WorkflowFetchHistoryOptions::default()).into_events().await.ok()?;
+        let events = self
+            .handle
+            .fetch_history(WorkflowFetchHistoryOptions::default())
+            .into_events()
+            .await
+            .ok()?;
         match events.into_iter().next_back()?.attributes? {
-            Attributes::WorkflowExecutionFailedEventAttributes(failed) => failed.failure.map(|failure| innermost(&failure)),
+            Attributes::WorkflowExecutionFailedEventAttributes(failed) => {
+                failed.failure.map(|failure| innermost(&failure))
+            }
             _ => None,
         }
     }
@@ -148,8 +180,19 @@ impl Job {
         let progress = self.progress().await;
         let info = self.described.workflow_execution_info.clone().unwrap_or_default();
         let execution = info.execution.clone().unwrap_or_default();
+        // The job's own start: a run that continues another began later.
+        let started = self
+            .described
+            .workflow_extended_info
+            .as_ref()
+            .and_then(|it| it.original_start_time);
         let state = state(self.status, progress.as_ref(), worker_pid.is_some());
-        let pending: Vec<_> = self.described.pending_activities.iter().map(pending_activity).collect();
+        let pending: Vec<_> = self
+            .described
+            .pending_activities
+            .iter()
+            .map(pending_activity)
+            .collect();
         let last_failure = match state {
             JobState::Failed => self.failure().await.map(|failure| failure.to_string()),
             _ => pending.iter().find_map(|activity| activity.last_failure.clone()),
@@ -162,14 +205,18 @@ impl Job {
             workflow_id: execution.workflow_id,
             run_id: execution.run_id,
             history_length: info.history_length.unsigned_abs(),
-            started_at: self.first_started.map(rfc3339),
+            started_at: time(started).map(rfc3339),
             closed_at: time(info.close_time).map(rfc3339),
-            next_run_at: progress.as_ref().and_then(|progress| progress.next_run_ms).map(|ms| {
-                rfc3339(UNIX_EPOCH + Duration::from_millis(ms))
-            }),
+            next_run_at: progress
+                .as_ref()
+                .and_then(|progress| progress.next_run_ms)
+                .map(|ms| rfc3339(UNIX_EPOCH + Duration::from_millis(ms))),
             last_failure,
             pending_activities: pending,
-            held_back_by: progress.as_ref().map(|progress| progress.held_back_by.clone()).unwrap_or_default(),
+            held_back_by: progress
+                .as_ref()
+                .map(|progress| progress.held_back_by.clone())
+                .unwrap_or_default(),
             tables: vec![self.table_status(state, progress)],
         }
     }
@@ -192,7 +239,11 @@ impl Job {
             };
         };
         let is_done = state == JobState::Completed;
-        let rows_total = if is_done { Some(progress.rows_done) } else { progress.rows_estimate };
+        let rows_total = if is_done {
+            Some(progress.rows_done)
+        } else {
+            progress.rows_estimate
+        };
         let left = rows_total.map(|total| total.saturating_sub(progress.rows_done));
         let speed = progress.rows_per_second.filter(|speed| *speed > 0.0);
         TableStatus {
@@ -208,7 +259,9 @@ impl Job {
             rows_per_second: progress.rows_per_second,
             bytes_per_second: progress.bytes_per_second,
             // Saturates: an estimate that is years away is as good as the greatest number.
-            eta_seconds: left.zip(speed).map(|(left, speed)| (left as f64 / speed).ceil() as u64),
+            eta_seconds: left
+                .zip(speed)
+                .map(|(left, speed)| (left as f64 / speed).ceil() as u64),
         }
     }
 }
@@ -231,7 +284,10 @@ fn pending_activity(info: &PendingActivityInfo) -> PendingActivity {
     PendingActivity {
         activity_type: info.activity_type.clone().unwrap_or_default().name,
         attempt: info.attempt.unsigned_abs(),
-        last_failure: info.last_failure.as_ref().map(|failure| innermost(failure).to_string()),
+        last_failure: info
+            .last_failure
+            .as_ref()
+            .map(|failure| innermost(failure).to_string()),
         next_attempt_at: time(info.next_attempt_schedule_time).map(rfc3339),
     }
 }
@@ -247,7 +303,12 @@ pub fn innermost(failure: &FailureProto) -> Failure {
     {
         return failure;
     }
-    Failure { side: "job".to_owned(), kind: String::new(), message: failure.message.clone(), hint: String::new() }
+    Failure {
+        side: "job".to_owned(),
+        kind: String::new(),
+        message: failure.message.clone(),
+        hint: String::new(),
+    }
 }
 
 pub fn time(timestamp: Option<prost_types::Timestamp>) -> Option<SystemTime> {

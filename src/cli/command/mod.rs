@@ -34,7 +34,11 @@ impl Context<'_> {
 /// Carries out what was typed. Needs a `LocalSet` on a multi-threaded runtime.
 pub async fn carry_out(args: &Args, settings: &Settings, printer: &Printer) -> Outcome {
     let state_dir = StateDir::locate(settings.state_dir.as_deref())?;
-    let context = Context { printer, settings, state_dir };
+    let context = Context {
+        printer,
+        settings,
+        state_dir,
+    };
     match &args.command {
         Command::Migrate(migrate) => copy::copy(&context, JobKind::Migrate, &migrate.copy).await,
         Command::Sync(sync) => copy::copy(&context, JobKind::Sync, &sync.copy).await,

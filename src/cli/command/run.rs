@@ -32,8 +32,13 @@ impl Ready {
     /// Starts the worker of a job.
     pub fn start(connected: &Connected, job: &JobName, activities: Activities) -> Result<Self, Report> {
         let (gauge, ending) = (activities.gauge(), activities.ending());
-        let worker = worker::start(&connected.client, job, Some(activities)).map_err(|error| refused(&error))?;
-        Ok(Self { worker, gauge, ending })
+        let worker =
+            worker::start(&connected.client, job, Some(activities)).map_err(|error| refused(&error))?;
+        Ok(Self {
+            worker,
+            gauge,
+            ending,
+        })
     }
 }
 
@@ -46,7 +51,10 @@ struct Interrupts {
 impl Interrupts {
     fn listen() -> Result<Self, Report> {
         let listen = |kind| signal(kind).map_err(|error| Report::new(&error, ExitStatus::Failed));
-        Ok(Self { int: listen(SignalKind::interrupt())?, term: listen(SignalKind::terminate())? })
+        Ok(Self {
+            int: listen(SignalKind::interrupt())?,
+            term: listen(SignalKind::terminate())?,
+        })
     }
 
     async fn next(&mut self) {
@@ -55,7 +63,12 @@ impl Interrupts {
 }
 
 /// Shows the job until it ends or is interrupted.
-pub async fn to_the_end(context: &Context<'_>, connected: Connected, spec: &JobSpec, ready: Ready) -> Outcome {
+pub async fn to_the_end(
+    context: &Context<'_>,
+    connected: Connected,
+    spec: &JobSpec,
+    ready: Ready,
+) -> Outcome {
     let mut interrupts = Interrupts::listen()?;
     let mut progress = Progress::new(context.settings.progress, context.printer.terminal());
     let began = std::time::Instant::now();
@@ -80,21 +93,35 @@ pub async fn to_the_end(context: &Context<'_>, connected: Connected, spec: &JobS
 async fn look(connected: &Connected, spec: &JobSpec, ready: &Ready) -> Result<Job, Report> {
     if let Place::Here(owner) = &connected.place {
         owner.service.check().map_err(|error| {
-            Report::new(&error, ExitStatus::Service)
-                .with_hint("nothing is lost: make room or mend the disk, then run the same command again".to_owned())
+            Report::new(&error, ExitStatus::Service).with_hint(
+                "nothing is lost: make room or mend the disk, then run the same command again".to_owned(),
+            )
         })?;
     }
     if ready.worker.has_ended() {
         return Err(Report::of("the worker has ended by itself", ExitStatus::Service));
     }
     let job = jobs::find(&connected.client, spec.name.as_str()).await?;
-    job.ok_or_else(|| Report::of(format!("job {} has vanished from the journal", spec.name), ExitStatus::Service))
+    job.ok_or_else(|| {
+        Report::of(
+            format!("job {} has vanished from the journal", spec.name),
+            ExitStatus::Service,
+        )
+    })
 }
 
 fn live(gauge: &Gauge, status: &JobStatus) -> Live {
     let (rows_in_flight, bytes_in_flight) = gauge.in_flight();
-    let retries = status.pending_activities.iter().map(|activity| u64::from(activity.attempt.saturating_sub(1))).sum();
-    Live { rows_in_flight, bytes_in_flight, retries }
+    let retries = status
+        .pending_activities
+        .iter()
+        .map(|activity| u64::from(activity.attempt.saturating_sub(1)))
+        .sum();
+    Live {
+        rows_in_flight,
+        bytes_in_flight,
+        retries,
+    }
 }
 
 /// Lets what is in flight finish or roll back; asked once more, ends at once.
@@ -108,30 +135,52 @@ async fn interrupted(
 ) -> Outcome {
     drop(progress);
     let name = &spec.name;
-    context.printer.talk("interrupted: batches in flight finish or roll back (once more: stop at once)");
+    context
+        .printer
+        .talk("interrupted: batches in flight finish or roll back (once more: stop at once)");
     ready.ending.store(true, Ordering::SeqCst);
     tokio::select! {
         ended = ready.worker.shut_down() => ended.map_err(|error| refused(&error))?,
         () = interrupts.next() => context.printer.talk("stopped at once: batches in flight are rolled back by the target"),
     }
     drop(connected);
-    context.printer.talk(&format!("go on with: longhaul resume {name}   (or the same command again)"));
+    context.printer.talk(&format!(
+        "go on with: longhaul resume {name}   (or the same command again)"
+    ));
     Ok(ExitStatus::Interrupted)
 }
 
-async fn ended(context: &Context<'_>, spec: &JobSpec, job: &Job, status: &JobStatus, took: Duration) -> Outcome {
+async fn ended(
+    context: &Context<'_>,
+    spec: &JobSpec,
+    job: &Job,
+    status: &JobStatus,
+    took: Duration,
+) -> Outcome {
     let name = &spec.name;
-    let (rows, bytes, batches) =
-        status.tables.first().map_or((0, 0, 0), |table| (table.rows_done, table.bytes_done, table.batches_done));
-    let done = format!("{} rows, {}, {} batches", figures::count(rows), figures::bytes(bytes as f64), figures::count(batches));
+    let (rows, bytes, batches) = status.tables.first().map_or((0, 0, 0), |table| {
+        (table.rows_done, table.bytes_done, table.batches_done)
+    });
+    let done = format!(
+        "{} rows, {}, {} batches",
+        figures::count(rows),
+        figures::bytes(bytes as f64),
+        figures::count(batches)
+    );
     match job.status {
         WorkflowExecutionStatus::Completed => {
-            let took = humantime::format_duration(Duration::from_millis(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)));
-            context.printer.talk(&format!("job {name} is complete: {done}, in {took}"));
+            let took = humantime::format_duration(Duration::from_millis(
+                u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            ));
+            context
+                .printer
+                .talk(&format!("job {name} is complete: {done}, in {took}"));
             Ok(ExitStatus::Done)
         }
         WorkflowExecutionStatus::Canceled => {
-            context.printer.talk(&format!("job {name} was canceled: {done} stay on the target"));
+            context
+                .printer
+                .talk(&format!("job {name} was canceled: {done} stay on the target"));
             Ok(ExitStatus::Failed)
         }
         WorkflowExecutionStatus::Failed => {
@@ -141,10 +190,16 @@ async fn ended(context: &Context<'_>, spec: &JobSpec, job: &Job, status: &JobSta
                 Some(failure) => report
                     .caused_by(&failure.message)
                     .with_hint(Some(failure.hint).filter(|hint| !hint.is_empty()))
-                    .with_hint("nothing is lost: once the cause is mended, the same command goes on from here".to_owned()),
+                    .with_hint(
+                        "nothing is lost: once the cause is mended, the same command goes on from here"
+                            .to_owned(),
+                    ),
                 None => report,
             })
         }
-        other => Err(Report::of(format!("job {name} was ended from outside ({other:?}) after {done}"), ExitStatus::Failed)),
+        other => Err(Report::of(
+            format!("job {name} was ended from outside ({other:?}) after {done}"),
+            ExitStatus::Failed,
+        )),
     }
 }

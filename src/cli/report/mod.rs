@@ -2,10 +2,12 @@
 //!
 //! Everything here makes strings of typed values; the printer prints them.
 
+mod event_json;
 mod history;
 mod list;
 mod status;
 
+pub use event_json::event_json;
 pub use history::{HistoryRow, history};
 pub use list::list;
 pub use status::status;

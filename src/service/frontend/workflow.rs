@@ -113,7 +113,7 @@ impl Service {
             pending_workflow_task: task,
             workflow_extended_info: Some(WorkflowExecutionExtendedInfo {
                 cancel_requested: run.cancel_requested,
-                original_start_time: timestamp(run.start_ms),
+                original_start_time: timestamp(run.first_start_ms),
                 ..Default::default()
             }),
             workflow_execution_info: Some(execution_info(&run)),

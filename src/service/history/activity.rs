@@ -194,9 +194,10 @@ impl Change {
         identity: String,
     ) -> Result<(), HistoryError> {
         let it = self.take_started(scheduled_event_id, attempt)?;
-        let Err((it, retry_state)) = self.retry_activity(it, &failure) else {
+        let Err(ended) = self.retry_activity(it, &failure) else {
             return Ok(());
         };
+        let (it, retry_state) = *ended;
         let started_event_id = self.append_started(&it);
         self.append_news(Attributes::ActivityTaskFailedEventAttributes(
             ActivityTaskFailedEventAttributes {
@@ -317,7 +318,7 @@ impl Change {
         let (it, retry_state) = if retryable {
             match self.retry_activity(it, &failure) {
                 Ok(()) => return,
-                Err(ended) => ended,
+                Err(ended) => *ended,
             }
         } else {
             (
@@ -397,9 +398,9 @@ impl Change {
         &mut self,
         mut it: ActivityState,
         failure: &Failure,
-    ) -> Result<(), (ActivityState, RetryState)> {
+    ) -> Result<(), Box<(ActivityState, RetryState)>> {
         match next_attempt_ms(&it, failure, self.now_ms) {
-            Err(retry_state) => Err((it, retry_state)),
+            Err(retry_state) => Err(Box::new((it, retry_state))),
             Ok(at_ms) => {
                 let scheduled_event_id = it.scheduled_event_id;
                 it.attempt += 1;

@@ -74,6 +74,7 @@ impl Change {
             task_queue: start.task_queue.clone(),
             first_run_id: first_run_id.clone(),
             start_ms: now_ms,
+            first_start_ms: now_ms,
             status: Status::Running as i32,
             next_event_id: 1,
             memo: start.memo.clone(),
@@ -297,6 +298,7 @@ impl Change {
         let mut next = Self::start(start, self.now_ms);
         // The job, not the run, is what was started.
         next.state.start_request_id = self.state.start_request_id.clone();
+        next.state.first_start_ms = self.state.first_start_ms;
         self.successor = Some(Box::new(next));
         self.close(Status::ContinuedAsNew);
     }

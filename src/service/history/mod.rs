@@ -10,6 +10,8 @@ mod command;
 mod deadline;
 mod event;
 mod state;
+#[cfg(test)]
+mod tests;
 mod update;
 mod workflow_task;
 

@@ -85,6 +85,9 @@ pub struct RunState {
     /// When the chain of runs expires as a whole; 0 is never.
     #[prost(int64, tag = "31")]
     pub execution_expires_ms: i64,
+    /// When the first run of the chain was started.
+    #[prost(int64, tag = "32")]
+    pub first_start_ms: i64,
 }
 
 /// The one workflow task that a run may have.

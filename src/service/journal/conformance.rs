@@ -64,12 +64,7 @@ async fn a_failed_flush_poisons_the_journal() {
         fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, super::JournalError> {
             self.0.get(key)
         }
-        fn scan(
-            &self,
-            from: &[u8],
-            to: &[u8],
-            n: usize,
-        ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, super::JournalError> {
+        fn scan(&self, from: &[u8], to: &[u8], n: usize) -> Result<Vec<super::Record>, super::JournalError> {
             self.0.scan(from, to, n)
         }
         fn apply(&self, writes: &[Write]) -> Result<(), super::JournalError> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
 
-use super::{Journal, JournalError, Write};
+use super::{Journal, JournalError, Record, Write};
 
 /// Keeps everything until it is dropped; `flush` has nothing to do.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ impl Journal for MemoryJournal {
             .cloned())
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JournalError> {
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Record>, JournalError> {
         let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let range = map.range(from.to_vec()..to.to_vec());
         Ok(range

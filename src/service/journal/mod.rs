@@ -65,6 +65,9 @@ impl JournalError {
     }
 }
 
+/// A key and its value.
+pub type Record = (Vec<u8>, Vec<u8>);
+
 /// One change in an atomic batch.
 #[derive(Debug, Clone)]
 pub enum Write {
@@ -79,7 +82,7 @@ pub trait Journal: Send + Sync + 'static {
     /// The value last written under `key`.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, JournalError>;
     /// Records with `from <= key < to`, in order, at most `limit`.
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JournalError>;
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Record>, JournalError>;
     /// Applies all of `writes` or none: visible at once, durable after the next `flush`.
     fn apply(&self, writes: &[Write]) -> Result<(), JournalError>;
     /// Blocks until everything applied before the call survives a power cut.
@@ -146,12 +149,7 @@ impl Store {
     }
 
     /// Records with `from <= key < to`, at most `limit`, their seals checked.
-    pub fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JournalError> {
+    pub fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Record>, JournalError> {
         let mut records = self.journal.scan(from, to, limit)?;
         for (key, value) in &mut records {
             *value = record::unseal(key, std::mem::take(value)).map_err(|what| self.damaged(what))?;

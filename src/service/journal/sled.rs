@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-use super::{Journal, JournalError, Write};
+use super::{Journal, JournalError, Record, Write};
 
 /// Enough for the open runs; the rest is read when asked for.
 const CACHE_BYTES: u64 = 16 << 20;
@@ -53,7 +53,7 @@ impl Journal for SledJournal {
         })
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JournalError> {
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Record>, JournalError> {
         guard(&self.path, "read", || {
             let range = self.tree.range(from.to_vec()..to.to_vec());
             range

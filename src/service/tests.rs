@@ -1,0 +1,241 @@
+//! The service as a whole, on a journal in memory and a clock that the test moves: what is durable, what a restart finds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use prost::Message;
+use temporalio_protos::temporal::api::command::v1::command::Attributes as Do;
+use temporalio_protos::temporal::api::command::v1::{Command, StartTimerCommandAttributes};
+use temporalio_protos::temporal::api::common::v1::{WorkflowExecution, WorkflowType};
+use temporalio_protos::temporal::api::enums::v1::EventType;
+use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
+use temporalio_protos::temporal::api::workflowservice::v1::*;
+use tonic::Code;
+
+use super::clock::duration;
+use super::journal::{Journal, MemoryJournal, Store, Write, event_key, run_key};
+use super::*;
+
+/// A service whose process can die: the journal stays.
+struct Lab {
+    journal: Arc<MemoryJournal>,
+    now: Arc<AtomicI64>,
+}
+
+impl Lab {
+    fn new() -> Self {
+        Self {
+            journal: Arc::default(),
+            now: Arc::new(AtomicI64::new(1_000_000)),
+        }
+    }
+
+    fn open(&self) -> Result<Service, JournalError> {
+        let store = Store::open(Arc::clone(&self.journal) as Arc<dyn Journal>)?;
+        Service::open(store, Clock::Manual(Arc::clone(&self.now)), Mode::Serve)
+    }
+}
+
+async fn call<Q: Message, A: Message + Default>(
+    service: &Service,
+    rpc: &str,
+    request: Q,
+) -> Result<A, Status> {
+    let answer = service
+        .call(Caller::Embedded, rpc, &request.encode_to_vec())
+        .await?;
+    Ok(A::decode(answer.as_slice()).expect("an answer of the right type"))
+}
+
+fn queue() -> Option<TaskQueue> {
+    Some(TaskQueue {
+        name: "q".into(),
+        ..Default::default()
+    })
+}
+
+async fn start(service: &Service) -> String {
+    let request = StartWorkflowExecutionRequest {
+        namespace: NAMESPACE.into(),
+        workflow_id: "w".into(),
+        workflow_type: Some(WorkflowType { name: "T".into() }),
+        task_queue: queue(),
+        ..Default::default()
+    };
+    let started: StartWorkflowExecutionResponse =
+        call(service, "StartWorkflowExecution", request).await.unwrap();
+    started.run_id
+}
+
+async fn poll(service: &Service) -> PollWorkflowTaskQueueResponse {
+    let request = PollWorkflowTaskQueueRequest {
+        namespace: NAMESPACE.into(),
+        task_queue: queue(),
+        identity: "1@host".into(),
+        ..Default::default()
+    };
+    call(service, "PollWorkflowTaskQueue", request).await.unwrap()
+}
+
+async fn answer(service: &Service, task: &PollWorkflowTaskQueueResponse, commands: Vec<Do>) {
+    let command = |attributes| Command {
+        attributes: Some(attributes),
+        ..Default::default()
+    };
+    let request = RespondWorkflowTaskCompletedRequest {
+        task_token: task.task_token.clone(),
+        commands: commands.into_iter().map(command).collect(),
+        ..Default::default()
+    };
+    let _: RespondWorkflowTaskCompletedResponse = call(service, "RespondWorkflowTaskCompleted", request)
+        .await
+        .unwrap();
+}
+
+fn types(task: &PollWorkflowTaskQueueResponse) -> Vec<EventType> {
+    task.history
+        .iter()
+        .flat_map(|history| &history.events)
+        .map(|event| event.event_type())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_timer_outlives_the_process_and_waits_the_rest_only() {
+    let lab = Lab::new();
+    {
+        let service = lab.open().unwrap();
+        start(&service).await;
+        let task = poll(&service).await;
+        let timer = StartTimerCommandAttributes {
+            timer_id: "t".into(),
+            start_to_fire_timeout: duration(600_000),
+        };
+        answer(&service, &task, vec![Do::StartTimerCommandAttributes(timer)]).await;
+        lab.now.fetch_add(400_000, Ordering::SeqCst);
+        service.fire_due();
+    }
+    let service = lab.open().unwrap();
+    lab.now.fetch_add(199_999, Ordering::SeqCst);
+    service.fire_due();
+    assert!(
+        service
+            .core()
+            .runs
+            .values()
+            .all(|run| run.workflow_task.is_none()),
+        "a millisecond too early"
+    );
+    lab.now.fetch_add(1, Ordering::SeqCst);
+    service.fire_due();
+    let task = poll(&service).await;
+    assert!(types(&task).contains(&EventType::TimerFired));
+}
+
+#[tokio::test]
+async fn a_task_that_was_out_when_the_process_died_is_out_again_at_once() {
+    let lab = Lab::new();
+    {
+        let service = lab.open().unwrap();
+        start(&service).await;
+        poll(&service).await;
+    }
+    let service = lab.open().unwrap();
+    let task = poll(&service).await;
+    assert!(types(&task).contains(&EventType::WorkflowTaskTimedOut));
+    answer(&service, &task, vec![]).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_twice_is_refused_the_second_time() {
+    let service = Lab::new().open().unwrap();
+    start(&service).await;
+    let task = poll(&service).await;
+    answer(&service, &task, vec![]).await;
+    let request = RespondWorkflowTaskCompletedRequest {
+        task_token: task.task_token,
+        ..Default::default()
+    };
+    let again: Result<RespondWorkflowTaskCompletedResponse, _> =
+        call(&service, "RespondWorkflowTaskCompleted", request).await;
+    assert_eq!(again.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn one_id_is_one_open_workflow() {
+    let service = Lab::new().open().unwrap();
+    start(&service).await;
+    let request = StartWorkflowExecutionRequest {
+        namespace: NAMESPACE.into(),
+        workflow_id: "w".into(),
+        workflow_type: Some(WorkflowType { name: "T".into() }),
+        task_queue: queue(),
+        request_id: "another".into(),
+        ..Default::default()
+    };
+    let twice: Result<StartWorkflowExecutionResponse, _> =
+        call(&service, "StartWorkflowExecution", request).await;
+    assert_eq!(twice.unwrap_err().code(), Code::AlreadyExists);
+}
+
+#[tokio::test]
+async fn what_is_not_implemented_and_what_is_too_large_say_so() {
+    let service = Lab::new().open().unwrap();
+    let unknown = service
+        .call(Caller::Embedded, "CreateSchedule", &[])
+        .await
+        .unwrap_err();
+    assert_eq!(unknown.code(), Code::Unimplemented);
+    let large = service
+        .call(Caller::Embedded, "StartWorkflowExecution", &vec![0; 5 << 20])
+        .await
+        .unwrap_err();
+    assert_eq!(large.code(), Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn a_journal_that_lost_a_record_is_refused_with_its_name() {
+    for lose_run in [false, true] {
+        let lab = Lab::new();
+        let run_id = start(&lab.open().unwrap()).await;
+        let key = if lose_run {
+            run_key(&run_id)
+        } else {
+            event_key(&run_id, 1)
+        };
+        lab.journal.apply(&[Write::Delete(key)]).unwrap();
+        let error = lab.open().err().expect("it must not open");
+        assert!(error.is_damage(), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_history_page_comes_when_there_is_news() {
+    let service = Lab::new().open().unwrap();
+    let run_id = start(&service).await;
+    let request = |next_page_token| GetWorkflowExecutionHistoryRequest {
+        namespace: NAMESPACE.into(),
+        execution: Some(WorkflowExecution {
+            workflow_id: "w".into(),
+            run_id: run_id.clone(),
+        }),
+        wait_new_event: true,
+        next_page_token,
+        ..Default::default()
+    };
+    let page: GetWorkflowExecutionHistoryResponse =
+        call(&service, "GetWorkflowExecutionHistory", request(vec![]))
+            .await
+            .unwrap();
+    assert_eq!(page.history.unwrap_or_default().events.len(), 2);
+    let waiting = request(page.next_page_token);
+    let (next, task) = tokio::join!(
+        call::<_, GetWorkflowExecutionHistoryResponse>(&service, "GetWorkflowExecutionHistory", waiting),
+        poll(&service)
+    );
+    assert_eq!(
+        next.unwrap().history.unwrap_or_default().events[0].event_type(),
+        EventType::WorkflowTaskStarted
+    );
+    assert_eq!(task.attempt, 1);
+}
