@@ -66,17 +66,15 @@ fn a_damaged_journal_costs_no_row_and_brings_none_twice_wherever_the_damage_is()
         let is_refused = ended.code == Some(5);
         if is_refused {
             refused += 1;
+            println!("wound {number}: refused");
             ended.assert_said(&["journal", "damaged", "hint:"]);
         } else {
             answered += 1;
             let status: Value = serde_json::from_str(&ended.assert_code(0).stdout).unwrap();
             let rows = |status: &Value| status["tables"][0]["rows_done"].as_u64().unwrap();
+            println!("wound {number}: {} of {} rows", rows(&status), rows(&whole));
             assert!(rows(&status) <= rows(&whole), "wound {number}: {status}");
         }
-        println!(
-            "wound {number}: {}",
-            if is_refused { "refused" } else { "answered" }
-        );
         let again = stage
             .begin(&mut stage.migrate(&["--batch-rows", "100", "--max-rate", "none"]))
             .end();
