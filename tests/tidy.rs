@@ -236,8 +236,8 @@ fn no_room_imports_one_that_it_may_not() {
     for (name, allowed) in ROOMS {
         for source in room(name) {
             for path in imports(&source.code()) {
-                let is = |rule: &&str| path == **rule || path.starts_with(&format!("{rule}::"));
-                if !is(&name) && !allowed.iter().any(|rule| is(&rule)) {
+                let is = |rule: &str| path == rule || path.starts_with(&format!("{rule}::"));
+                if !is(name) && !allowed.iter().any(|rule| is(rule)) {
                     wrong.push(format!("{} imports crate::{path}", source.name()));
                 }
             }

@@ -12,11 +12,13 @@ const SLOW: [&str; 4] = ["--batch-rows", "500", "--max-rate", "1500kB/s"];
 /// A table that shall not grow is watched for so long.
 const WATCHED: Duration = Duration::from_millis(1500);
 
-/// A job that runs slowly, with rows on the target.
+/// A job that runs slowly, with rows on the target, of which its workflow knows.
 fn running() -> (Stage, Process) {
     let stage = Stage::new(ROWS);
     let process = stage.begin(&mut stage.migrate(&SLOW));
-    stage.until_rows(0);
+    until("a batch in the journal", || {
+        (stage.try_status()?["tables"][0]["rows_done"].as_u64()? > 0).then_some(())
+    });
     (stage, process)
 }
 
