@@ -12,10 +12,14 @@ mod cursor;
 mod faults;
 #[path = "postgres/ledger.rs"]
 mod ledger;
+#[path = "support/proxy.rs"]
+mod proxy;
 #[path = "postgres/servers.rs"]
 mod servers;
 #[path = "postgres/session.rs"]
 mod session;
+#[path = "support/servers.rs"]
+mod shared;
 #[path = "postgres/tls.rs"]
 mod tls;
 #[path = "postgres/writers.rs"]

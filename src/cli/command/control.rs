@@ -81,6 +81,10 @@ pub async fn pause(context: &Context<'_>, name: &str) -> Outcome {
         .signal(MigrateTable::pause, (), WorkflowSignalOptions::default())
         .await;
     signaled.map_err(|error| refused(&error))?;
+    if spoken.worker.is_some() {
+        // An answer comes after the signal was taken in; our worker must not end before, or `status` would not see it.
+        _ = spoken.job.progress().await;
+    }
     let when = if spoken.is_live() {
         "batches in flight finish first"
     } else {

@@ -75,6 +75,12 @@ async fn a_failed_flush_poisons_the_journal() {
             }
             Ok(())
         }
+        fn mark(&self, sequence: u64) -> Result<(), super::JournalError> {
+            self.0.mark(sequence)
+        }
+        fn marked(&self) -> Result<Option<u64>, super::JournalError> {
+            self.0.marked()
+        }
         fn path(&self) -> std::path::PathBuf {
             "broken".into()
         }
@@ -103,4 +109,28 @@ fn a_newer_format_and_a_lost_format_record_are_refused() {
     let lost = MemoryJournal::default();
     lost.apply(&[put(b"rx", b"1")]).unwrap();
     assert!(Store::open(Arc::new(lost)).err().unwrap().is_damage());
+}
+
+#[tokio::test]
+async fn a_journal_that_went_back_to_an_older_state_is_found_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let older = tempfile::tempdir().unwrap();
+    for value in [b"1", b"2"] {
+        let store = Store::open(Arc::new(SledJournal::open(directory.path()).unwrap())).unwrap();
+        let sequence = store.apply(vec![put(b"rx", value)]).unwrap();
+        store.durable(sequence).await.unwrap();
+        drop(store);
+        if value == b"1" {
+            std::fs::copy(directory.path().join("db"), older.path().join("db")).unwrap();
+        }
+    }
+    std::fs::copy(older.path().join("db"), directory.path().join("db")).unwrap();
+    for entry in std::fs::read_dir(directory.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_string_lossy().contains("snap.") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let opened = SledJournal::open(directory.path()).and_then(|journal| Store::open(Arc::new(journal)));
+    assert!(opened.err().unwrap().is_damage());
 }

@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use super::{Journal, JournalError, Record, Write};
 
 /// Keeps everything until it is dropped; `flush` has nothing to do.
 #[derive(Debug, Default)]
-pub struct MemoryJournal(RwLock<BTreeMap<Vec<u8>, Vec<u8>>>);
+pub struct MemoryJournal {
+    records: RwLock<BTreeMap<Vec<u8>, Vec<u8>>>,
+    marked: AtomicU64,
+}
 
 impl Journal for MemoryJournal {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, JournalError> {
         Ok(self
-            .0
+            .records
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .get(key)
@@ -21,7 +25,7 @@ impl Journal for MemoryJournal {
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Record>, JournalError> {
-        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let map = self.records.read().unwrap_or_else(PoisonError::into_inner);
         let range = map.range(from.to_vec()..to.to_vec());
         Ok(range
             .take(limit)
@@ -30,7 +34,7 @@ impl Journal for MemoryJournal {
     }
 
     fn apply(&self, writes: &[Write]) -> Result<(), JournalError> {
-        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.records.write().unwrap_or_else(PoisonError::into_inner);
         for write in writes {
             match write {
                 Write::Put(key, value) => drop(map.insert(key.clone(), value.clone())),
@@ -42,6 +46,15 @@ impl Journal for MemoryJournal {
 
     fn flush(&self) -> Result<(), JournalError> {
         Ok(())
+    }
+
+    fn mark(&self, sequence: u64) -> Result<(), JournalError> {
+        self.marked.store(sequence, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn marked(&self) -> Result<Option<u64>, JournalError> {
+        Ok(Some(self.marked.load(Ordering::SeqCst)))
     }
 
     fn path(&self) -> PathBuf {

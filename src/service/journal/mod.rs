@@ -12,7 +12,6 @@ mod record;
 mod sled;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::watch;
@@ -87,6 +86,11 @@ pub trait Journal: Send + Sync + 'static {
     fn apply(&self, writes: &[Write]) -> Result<(), JournalError>;
     /// Blocks until everything applied before the call survives a power cut.
     fn flush(&self) -> Result<(), JournalError>;
+    /// Notes, outside of the records, how far the flushes have come: a store that loses its newest records without a word
+    /// is found out by it. Called after a flush; need not be durable itself.
+    fn mark(&self, sequence: u64) -> Result<(), JournalError>;
+    /// The last mark, if there is one.
+    fn marked(&self) -> Result<Option<u64>, JournalError>;
     /// Where it is, for error messages.
     fn path(&self) -> PathBuf;
 }
@@ -94,7 +98,8 @@ pub trait Journal: Send + Sync + 'static {
 /// A journal whose records are sealed and whose flushes are shared by all who wait.
 pub struct Store {
     journal: Arc<dyn Journal>,
-    applied: AtomicU64,
+    /// The number of the last batch; held while one is applied, so that numbers and batches have one order.
+    applied: Mutex<u64>,
     flusher: Arc<Flusher>,
     durable: watch::Receiver<u64>,
     poison: Arc<OnceLock<JournalError>>,
@@ -116,9 +121,13 @@ impl Store {
     /// Takes a journal into use: checks its format, or writes it into an empty one.
     pub fn open(journal: Arc<dyn Journal>) -> Result<Self, JournalError> {
         record::check_format(journal.as_ref())?;
-        let (sender, durable) = watch::channel(0);
+        let applied = record::check_mark(journal.as_ref())?;
+        let (sender, durable) = watch::channel(applied);
         let flusher = Arc::new(Flusher {
-            wanted: Mutex::default(),
+            wanted: Mutex::new(Wanted {
+                sequence: applied,
+                stop: false,
+            }),
             wake: Condvar::new(),
         });
         let poison = Arc::new(OnceLock::new());
@@ -133,7 +142,7 @@ impl Store {
             })?;
         Ok(Self {
             journal,
-            applied: AtomicU64::new(0),
+            applied: Mutex::new(applied),
             flusher,
             durable,
             poison,
@@ -160,6 +169,9 @@ impl Store {
     /// Applies one atomic batch. Returns its sequence number, to be awaited with [`Store::durable`].
     pub fn apply(&self, mut writes: Vec<Write>) -> Result<u64, JournalError> {
         self.check()?;
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        let sequence = *applied + 1;
+        writes.push(record::sequence_write(sequence));
         for write in &mut writes {
             if let Write::Put(key, value) = write {
                 *value = record::seal(key, value);
@@ -170,12 +182,13 @@ impl Store {
             .apply(&writes)
             .inspect_err(|error| self.poison(error))?;
         failpoint!("journal::after_apply");
-        Ok(self.applied.fetch_add(1, Ordering::SeqCst) + 1)
+        *applied = sequence;
+        Ok(sequence)
     }
 
     /// The sequence number of the last applied batch.
     pub fn applied(&self) -> u64 {
-        self.applied.load(Ordering::SeqCst)
+        *self.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until batch `sequence` and all before it survive a power cut. One flush serves all who wait. Cancel-safe.
@@ -237,7 +250,7 @@ fn flush_loop(
     sender: &watch::Sender<u64>,
     poison: &OnceLock<JournalError>,
 ) {
-    let mut done = 0;
+    let mut done = *sender.borrow();
     loop {
         let upto = {
             let mut wanted = flusher.wanted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -250,7 +263,7 @@ fn flush_loop(
             wanted.sequence
         };
         failpoint!("journal::before_flush");
-        if let Err(error) = journal.flush() {
+        if let Err(error) = journal.flush().and_then(|()| journal.mark(upto)) {
             let _ = poison.set(error);
             sender.send_modify(|_| ());
             return;

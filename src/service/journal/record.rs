@@ -7,6 +7,7 @@ use super::{Journal, JournalError, Write};
 pub const FORMAT_VERSION: u32 = 1;
 
 const FORMAT_KEY: &[u8] = b"mformat";
+const SEQUENCE_KEY: &[u8] = b"msequence";
 const SEAL_VERSION: u8 = 1;
 const SEAL_BYTES: usize = 5;
 
@@ -65,6 +66,36 @@ pub(super) fn check_format(journal: &dyn Journal) -> Result<(), JournalError> {
             found,
         }),
         _ => Ok(()),
+    }
+}
+
+/// The record that every batch carries: its number.
+pub(super) fn sequence_write(sequence: u64) -> Write {
+    Write::Put(SEQUENCE_KEY.to_vec(), sequence.to_le_bytes().to_vec())
+}
+
+/// The number of the last batch. Refuses a journal that is older than its mark: batches that were durable are gone.
+pub(super) fn check_mark(journal: &dyn Journal) -> Result<u64, JournalError> {
+    let damaged = |what: String| JournalError::Damaged {
+        path: journal.path(),
+        what,
+    };
+    let sequence = match journal.get(SEQUENCE_KEY)? {
+        Some(sealed) => unseal(SEQUENCE_KEY, sealed)
+            .map_err(damaged)?
+            .try_into()
+            .map(u64::from_le_bytes),
+        None => Ok(0),
+    };
+    let sequence = sequence.map_err(|_| damaged("its sequence record is no number".to_owned()))?;
+    match journal.marked()? {
+        Some(marked) if marked > sequence => {
+            let lost = marked - sequence;
+            Err(damaged(format!(
+                "its last {lost} batches are gone, without a trace in its own file"
+            )))
+        }
+        _ => Ok(sequence),
     }
 }
 

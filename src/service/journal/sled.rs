@@ -5,6 +5,7 @@
 //! every call is caught, its panic text kept off the terminal, and told as [`JournalError::Damaged`].
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -15,6 +16,8 @@ use super::{Journal, JournalError, Record, Write};
 /// Enough for the open runs; the rest is read when asked for.
 const CACHE_BYTES: u64 = 16 << 20;
 
+/// The file beside sled's that says how far the flushes have come.
+const MARK: &str = "mark";
 /// How long a file that was closed in this process may stay locked.
 const RELEASED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -23,6 +26,8 @@ pub struct SledJournal {
     tree: sled::Db,
     /// sled's log file, opened a second time for `sync_data`.
     log: File,
+    /// How far the flushes have come, 8 bytes, little-endian.
+    mark: File,
     path: PathBuf,
 }
 
@@ -37,6 +42,15 @@ impl SledJournal {
             .flush_every_ms(None);
         let tree = open_when_released(path, &config)?;
         let log = File::open(path.join("db")).map_err(|error| io(path, "opened", &error))?;
+        let options = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .clone();
+        let mark = options
+            .open(path.join(MARK))
+            .map_err(|error| io(path, "opened", &error))?;
         // The directory entries too must survive a power cut.
         for directory in [Some(path), path.parent()].into_iter().flatten() {
             let synced = File::open(directory).and_then(|directory| directory.sync_all());
@@ -45,6 +59,7 @@ impl SledJournal {
         Ok(Self {
             tree,
             log,
+            mark,
             path: path.to_owned(),
         })
     }
@@ -97,6 +112,21 @@ impl Journal for SledJournal {
         self.log
             .sync_data()
             .map_err(|error| io(&self.path, "written", &error))
+    }
+
+    fn mark(&self, sequence: u64) -> Result<(), JournalError> {
+        let written = self.mark.write_all_at(&sequence.to_le_bytes(), 0);
+        written.map_err(|error| io(&self.path, "written", &error))
+    }
+
+    fn marked(&self) -> Result<Option<u64>, JournalError> {
+        let mut bytes = [0; 8];
+        match self.mark.read_exact_at(&mut bytes, 0) {
+            Ok(()) => Ok(Some(u64::from_le_bytes(bytes))),
+            // A journal that was never flushed, or one from before there were marks.
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(io(&self.path, "read", &error)),
+        }
     }
 
     fn path(&self) -> PathBuf {

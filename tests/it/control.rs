@@ -1,0 +1,224 @@
+//! Words from a second process to a job that runs, or that nobody runs: status, pause, resume, tune, cancel.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::binary::{Process, until};
+use crate::stage::{JOB, Stage, ask};
+
+const ROWS: u64 = 40_000;
+const SLOW: [&str; 4] = ["--batch-rows", "500", "--max-rate", "1500kB/s"];
+/// A table that shall not grow is watched for so long.
+const WATCHED: Duration = Duration::from_millis(1500);
+
+/// A job that runs slowly, with rows on the target, of which its workflow knows.
+fn running() -> (Stage, Process) {
+    let stage = Stage::new(ROWS);
+    let process = stage.begin(&mut stage.migrate(&SLOW));
+    until("a batch in the journal", || {
+        (stage.try_status()?["tables"][0]["rows_done"].as_u64()? > 0).then_some(())
+    });
+    (stage, process)
+}
+
+fn assert_stands_still(stage: &Stage) {
+    let (rows, end) = (stage.rows(), Instant::now() + WATCHED);
+    while Instant::now() < end {
+        assert_eq!(stage.rows(), rows);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn event_types(stage: &Stage) -> Vec<String> {
+    let ended = stage.run(&["history", JOB, "--json"]).assert_code(0);
+    let kind = |event: &Value| {
+        event["eventType"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{event}"))
+            .to_owned()
+    };
+    let events = lines(&ended.stdout);
+    events.iter().map(kind).collect()
+}
+
+#[test]
+fn a_running_job_is_seen_paused_tuned_and_resumed_from_a_second_process() {
+    let (stage, process) = running();
+    let status = stage.status();
+    assert_eq!(
+        (&status["job"], &status["kind"]),
+        (&JOB.into(), &"migrate".into())
+    );
+    assert_eq!(
+        (&status["state"], &status["worker_pid"]),
+        (&"RUNNING".into(), &process.pid().into())
+    );
+    let rows = status["tables"][0]["rows_done"].as_u64().unwrap();
+    until("rows_done that grows", || {
+        (stage.status()["tables"][0]["rows_done"].as_u64()? > rows).then_some(())
+    });
+    let listed = lines(&stage.run(&["list", "--json"]).assert_code(0).stdout);
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0]["job"], JOB);
+    assert!(event_types(&stage)[0].ends_with("WORKFLOW_EXECUTION_STARTED"));
+
+    stage
+        .run(&["pause", JOB])
+        .assert_code(0)
+        .assert_said(&["paused", "longhaul resume"]);
+    stage.until_state("PAUSED");
+    assert_stands_still(&stage);
+    stage
+        .run(&["resume", JOB])
+        .assert_code(0)
+        .assert_said(&[&process.pid().to_string()]);
+    stage.until_rows(stage.rows());
+
+    stage
+        .run(&["tune", JOB, "--concurrency", "0"])
+        .assert_code(2)
+        .assert_said(&["--concurrency", "1 to 64"]);
+    stage.run(&["tune", JOB]).assert_code(2);
+    let tuned = stage.run(&[
+        "tune",
+        JOB,
+        "--max-rate",
+        "none",
+        "--concurrency",
+        "3",
+        "--batch-rows",
+        "900",
+    ]);
+    tuned
+        .assert_code(0)
+        .assert_said(&["concurrency 3", "batch rows 900", "max rate none"]);
+    process.end().assert_code(0);
+    stage.assert_moved();
+    let largest = ask(&stage.target, "SELECT max(rows) FROM longhaul.batches");
+    assert_eq!(largest, "900", "batches are as tuned");
+}
+
+#[test]
+fn a_finished_job_says_so_and_is_not_done_again() {
+    let stage = Stage::new(2000);
+    stage.begin(&mut stage.migrate(&[])).end().assert_code(0);
+    let status = stage.status();
+    assert_eq!(
+        (&status["state"], &status["worker_pid"]),
+        (&"COMPLETED".into(), &Value::Null)
+    );
+    assert!(status["closed_at"].is_string(), "{status}");
+    assert_eq!(status["tables"][0]["rows_total"], 2000);
+    assert!(
+        event_types(&stage)
+            .last()
+            .unwrap()
+            .ends_with("WORKFLOW_EXECUTION_COMPLETED")
+    );
+    let listed = stage.run(&["list"]).assert_code(0).stdout;
+    assert!(
+        listed.contains("completed") && listed.contains("2,000"),
+        "{listed}"
+    );
+
+    stage
+        .begin(&mut stage.migrate(&[]))
+        .end()
+        .assert_code(0)
+        .assert_said(&["is complete", "--restart"]);
+    stage
+        .run(&["resume", JOB])
+        .assert_code(0)
+        .assert_said(&["is complete"]);
+    stage
+        .run(&["pause", JOB])
+        .assert_code(1)
+        .assert_said(&["completed"]);
+    stage.assert_moved();
+}
+
+#[test]
+fn restart_begins_anew_and_still_looks_before_a_row_moves() {
+    let stage = Stage::new(2000);
+    stage.begin(&mut stage.migrate(&[])).end().assert_code(0);
+    stage
+        .begin(&mut stage.migrate(&["--restart"]))
+        .end()
+        .assert_code(4)
+        .assert_said(&["not empty"]);
+    assert_eq!(stage.rows(), 2000);
+    crate::stage::tell(&stage.target, "TRUNCATE audio_downloads");
+    stage.add(500);
+    stage
+        .begin(&mut stage.migrate(&["--restart"]))
+        .end()
+        .assert_code(0);
+    assert_eq!(stage.rows(), 2500);
+    stage.assert_moved();
+}
+
+#[test]
+fn a_canceled_job_leaves_only_what_the_ledger_accounts_for_and_can_be_run_again() {
+    let (stage, process) = running();
+    stage
+        .run(&["cancel", JOB])
+        .assert_code(0)
+        .assert_said(&["canceled"]);
+    process.end().assert_code(1).assert_said(&["canceled"]);
+    assert_eq!(stage.status()["state"], "CANCELED");
+    let rows = stage.rows();
+    assert!((1..ROWS).contains(&rows), "{rows}");
+    let accounted = ask(&stage.target, "SELECT sum(rows) FROM longhaul.batches");
+    assert_eq!(accounted, rows.to_string());
+    stage
+        .begin(&mut stage.migrate(&["--max-rate", "none"]))
+        .end()
+        .assert_code(0);
+    stage.assert_moved();
+}
+
+#[test]
+fn a_job_that_nobody_runs_can_be_asked_paused_and_then_resumed_here() {
+    let (stage, process) = running();
+    assert_eq!(process.kill().signal, Some(9));
+    let status = stage.status();
+    assert_eq!(
+        (&status["state"], &status["worker_pid"]),
+        (&"RUNNING".into(), &Value::Null)
+    );
+    assert!(status["tables"][0]["rows_done"].as_u64().unwrap() > 0, "{status}");
+    let text = stage.run(&["status"]).assert_code(0).stdout;
+    assert!(text.contains("interrupted, no process runs it"), "{text}");
+    let listed = lines(&stage.run(&["list", "--json"]).assert_code(0).stdout);
+    assert_eq!(listed[0]["worker_pid"], Value::Null);
+    assert!(!event_types(&stage).is_empty());
+
+    stage
+        .run(&["pause", JOB])
+        .assert_code(0)
+        .assert_said(&["no process runs it now"]);
+    assert_eq!(stage.status()["state"], "PAUSED");
+    stage
+        .run(&["tune", JOB, "--max-rate", "none"])
+        .assert_code(0)
+        .assert_said(&["max rate none"]);
+    assert_stands_still(&stage);
+    stage.run(&["resume"]).assert_code(0);
+    stage.assert_moved();
+    assert_eq!(stage.status()["state"], "COMPLETED");
+}
+
+#[test]
+fn a_job_that_nobody_runs_can_be_canceled() {
+    let (stage, process) = running();
+    assert_eq!(process.kill().signal, Some(9));
+    stage.run(&["cancel", JOB]).assert_code(0);
+    assert_eq!(stage.status()["state"], "CANCELED");
+}

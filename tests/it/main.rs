@@ -1,0 +1,21 @@
+//! The real binary on real servers: killed, interrupted, spoken to, misused; and compared by PostgreSQL afterwards.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod binary;
+mod control;
+mod failpoints;
+mod interrupts;
+mod kills;
+mod lost;
+#[path = "../support/proxy.rs"]
+mod proxy;
+mod random;
+mod refusals;
+mod rights;
+mod server_faults;
+#[path = "../support/servers.rs"]
+mod servers;
+mod stage;
+mod sync;
+mod writers;
