@@ -24,9 +24,10 @@ pub fn batch_rows(tuning: &Tuning, row_bytes: Option<u64>) -> u64 {
     let Some(row_bytes) = row_bytes.filter(|bytes| *bytes > 0) else {
         return FIRST_ROWS;
     };
+    // The batches in flight share the limit.
     let limit = tuning
         .max_rate_bytes_per_second
-        .map(|rate| rate.saturating_mul(LIMITED_SECONDS));
+        .map(|rate| rate.saturating_mul(LIMITED_SECONDS) / u64::from(tuning.concurrency.max(1)));
     let bytes = limit.map_or(MAX_BYTES, |limit| limit.min(MAX_BYTES));
     (bytes / row_bytes).clamp(1, MAX_ROWS)
 }
@@ -82,7 +83,7 @@ mod tests {
         assert_eq!(batch_rows(&tuning(None, None), None), FIRST_ROWS);
         assert_eq!(batch_rows(&tuning(None, None), Some(100)), MAX_ROWS);
         assert_eq!(batch_rows(&tuning(None, None), Some(1 << 20)), 16);
-        assert_eq!(batch_rows(&tuning(None, Some(1 << 20)), Some(1 << 20)), 5);
+        assert_eq!(batch_rows(&tuning(None, Some(4 << 20)), Some(1 << 20)), 5);
         assert_eq!(batch_rows(&tuning(None, None), Some(1 << 40)), 1);
     }
 
