@@ -1,20 +1,39 @@
-//! What was learnt about a table before its first row moved: the plan that every batch of it follows.
+//! What was asked for, and what was learnt about a table before its first row moved: the plan that every batch follows.
 //!
-//! A plan is pure data. It is made once from both catalogs, travels through the journal, and is the same at each replay,
-//! so that a batch that runs tomorrow reads and writes the very columns that today's did.
+//! A plan is pure data. It is made from both catalogs, kept in the ledger, and named by its digest: a batch that runs
+//! tomorrow reads and writes the very columns that today's did, or finds that it cannot.
 
 use super::TableName;
 use serde::{Deserialize, Serialize};
 
+/// One table's copy as it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableSpec {
+    /// The job's name in the ledger.
+    pub job: String,
+    /// The table on the source, its schema optional.
+    pub source_table: TableName,
+    /// The table on the target, its schema optional.
+    pub target_table: TableName,
+    /// What happens to a row whose key is on the target already.
+    #[serde(default)]
+    pub on_conflict: OnConflict,
+    /// Whether triggers of the target may fire, and so change or drop what is copied.
+    #[serde(default)]
+    pub fire_triggers: bool,
+}
+
 /// One table's copy, decided: what is read, what is written, along which key, in which form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TablePlan {
+pub struct Plan {
     /// The table on the source, with its schema.
     pub source: TableName,
     /// The table on the target, with its schema.
     pub target: TableName,
     /// Which database the source is, as the ledger keeps it.
     pub source_identity: SourceIdentity,
+    /// How both tables were when the plan was made.
+    pub digest: PlanDigest,
     /// The columns that are copied, in the source's order.
     pub columns: Vec<Column>,
     /// The columns of the key that the batches follow, in the key's order.
@@ -25,18 +44,42 @@ pub struct TablePlan {
     pub on_conflict: OnConflict,
     /// Whether the target has a unique index on exactly the key's columns.
     pub target_key_is_unique: bool,
+    /// Whether both sides order the key's values alike: true of keys without a collation, and of bytewise ones.
+    pub same_order: bool,
     /// Whether the source is a partitioned table (else only the table itself is read, not what inherits from it).
     pub source_is_partitioned: bool,
     /// Whether the source is a standby: it cannot tell who is writing.
     pub source_is_standby: bool,
-    /// Whether the key's first column is of a type whose values tend to grow: a number, a time.
-    pub key_ascends: bool,
+    /// Whether triggers of the target may keep rows out, so that what it took is counted before the commit.
+    pub target_fires_triggers: bool,
+    /// Whether new rows can be found by their keys.
+    pub growth: Growth,
     /// Rows on the source by its statistics, if it has any.
     pub rows_estimate: Option<u64>,
     /// Bytes of the source table on disk, without its indexes and out-of-line values.
     pub bytes_estimate: Option<u64>,
     /// What the operator should know before the first row moves; empty mostly.
     pub warnings: Vec<String>,
+}
+
+/// How both tables were when the plan was made, one digest a side: the table itself, columns, key, partitions, and the
+/// structure behind every type of a user. Another digest is another table.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct PlanDigest {
+    /// Of the table on the source.
+    pub source: String,
+    /// Of the table on the target.
+    pub target: String,
+}
+
+/// Whether keys grow by themselves, so that a new row's key lies above those that are settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Growth {
+    /// One column, filled by a sequence, an identity or the server's clock.
+    Grows,
+    /// Anything else; why, in words.
+    Unknown(String),
 }
 
 /// A column that is copied.
@@ -47,6 +90,8 @@ pub struct Column {
     /// Its type on the source as SQL spells it, for people.
     #[serde(rename = "type")]
     pub type_name: String,
+    /// What is behind that name on the source, down to built-in types: equal where the values of a column are.
+    pub structure: String,
 }
 
 /// A column of the key.
@@ -59,6 +104,8 @@ pub struct KeyColumn {
     pub type_name: String,
     /// Its collation on the source, quoted and qualified; `None` where its type has no collation.
     pub collation: Option<String>,
+    /// Whether equal values have one spelling: not so for numeric (1 and 1.00), citext, nondeterministic collations.
+    pub is_exact: bool,
 }
 
 /// The form in which rows travel.
@@ -91,4 +138,58 @@ pub struct SourceIdentity {
     pub system_identifier: Option<String>,
     /// The database's name.
     pub database: String,
+}
+
+impl CopyFormat {
+    /// As SQL spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Binary => "binary",
+            Self::Text => "text",
+        }
+    }
+}
+
+impl Plan {
+    /// What became of the rows that were copied by `earlier`, in words: empty where they are still right under this plan.
+    ///
+    /// They are where the same columns are copied, each of the same structure, along the same key.
+    #[must_use]
+    pub fn differences_from(&self, earlier: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        for column in &earlier.columns {
+            match self.columns.iter().find(|now| now.name == column.name) {
+                None => found.push(format!("column \"{}\" is not copied any more", column.name)),
+                Some(now) if now.structure != column.structure => found.push(format!(
+                    "column \"{}\" was {} and is {}",
+                    column.name, column.type_name, now.type_name
+                )),
+                Some(_) => {}
+            }
+        }
+        for column in &self.columns {
+            if earlier.columns.iter().all(|before| before.name != column.name) {
+                found.push(format!("column \"{}\" ({}) is new", column.name, column.type_name));
+            }
+        }
+        if self.key_shown() != earlier.key_shown() {
+            found.push(format!(
+                "the key was ({}) and is ({})",
+                earlier.key_shown(),
+                self.key_shown()
+            ));
+        }
+        found
+    }
+
+    /// The key's columns with their collations, for people.
+    #[must_use]
+    pub fn key_shown(&self) -> String {
+        let shown = self.key.iter().map(|column| match &column.collation {
+            Some(collation) => format!("{} collate {collation}", column.name),
+            None => column.name.clone(),
+        });
+        shown.collect::<Vec<_>>().join(", ")
+    }
 }

@@ -1,30 +1,7 @@
-//! How far a table's copy has come: what the ledger on the target says, and who may still add rows behind the cursor.
-//!
-//! Pure data that crosses the journal.
+//! Who may still add rows behind the highest key that is visible. Pure data that crosses the journal.
 
-use super::{Key, KeyRange};
+use super::Key;
 use serde::{Deserialize, Serialize};
-
-/// What the ledger on the target says of a job, at the moment this run took it over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LedgerState {
-    /// This run's epoch: writers of an earlier one can commit nothing any more.
-    pub epoch: u64,
-    /// Whether the job was in the ledger before.
-    pub found: bool,
-    /// The ranges that are on the target, joined where they meet, in the order of the key.
-    pub segments: Vec<KeyRange>,
-    /// Rows that the ledger's batches brought, all passes.
-    pub rows: u64,
-    /// Wire bytes of those batches.
-    pub bytes: u64,
-    /// How many batches the ledger holds.
-    pub batches: u64,
-    /// The number that the next batch may take: one more than the greatest there is, from 0.
-    pub next_batch: u64,
-    /// The key up to which nothing can appear any more (sync jobs).
-    pub settled: Option<Key>,
-}
 
 /// The highest key that was visible, and every transaction that might still add a row below it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
