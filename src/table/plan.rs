@@ -34,6 +34,10 @@ pub struct Plan {
     pub source_identity: SourceIdentity,
     /// How both tables were when the plan was made.
     pub digest: PlanDigest,
+    /// Which files the source table is in: others after a rewrite, a TRUNCATE, or where the table was made anew.
+    pub source_files: String,
+    /// Which files the target table is in. Of an unlogged table also since when its server runs: a crash empties it.
+    pub target_files: String,
     /// The columns that are copied, in the source's order.
     pub columns: Vec<Column>,
     /// The columns of the key that the batches follow, in the key's order.
@@ -62,8 +66,8 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
-/// How both tables were when the plan was made, one digest a side: the table itself, columns, key, partitions, and the
-/// structure behind every type of a user. Another digest is another table.
+/// How both tables were when the plan was made, one digest a side: the table and its files, columns, unique indexes,
+/// partitions, triggers, rules, and the structure behind every type of a user. Where it is another, look again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct PlanDigest {
     /// Of the table on the source.
@@ -90,7 +94,8 @@ pub struct Column {
     /// Its type on the source as SQL spells it, for people.
     #[serde(rename = "type")]
     pub type_name: String,
-    /// What is behind that name on the source, down to built-in types: equal where the values of a column are.
+    /// What is behind that name on the source, down to built-in types, without lengths that may grow: values that were
+    /// copied under one structure are right under an equal one.
     pub structure: String,
 }
 
