@@ -6,7 +6,7 @@
 use super::connect::{Session, TextRow};
 use super::error::{Error, Kind, Result};
 use super::identifier::{quote_identifier, quote_literal, quote_table};
-use crate::table::{Key, KeyColumn, KeyRange, TablePlan};
+use crate::table::{Key, KeyColumn, KeyRange, Plan};
 
 /// More keys than this are sorted in several statements' worth of memory; a ledger has far fewer segments.
 const SORT_LIMIT: usize = 100_000;
@@ -20,7 +20,7 @@ const SORT_LIMIT: usize = 100_000;
 /// What goes wrong in asking the source.
 pub async fn next_range_end(
     source: &Session,
-    plan: &TablePlan,
+    plan: &Plan,
     low: Option<&Key>,
     stop: Option<&Key>,
     rows: u64,
@@ -52,7 +52,7 @@ pub async fn next_range_end(
 ///
 /// # Errors
 /// What goes wrong in asking the source.
-pub async fn highest_key(source: &Session, plan: &TablePlan) -> Result<Option<Key>> {
+pub async fn highest_key(source: &Session, plan: &Plan) -> Result<Option<Key>> {
     last_key(
         source,
         plan,
@@ -67,7 +67,7 @@ pub async fn highest_key(source: &Session, plan: &TablePlan) -> Result<Option<Ke
 ///
 /// # Errors
 /// What goes wrong in asking the source.
-pub async fn key_before(source: &Session, plan: &TablePlan, key: &Key, rows: u64) -> Result<Option<Key>> {
+pub async fn key_before(source: &Session, plan: &Plan, key: &Key, rows: u64) -> Result<Option<Key>> {
     let condition = where_between(plan, None, Some(key));
     last_key(
         source,
@@ -83,7 +83,7 @@ pub async fn key_before(source: &Session, plan: &TablePlan, key: &Key, rows: u64
 ///
 /// # Errors
 /// What goes wrong in asking the source; more than 100,000 keys are refused.
-pub async fn sort_keys(source: &Session, plan: &TablePlan, keys: Vec<Key>) -> Result<Vec<Key>> {
+pub async fn sort_keys(source: &Session, plan: &Plan, keys: Vec<Key>) -> Result<Vec<Key>> {
     if keys.len() < 2 {
         return Ok(keys);
     }
@@ -128,7 +128,7 @@ fn collated(name: &str, column: &KeyColumn) -> String {
 
 async fn last_key(
     source: &Session,
-    plan: &TablePlan,
+    plan: &Plan,
     what: &str,
     condition: &str,
     offset: u64,
@@ -154,17 +154,17 @@ fn key_of(source: &Session, row: TextRow) -> Result<Key> {
 /// The source table in a FROM clause, as `t`: without what inherits from it, with its partitions.
 ///
 /// Columns are always written `t."name"`: a bare name in ORDER BY would be an output column's first.
-pub(super) fn source_from(plan: &TablePlan) -> String {
+pub(super) fn source_from(plan: &Plan) -> String {
     let only = if plan.source_is_partitioned { "" } else { "ONLY " };
     format!("{only}{} AS t", quote_table(&plan.source))
 }
 
 /// ` WHERE ...` for a range; empty for all rows.
-pub(super) fn where_range(plan: &TablePlan, range: &KeyRange) -> String {
+pub(super) fn where_range(plan: &Plan, range: &KeyRange) -> String {
     where_between(plan, range.low.as_ref(), Some(&range.high))
 }
 
-fn where_between(plan: &TablePlan, low: Option<&Key>, high: Option<&Key>) -> String {
+fn where_between(plan: &Plan, low: Option<&Key>, high: Option<&Key>) -> String {
     let columns = match plan.key.as_slice() {
         [column] => quote_column(&column.name),
         _ => format!("({})", key_list(plan, "")),
@@ -183,7 +183,7 @@ fn where_between(plan: &TablePlan, low: Option<&Key>, high: Option<&Key>) -> Str
     }
 }
 
-fn literals(plan: &TablePlan, key: &Key) -> String {
+fn literals(plan: &Plan, key: &Key) -> String {
     let literals = plan.key.iter().zip(&key.0);
     literals
         .map(|(column, value)| format!("{}::{}", quote_literal(value), column.type_name))
@@ -191,16 +191,36 @@ fn literals(plan: &TablePlan, key: &Key) -> String {
         .join(", ")
 }
 
+fn key_outputs(plan: &Plan) -> String {
+    key_outputs_of(plan, "t")
+}
+
 /// The key's columns as their types' output functions write them: a cast to text may be something else.
-fn key_outputs(plan: &TablePlan) -> String {
-    let outputs = plan
-        .key
-        .iter()
-        .map(|column| format!("pg_catalog.format('%s', {})", quote_column(&column.name)));
+pub(super) fn key_outputs_of(plan: &Plan, alias: &str) -> String {
+    let outputs = plan.key.iter().map(|column| {
+        let column = quote_identifier(&column.name);
+        format!("pg_catalog.format('%s', {alias}.{column})")
+    });
     outputs.collect::<Vec<_>>().join(", ")
 }
 
-fn key_list(plan: &TablePlan, suffix: &str) -> String {
+/// ` WHERE ...` for the rows of some keys; there must be one.
+pub(super) fn where_keys(plan: &Plan, keys: &[Key]) -> String {
+    let lists = keys.iter().map(|key| literals(plan, key));
+    match plan.key.as_slice() {
+        [column] => format!(
+            " WHERE {} IN ({})",
+            quote_column(&column.name),
+            lists.collect::<Vec<_>>().join(", ")
+        ),
+        _ => {
+            let lists = lists.map(|list| format!("({list})")).collect::<Vec<_>>();
+            format!(" WHERE ({}) IN (VALUES {})", key_list(plan, ""), lists.join(", "))
+        }
+    }
+}
+
+fn key_list(plan: &Plan, suffix: &str) -> String {
     let columns = plan
         .key
         .iter()

@@ -61,6 +61,18 @@ pub enum Kind {
     InvalidValue,
     /// A later run of the same job has taken over.
     Fenced,
+    /// A table is not as it was planned any more.
+    TableChanged,
+    /// The target has lost batches that it had confirmed: it was failed over, or restored to an older state.
+    TargetRewound,
+    /// Rows that were copied are not right under the table's new definition.
+    Incompatible,
+    /// Rows that were copied are not on the target any more: it was emptied, or made anew.
+    Emptied,
+    /// The server takes no writes now.
+    ReadOnly,
+    /// A limit of PostgreSQL's that no attempt can move.
+    Limit,
     /// The ledger on the target belongs to another source or table, to a newer version, or does not fit together.
     Ledger,
     /// The target took another number of rows than were sent.
@@ -80,6 +92,8 @@ pub enum Retry {
     Retry,
     /// At most [`UNKNOWN_ATTEMPTS`] times: nothing unknown is retried forever in silence.
     RetryLimited,
+    /// No attempt of the same thing can mend it; looking at both tables again may.
+    LookAgain,
     /// No attempt can mend it.
     Never,
 }
@@ -137,6 +151,27 @@ impl Kind {
             Self::Fenced => (
                 Retry::Never,
                 "another run of this job has taken over; look at that one",
+            ),
+            Self::TableChanged | Self::TargetRewound => (
+                Retry::LookAgain,
+                "the job looks at both tables again, and goes on where it can",
+            ),
+            Self::Incompatible => (
+                Retry::Never,
+                "undo the change, or copy every row again, over those that are there: --restart --on-conflict update",
+            ),
+            Self::Emptied => (
+                Retry::Never,
+                "bring its rows back; or empty it and begin anew: --restart; or copy every row again, over those that are \
+                 there: --restart --on-conflict update",
+            ),
+            Self::ReadOnly => (
+                Retry::Retry,
+                "the server takes no writes: it is a standby, or default_transaction_read_only is on there",
+            ),
+            Self::Limit => (
+                Retry::Never,
+                "a row or a key is too large for PostgreSQL; leave it out or make it smaller",
             ),
             Self::Ledger => (
                 Retry::Never,
@@ -218,6 +253,13 @@ impl Error {
         self
     }
 
+    /// The same of another kind.
+    #[must_use]
+    pub(super) fn of_kind(mut self, kind: Kind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
     /// Which database it concerns.
     #[must_use]
     pub fn side(&self) -> Side {
@@ -278,15 +320,20 @@ impl std::error::Error for Error {
 fn classify(error: &tokio_postgres::Error) -> (Kind, Option<String>) {
     if let Some(error) = error.as_db_error() {
         let code = error.code().code();
-        return (kind_of_sqlstate(code), Some(code.to_owned()));
+        // A value that outgrows the 1 GB of an allocation comes as an internal error.
+        let too_large = code == "XX000" && error.message().starts_with("invalid memory alloc request size");
+        let too_large = too_large || (code == "53200" && error.detail().is_some_and(|it| it.contains("string buffer")));
+        let kind = if too_large { Kind::Limit } else { kind_of_sqlstate(code) };
+        return (kind, Some(code.to_owned()));
     }
     (kind_without_sqlstate(error), None)
 }
 
 fn kind_of_sqlstate(code: &str) -> Kind {
     match code {
-        "57P01" | "57P02" | "57P03" | "57P05" | "57014" | "55P03" | "55006" | "58030" | "25006" | "25P03"
+        "57P01" | "57P02" | "57P03" | "57P05" | "57014" | "55P03" | "55006" | "58030" | "25P03"
         | "25P04" | "72000" => Kind::Transient,
+        "25006" => Kind::ReadOnly,
         "28000" | "28P01" => Kind::Authentication,
         "3D000" | "3F000" | "42P01" | "42703" | "42704" | "42883" => Kind::UndefinedObject,
         "42501" => Kind::Privilege,
@@ -297,8 +344,9 @@ fn kind_of_sqlstate(code: &str) -> Kind {
         _ => match code.get(..2) {
             Some("08" | "40" | "53") => Kind::Transient,
             Some("22") => Kind::InvalidValue,
-            Some("23") => Kind::Constraint,
-            Some("0A") => Kind::Unsupported,
+            Some("21" | "23") => Kind::Constraint,
+            Some("0A" | "42") => Kind::Unsupported,
+            Some("54") => Kind::Limit,
             _ => Kind::Unknown,
         },
     }

@@ -1,7 +1,7 @@
 //! All that speaks SQL: connections, catalogs, keys, the ledger, and the copy itself.
 //!
 //! A table's walk: [`connect`] to both sides, [`examine`] both catalogs into a plan, take over the [`ledger`], then, batch
-//! by batch, find where the range ends ([`cursor`]) and copy it ([`copy_range`]): rows and ledger entry commit in one
+//! by batch, find where the range ends ([`cursor`]) and copy it ([`copy_batch`]): rows and ledger entry commit in one
 //! transaction on the target. Errors carry a [`Kind`]; rows never enter the heap one by one, and no row's value enters a
 //! text. This room knows tables, and nothing of jobs, workflows or terminals.
 
@@ -9,7 +9,7 @@ mod catalog;
 mod checksum;
 mod connect;
 mod connection_string;
-pub mod copy;
+mod copy;
 pub mod cursor;
 mod error;
 pub mod identifier;
@@ -24,12 +24,12 @@ mod throttle;
 mod tls;
 pub mod writers;
 
-pub use catalog::{ExamineRequest, examine, target_is_empty};
+pub use catalog::{examine, target_is_empty};
 pub use connect::{Session, connect};
 pub use connection_string::{ConnectionString, Surroundings};
-pub use copy::{CopyMode, CopyRequest, copy_range};
+pub use copy::{checksum_range, copy_batch};
 pub use error::{Error, Kind, Result, Retry, Side, UNKNOWN_ATTEMPTS};
-pub use look::{Look, LookRequest, look};
+pub use look::{Ask, Look, look};
 pub use pool::{Lease, Pool};
 pub use server::{ServerError, ServerOptions, StopMode, ThrowawayServer};
 pub use throttle::{Meter, Throttle, Unmetered};

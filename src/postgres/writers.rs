@@ -7,7 +7,7 @@
 use super::connect::Session;
 use super::cursor;
 use super::error::{Error, Kind, Result, Side};
-use crate::table::{Holder, Noted, TablePlan};
+use crate::table::{Holder, Noted, Plan};
 
 /// Open transactions of this database that could write: not ourselves, not the server's own workers that never add rows.
 ///
@@ -34,7 +34,7 @@ const STARTED_AT: &str = "SELECT extract(epoch FROM pg_catalog.pg_postmaster_sta
 ///
 /// # Errors
 /// `Unsupported` on a standby, which does not know who writes on its primary; or what goes wrong in asking.
-pub async fn note(source: &Session, plan: &TablePlan) -> Result<Noted> {
+pub async fn note(source: &Session, plan: &Plan) -> Result<Noted> {
     refuse_standby(source).await?;
     let server_started_at = started_at(source).await?;
     // In this order, in separate statements: a transaction that begins after the list was made takes a later key.

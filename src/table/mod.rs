@@ -6,6 +6,7 @@
 //! [`Position`], in the ledger, in an activity's answer, in a workflow's state and in a status alike.
 
 mod batch;
+mod finding;
 mod name;
 mod plan;
 mod position;
@@ -13,6 +14,7 @@ mod tally;
 mod writers;
 
 pub use batch::{Batch, Fence, Key, KeyRange, Pass};
+pub use finding::{Against, Difference, Findings, TOLD_MAX};
 pub use name::{NameError, TableName};
 pub use plan::{
     Column, CopyFormat, Growth, KeyColumn, OnConflict, Plan, PlanDigest, SourceIdentity, TableSpec,

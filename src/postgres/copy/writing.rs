@@ -1,0 +1,251 @@
+//! The target's side of a batch: the fence, the rows, and the ledger entry, in one transaction.
+//!
+//! Straight into the table where a row of the same key is an error; by way of a stage where rows that are there stay or are
+//! updated. What was written is counted: sent = written + skipped, or nothing of the batch is kept.
+
+use super::{Copying, mismatch};
+use crate::failpoint::failpoint;
+use crate::postgres::catalog::digest_sql;
+use crate::postgres::checksum::RowCounter;
+use crate::postgres::connect::text_rows;
+use crate::postgres::error::{Error, Kind, Result, Side};
+use crate::postgres::identifier::{quote_identifier, quote_list, quote_literal, quote_table};
+use crate::postgres::ledger;
+use crate::table::{OnConflict, Pass, Plan, Tally};
+use bytes::Bytes;
+use std::pin::Pin;
+use tokio_postgres::{CopyInSink, SimpleQueryMessage};
+
+/// Where rows go before they meet the target's own.
+const STAGE: &str = "pg_temp.longhaul_batch";
+
+/// A transaction of the target into which rows are being written.
+pub(super) struct Writing {
+    sink: Pin<Box<CopyInSink<Bytes>>>,
+    by_way_of_stage: bool,
+}
+
+impl Writing {
+    /// BEGIN, the fence, the stage where one is needed, and COPY, without waiting for one before the next is sent.
+    pub(super) async fn begin(copying: &Copying<'_>) -> Result<Self> {
+        let plan = copying.plan;
+        let columns = column_list(plan);
+        let by_way_of_stage = copying.is_staged();
+        let (stage, into) = if by_way_of_stage {
+            let stage = format!(
+                "; CREATE TEMPORARY TABLE longhaul_batch ON COMMIT DROP AS SELECT {columns} FROM {} WITH NO DATA",
+                quote_table(&plan.target)
+            );
+            (stage, STAGE.to_owned())
+        } else {
+            (String::new(), quote_table(&plan.target))
+        };
+        let sink = begin(copying, &stage, &into, &columns).await?;
+        Ok(Self { sink, by_way_of_stage })
+    }
+
+    pub(super) fn sink(&mut self) -> Pin<&mut CopyInSink<Bytes>> {
+        self.sink.as_mut()
+    }
+
+    /// The end of COPY, the rows' way from the stage, the ledger entry and COMMIT.
+    pub(super) async fn finish(mut self, copying: &Copying<'_>, counted: &RowCounter) -> Result<Tally> {
+        failpoint!("copy::before_commit");
+        let skipped = if self.by_way_of_stage {
+            self.finish_staged(copying, counted).await?
+        } else if copying.plan.target_fires_triggers {
+            self.finish_counted(copying, counted).await?
+        } else {
+            self.finish_together(copying, counted).await?
+        };
+        failpoint!("copy::after_commit");
+        Ok(Tally {
+            batches: 1,
+            ..counted.tally(skipped)
+        })
+    }
+
+    /// Everything in one write: where no trigger can keep rows out, COPY takes all of them or fails.
+    async fn finish_together(&mut self, copying: &Copying<'_>, counted: &RowCounter) -> Result<u64> {
+        let plan = copying.plan;
+        let sql = format!("{}; COMMIT", copying.entry_sql(counted, 0));
+        let committing = copying.target.client().simple_query(&sql);
+        // Should COPY fail, the INSERT fails in the broken transaction, and COMMIT is not reached.
+        let (taken, answer) = tokio::join!(self.sink.as_mut().finish(), committing);
+        let taken = taken.map_err(|error| failed(plan, &error))?;
+        answer.map_err(|error| copying.not_committed(&error))?;
+        if taken == counted.rows {
+            Ok(0)
+        } else {
+            Err(mismatch(plan, taken, counted.rows))
+        }
+    }
+
+    /// Triggers may keep rows out: what COPY took is seen before the commit.
+    async fn finish_counted(&mut self, copying: &Copying<'_>, counted: &RowCounter) -> Result<u64> {
+        let plan = copying.plan;
+        let taken = self.sink.as_mut().finish().await;
+        let taken = taken.map_err(|error| failed(plan, &error))?;
+        if taken != counted.rows {
+            return Err(mismatch(plan, taken, counted.rows));
+        }
+        let sql = format!("{}; COMMIT", copying.entry_sql(counted, 0));
+        copying.run(&sql).await?;
+        Ok(0)
+    }
+
+    /// From the stage into the table; sent = written + skipped, or the batch fails. Gives how many were skipped.
+    async fn finish_staged(&mut self, copying: &Copying<'_>, counted: &RowCounter) -> Result<u64> {
+        let plan = copying.plan;
+        let moving = move_sql(plan, copying.spec.on_conflict);
+        let moving = copying.target.client().simple_query(&moving);
+        let (taken, moved) = tokio::join!(self.sink.as_mut().finish(), moving);
+        let taken = taken.map_err(|error| failed(plan, &error))?;
+        let moved = text_rows(&moved.map_err(|error| copying.not_committed(&error))?).pop();
+        let number = |column: usize| {
+            let text = moved.as_ref().and_then(|row| row.get(column)?.as_deref());
+            text.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0)
+        };
+        let (written, skipped) = (number(0), number(1));
+        if taken != counted.rows || written + skipped != counted.rows {
+            let error = mismatch(plan, written, counted.rows - skipped.min(counted.rows));
+            // Without triggers it was another session that put a row there in this very moment: try again.
+            let passing = !plan.target_fires_triggers;
+            return Err(if passing { error.of_kind(Kind::Transient) } else { error });
+        }
+        let sql = format!("{}; COMMIT", copying.entry_sql(counted, skipped));
+        copying.run(&sql).await?;
+        Ok(skipped)
+    }
+}
+
+/// BEGIN, the fence, what else is to be made, and COPY into a table: sent together. COPY is not ended before the fence has
+/// answered.
+pub(super) async fn begin(
+    copying: &Copying<'_>,
+    more: &str,
+    into: &str,
+    columns: &str,
+) -> Result<Pin<Box<CopyInSink<Bytes>>>> {
+    let Copying { target, plan, spec, fence, .. } = copying;
+    let wrong = |error: &tokio_postgres::Error| copying.not_begun(error);
+    let digest = target.statement(&digest_sql(&plan.target)).await;
+    let digest = digest.map_err(|error| wrong(&error))?;
+    let copy = format!("COPY {into} ({columns}) FROM STDIN (FORMAT {})", plan.format.name());
+    let copy = target.statement(&copy).await.map_err(|error| wrong(&error))?;
+    let opening = format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED; {}{more}",
+        ledger::fence_sql(spec, plan, fence)
+    );
+    let client = target.client();
+    // Polled in this order, and so sent in this order.
+    let (opened, digest, sink) = tokio::join!(
+        client.simple_query(&opening),
+        client.query(&digest, &[]),
+        client.copy_in::<_, Bytes>(&copy)
+    );
+    let opened = opened.map_err(|error| wrong(&error))?;
+    ledger::judge_fence(spec, fence, text_rows(&opened).pop().as_deref())?;
+    let digest = digest.map_err(|error| wrong(&error))?;
+    let digest: Option<&str> = digest.first().and_then(|row| row.get(0));
+    ledger::judge_digest(Side::Target, plan, fence, digest)?;
+    Ok(Box::pin(sink.map_err(|error| wrong(&error))?))
+}
+
+pub(super) fn failed(plan: &Plan, error: &tokio_postgres::Error) -> Error {
+    let what = format!("cannot write to target table {}", plan.target);
+    Error::query(Side::Target, what, error)
+}
+
+impl Copying<'_> {
+    /// Whether rows go by way of a stage: where those of the target may stay or be updated.
+    fn is_staged(&self) -> bool {
+        self.batch.pass == Pass::Repair || self.spec.on_conflict != OnConflict::Error
+    }
+
+    fn not_begun(&self, error: &tokio_postgres::Error) -> Error {
+        let what = format!(
+            "cannot begin batch {} of target table {}",
+            self.batch.number, self.plan.target
+        );
+        Error::query(Side::Target, what, error)
+    }
+
+    fn not_committed(&self, error: &tokio_postgres::Error) -> Error {
+        let what = format!(
+            "cannot commit batch {} of target table {}",
+            self.batch.number, self.plan.target
+        );
+        Error::query(Side::Target, what, error)
+    }
+
+    /// Statements of the target, in the batch's transaction.
+    pub(super) async fn run(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>> {
+        let answer = self.target.client().simple_query(sql).await;
+        answer.map_err(|error| self.not_committed(&error))
+    }
+
+    /// Writes the ledger entry.
+    pub(super) fn entry_sql(&self, counted: &RowCounter, skipped: u64) -> String {
+        let (low, high) = ledger::bounds(&self.batch.range);
+        format!(
+            "INSERT INTO longhaul.batches ({}) VALUES ({}, {}, {}, {}, {}, {low}, {high}, {}, {}, {}, {}, {})",
+            ledger::BATCH_COLUMNS,
+            quote_literal(&self.spec.job),
+            quote_literal(&self.plan.source.to_string()),
+            self.batch.number,
+            self.batch.pass.number(),
+            quote_literal(self.plan.format.name()),
+            ledger::low_hash(&low),
+            counted.rows,
+            counted.rows - skipped,
+            counted.bytes,
+            counted.checksum.cast_signed()
+        )
+    }
+}
+
+/// Moves the stage's rows into the table; gives how many were written, and how many had a row of their key there before.
+fn move_sql(plan: &Plan, on_conflict: OnConflict) -> String {
+    let columns = column_list(plan);
+    let key = quote_list(plan.key.iter().map(|column| column.name.as_str()));
+    let target = quote_table(&plan.target);
+    let insert =
+        format!("INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {STAGE} s");
+    let updates = updates(plan);
+    if on_conflict == OnConflict::Skip || updates.is_empty() {
+        // The count sees the table as it was before this statement.
+        return format!(
+            "WITH written AS ({insert} ON CONFLICT ({key}) DO NOTHING RETURNING 1)
+             SELECT (SELECT count(*) FROM written),
+                    (SELECT count(*) FROM {STAGE} s WHERE EXISTS (SELECT FROM {target} t WHERE {}))",
+            same_key(plan)
+        );
+    }
+    format!(
+        "WITH written AS ({insert} ON CONFLICT ({key}) DO UPDATE SET {} RETURNING 1) SELECT count(*), 0 FROM written",
+        updates.join(", ")
+    )
+}
+
+/// Every column but those of the key whose equal values are spelt alike.
+fn updates(plan: &Plan) -> Vec<String> {
+    let stays = |name: &str| plan.key.iter().any(|key| key.name == name && key.is_exact);
+    let updated = plan.columns.iter().filter(|column| !stays(&column.name));
+    updated
+        .map(|column| quote_identifier(&column.name))
+        .map(|column| format!("{column} = excluded.{column}"))
+        .collect()
+}
+
+/// That a row `t` of the target and a row `s` have one key.
+pub(super) fn same_key(plan: &Plan) -> String {
+    let same = plan.key.iter().map(|column| quote_identifier(&column.name));
+    same.map(|column| format!("t.{column} = s.{column}"))
+        .collect::<Vec<_>>()
+        .join(" AND ")
+}
+
+pub(super) fn column_list(plan: &Plan) -> String {
+    quote_list(plan.columns.iter().map(|column| column.name.as_str()))
+}

@@ -1,0 +1,152 @@
+//! The ledger's tables: how they are made, and brought from an earlier layout to this one.
+//!
+//! Layout 1 had one table a job, its key by name, and no plan. Layout 2 has `longhaul.tables` with the plan, and knows a
+//! range by a hash of where it begins, so that a key may be as long as it likes. What layout 1 did not keep stays null.
+
+use crate::postgres::connect::Session;
+use crate::postgres::error::{Error, Kind, Result, Side};
+use crate::postgres::identifier::quote_identifier;
+
+/// The layout that this version writes; a ledger of a later one is refused, one of an earlier one is upgraded.
+pub const FORMAT: u32 = 2;
+
+/// Serializes creation and upgrade among processes: "longhaul" in ASCII.
+const CREATION_LOCK: i64 = 0x6c6f_6e67_6861_756c;
+
+const TABLES: &str = "
+CREATE TABLE IF NOT EXISTS longhaul.format (version integer NOT NULL);
+INSERT INTO longhaul.format SELECT 2 WHERE NOT EXISTS (SELECT FROM longhaul.format);
+CREATE TABLE IF NOT EXISTS longhaul.jobs (
+    job text PRIMARY KEY,
+    source_system text,
+    source_database text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now());
+CREATE TABLE IF NOT EXISTS longhaul.tables (
+    job text NOT NULL,
+    table_name text NOT NULL,
+    target_table text NOT NULL,
+    key_columns text[] NOT NULL,
+    plan jsonb,
+    target_files text,
+    epoch bigint NOT NULL,
+    runs bigint NOT NULL DEFAULT 1,
+    settled text[],
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (job, table_name));
+CREATE TABLE IF NOT EXISTS longhaul.batches (
+    job text NOT NULL,
+    table_name text NOT NULL,
+    batch bigint NOT NULL,
+    pass smallint NOT NULL,
+    format text,
+    low text[] NOT NULL,
+    high text[] NOT NULL,
+    low_hash text NOT NULL,
+    rows bigint NOT NULL,
+    rows_written bigint NOT NULL,
+    bytes bigint NOT NULL,
+    checksum bigint NOT NULL,
+    committed_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (job, table_name, batch));
+CREATE UNIQUE INDEX IF NOT EXISTS batches_low ON longhaul.batches (job, table_name, low_hash) WHERE pass = 0;
+COMMENT ON COLUMN longhaul.batches.low IS 'the key before the first of the range; {} is the start of the table';
+COMMENT ON COLUMN longhaul.batches.rows IS 'rows that were sent; in passes after the first, those that were missing';
+COMMENT ON COLUMN longhaul.batches.format IS 'the COPY format of which bytes and checksum speak';
+";
+
+const FROM_1: &str = "
+CREATE TABLE longhaul.tables (
+    job text NOT NULL,
+    table_name text NOT NULL,
+    target_table text NOT NULL,
+    key_columns text[] NOT NULL,
+    plan jsonb,
+    target_files text,
+    epoch bigint NOT NULL,
+    runs bigint NOT NULL DEFAULT 1,
+    settled text[],
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (job, table_name));
+INSERT INTO longhaul.tables (job, table_name, target_table, key_columns, epoch, runs, settled, updated_at)
+    SELECT job, source_table, target_table, key_columns, epoch, runs, settled, updated_at FROM longhaul.jobs;
+ALTER TABLE longhaul.jobs DROP COLUMN source_table, DROP COLUMN target_table, DROP COLUMN key_columns,
+    DROP COLUMN epoch, DROP COLUMN runs, DROP COLUMN settled;
+ALTER TABLE longhaul.batches ADD COLUMN format text, ADD COLUMN low_hash text;
+UPDATE longhaul.batches SET low_hash = pg_catalog.md5(low::text);
+ALTER TABLE longhaul.batches ALTER COLUMN low_hash SET NOT NULL;
+DROP INDEX longhaul.batches_low;
+CREATE UNIQUE INDEX batches_low ON longhaul.batches (job, table_name, low_hash) WHERE pass = 0;
+UPDATE longhaul.format SET version = 2;
+";
+
+/// Creates the ledger where it is not there yet, and upgrades one of an earlier layout. Safe to race and to repeat.
+///
+/// # Errors
+/// `Privilege`, with the SQL that an administrator can run; `Ledger` where a later version wrote it.
+pub async fn ensure(target: &Session) -> Result<()> {
+    let what = "look for the ledger (schema longhaul) on the target";
+    let sql = "SELECT pg_catalog.to_regnamespace('longhaul') IS NOT NULL,
+                      (SELECT count(*) FROM pg_catalog.pg_class c WHERE c.relkind = 'r' AND c.relname IN ('format', 'jobs', 'batches')
+                       AND c.relnamespace = pg_catalog.to_regnamespace('longhaul')), current_user";
+    let found = target.row(what, sql).await?;
+    let field = |number: usize| found.get(number).and_then(Option::as_deref).unwrap_or_default();
+    if field(1) != "3" {
+        let schema = if field(0) == "t" {
+            ""
+        } else {
+            "CREATE SCHEMA IF NOT EXISTS longhaul; COMMENT ON SCHEMA longhaul IS
+             'longhaul''s ledger: what each job has copied. Rows here keep rows from coming twice.';"
+        };
+        let made = change(target, "create the ledger (schema longhaul) on the target", &format!("{schema} {TABLES}"));
+        made.await.map_err(|error| with_grants(error, field(2)))?;
+    }
+    match version(target).await? {
+        FORMAT => Ok(()),
+        1 => upgrade(target).await,
+        version => Err(Error::new(
+            Side::Target,
+            Kind::Ledger,
+            format!("the ledger on the target has format {version}; this version of longhaul knows formats up to {FORMAT}"),
+        )
+        .hinted("use the version of longhaul that wrote it, or a later one")),
+    }
+}
+
+async fn version(target: &Session) -> Result<u32> {
+    let what = "read the ledger's version on the target";
+    let row = target.row(what, "SELECT max(version) FROM longhaul.format").await?;
+    let version = row.into_iter().next().flatten();
+    Ok(version.and_then(|text| text.parse().ok()).unwrap_or(0))
+}
+
+async fn upgrade(target: &Session) -> Result<()> {
+    // Whoever comes second finds the upgrade done: the condition is looked at under the lock.
+    let sql = format!(
+        "DO $upgrade$ BEGIN IF (SELECT max(version) FROM longhaul.format) = 1 THEN {FROM_1} END IF; END $upgrade$;"
+    );
+    change(target, "bring the ledger on the target to format 2", &sql).await
+}
+
+/// Runs statements in one transaction, one process at a time.
+async fn change(target: &Session, what: &str, statements: &str) -> Result<()> {
+    let sql = format!("BEGIN; SELECT pg_catalog.pg_advisory_xact_lock({CREATION_LOCK}); {statements} COMMIT");
+    let Err(error) = target.rows(what, &sql).await else {
+        return Ok(());
+    };
+    if !target.is_closed() {
+        target.rows("roll back on the target", "ROLLBACK").await?;
+    }
+    Err(error)
+}
+
+fn with_grants(error: Error, user: &str) -> Error {
+    if error.kind() != Kind::Privilege {
+        return error;
+    }
+    let user = quote_identifier(user);
+    error.hinted(format!(
+        "an administrator of the target can run: CREATE SCHEMA longhaul AUTHORIZATION {user}; (or, if it is there: \
+         GRANT USAGE, CREATE ON SCHEMA longhaul TO {user};)"
+    ))
+}

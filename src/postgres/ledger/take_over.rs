@@ -1,0 +1,324 @@
+//! Taking a job's table over: who may, whether what was copied is still right and still there, and from where it goes on.
+
+use super::segments::{key_from_json, read_position};
+use super::{in_transaction, lock_key, of_table};
+use crate::failpoint::failpoint;
+use crate::postgres::connect::Session;
+use crate::postgres::cursor::where_range;
+use crate::postgres::error::{Error, Kind, Result, Side};
+use crate::postgres::identifier::{quote_literal, quote_table, quote_text_array};
+use crate::table::{Key, KeyRange, Lost, Plan, Position, TableSpec, Tally};
+
+/// So long a take-over waits for the batches in flight of the run before; then their sessions are ended.
+const BATCHES_END_WITHIN: &str = "10s";
+/// So many ranges are probed in one statement.
+const PROBED_AT_ONCE: usize = 200;
+
+/// What the ledger has of a job's table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// Whether the job was there before.
+    pub known: bool,
+    /// What its batches did.
+    pub tally: Tally,
+}
+
+/// The ledger's row of a job's table.
+struct Entry {
+    plan: Option<Plan>,
+    target_files: Option<String>,
+    settled: Option<Key>,
+}
+
+/// Looks what the ledger has of the job, and whether it may go on from there. Takes nothing over, writes nothing.
+///
+/// # Errors
+/// As [`take_over`].
+pub async fn inspect(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<Found> {
+    let mine = of_table(spec, plan);
+    in_transaction(target, async || {
+        let entry = read_entry(target, spec, plan).await?;
+        let (tally, _) = super::segments::read_tally(target, &mine).await?;
+        let Some(entry) = entry else {
+            return Ok(Found { known: false, tally });
+        };
+        check_entry(target, spec, plan, &entry, &mine).await?;
+        Ok(Found { known: true, tally })
+    })
+    .await
+}
+
+/// Takes the table over: a new epoch, the plan of now, and what is done so far.
+///
+/// The ledger must be there ([`ensure`](super::ensure)). Waits for batches of an older epoch that are committing, and ends
+/// the sessions of those that do not end. Each call raises the epoch, and so ends every other run of the job.
+///
+/// # Errors
+/// `Ledger` where the job's name belongs to another source, table or key; `Incompatible` where rows that were copied are
+/// not right any more; `Emptied` where they are not there any more; or what goes wrong in asking.
+pub async fn take_over(target: &Session, source: &Session, spec: &TableSpec, plan: &Plan) -> Result<Position> {
+    let mine = of_table(spec, plan);
+    let position = in_transaction(target, async || {
+        lock_alone(target, spec, plan).await?;
+        let entry = read_entry(target, spec, plan).await?;
+        if let Some(entry) = &entry {
+            check_entry(target, spec, plan, entry, &mine).await?;
+        }
+        let epoch = write_entry(target, spec, plan).await?;
+        let position = read_position(target, source, plan, &mine).await?;
+        Ok(Position {
+            epoch,
+            settled: entry.and_then(|entry| entry.settled),
+            ..position
+        })
+    })
+    .await?;
+    failpoint!("ledger::after_take_over");
+    Ok(position)
+}
+
+/// What the target had confirmed by `known` and does not have `now`.
+///
+/// # Errors
+/// What goes wrong in asking since when.
+pub async fn lost(
+    target: &Session,
+    spec: &TableSpec,
+    plan: &Plan,
+    known: &Position,
+    now: &Position,
+) -> Result<Option<Lost>> {
+    let batches = known.tally.batches.saturating_sub(now.tally.batches);
+    let rows = known.tally.rows.saturating_sub(now.tally.rows);
+    if batches == 0 && rows == 0 {
+        return Ok(None);
+    }
+    let sql = format!(
+        "SELECT pg_catalog.to_char(max(committed_at), 'YYYY-MM-DD HH24:MI:SS \"UTC\"') FROM longhaul.batches WHERE {}",
+        of_table(spec, plan)
+    );
+    let row = target.row("read the newest entry of the target's ledger", &sql).await?;
+    Ok(Some(Lost {
+        batches,
+        rows,
+        since: row.into_iter().next().flatten(),
+    }))
+}
+
+/// The table's lock, exclusively. Batches that hold it may end; a session that does not let go is ended.
+async fn lock_alone(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<()> {
+    let key = lock_key(spec, plan);
+    let what = format!("take job {} over in the target's ledger", spec.job);
+    let locked = format!(
+        "SAVEPOINT waiting; SET LOCAL lock_timeout = '{BATCHES_END_WITHIN}';
+         SELECT pg_catalog.pg_advisory_xact_lock({key}); RELEASE waiting; SET LOCAL lock_timeout = '60s'"
+    );
+    let Err(error) = target.rows(&what, &locked).await else {
+        return Ok(());
+    };
+    if error.sqlstate() != Some("55P03") {
+        return Err(error);
+    }
+    tracing::warn!("batches of an earlier run of job {} do not end: their sessions are ended", spec.job);
+    let (high, low) = (key.cast_unsigned() >> 32, key.cast_unsigned() & 0xFFFF_FFFF);
+    let ending = format!(
+        "ROLLBACK TO waiting; SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_locks
+         WHERE locktype = 'advisory' AND classid = {high}::pg_catalog.oid AND objid = {low}::pg_catalog.oid AND objsubid = 1
+           AND granted AND pid <> pg_catalog.pg_backend_pid()
+           AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
+    );
+    target.rows(&what, &ending).await?;
+    target.rows(&what, &locked).await.map(drop)
+}
+
+async fn read_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<Option<Entry>> {
+    let what = format!("read job {} in the target's ledger", spec.job);
+    let sql = format!(
+        "SELECT coalesce(j.source_system, ''), j.source_database, t.table_name, t.target_table, to_json(t.key_columns),
+                t.plan, t.target_files, to_json(t.settled)
+         FROM longhaul.jobs j JOIN longhaul.tables t ON t.job = j.job WHERE j.job = {}",
+        quote_literal(&spec.job)
+    );
+    let Some(row) = target.rows(&what, &sql).await?.pop() else {
+        return Ok(None);
+    };
+    let field = |number: usize| row.get(number).and_then(Option::as_deref);
+    let keys = field(4).map(key_from_json).transpose()?.flatten();
+    let there = Identity {
+        system: field(0).filter(|system| !system.is_empty()),
+        database: field(1).unwrap_or_default(),
+        source: field(2).unwrap_or_default().to_owned(),
+        target: field(3).unwrap_or_default().to_owned(),
+        key: keys.map(|key| key.0).unwrap_or_default(),
+    };
+    let here = Identity::of(plan);
+    if !there.is_same_as(&here) {
+        return Err(Error::new(
+            Side::Target,
+            Kind::Ledger,
+            format!(
+                "job {} in the target's ledger copies {there}, and this one copies {here}",
+                spec.job
+            ),
+        ));
+    }
+    let unreadable = |_| {
+        let words = format!("the plan of job {} in the target's ledger cannot be read", spec.job);
+        Error::new(Side::Target, Kind::Ledger, words)
+    };
+    Ok(Some(Entry {
+        plan: field(5).map(serde_json::from_str).transpose().map_err(unreadable)?,
+        target_files: field(6).map(str::to_owned),
+        settled: field(7).map(key_from_json).transpose()?.flatten(),
+    }))
+}
+
+/// What a job copies: what must be the same for one to go on where another was.
+struct Identity<'a> {
+    system: Option<&'a str>,
+    database: &'a str,
+    source: String,
+    target: String,
+    key: Vec<String>,
+}
+
+impl<'a> Identity<'a> {
+    fn of(plan: &'a Plan) -> Self {
+        Self {
+            system: plan.source_identity.system_identifier.as_deref(),
+            database: &plan.source_identity.database,
+            source: plan.source.to_string(),
+            target: plan.target.to_string(),
+            key: plan.key.iter().map(|column| column.name.clone()).collect(),
+        }
+    }
+
+    fn is_same_as(&self, other: &Self) -> bool {
+        let system = self.system.is_none() || other.system.is_none() || self.system == other.system;
+        system
+            && self.database == other.database
+            && self.source == other.source
+            && self.target == other.target
+            && self.key == other.key
+    }
+}
+
+impl std::fmt::Display for Identity<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} of database {} (cluster {}) to {} along ({})",
+            self.source,
+            self.database,
+            self.system.unwrap_or("?"),
+            self.target,
+            self.key.join(", ")
+        )
+    }
+}
+
+/// Whether the rows that were copied are still right, and still there.
+async fn check_entry(target: &Session, spec: &TableSpec, plan: &Plan, entry: &Entry, mine: &str) -> Result<()> {
+    let ranges = ranges_with_rows(target, mine).await?;
+    if ranges.is_empty() {
+        return Ok(());
+    }
+    if let Some(earlier) = &entry.plan {
+        let differences = plan.differences_from(earlier);
+        if !differences.is_empty() {
+            let words = format!(
+                "job {} has copied rows of {} as it was before: {}",
+                spec.job,
+                plan.source,
+                differences.join("; ")
+            );
+            return Err(Error::new(Side::Source, Kind::Incompatible, words));
+        }
+    }
+    let moved = entry.target_files.as_ref() != Some(&plan.target_files);
+    let without_rows = if moved && plan.same_order {
+        count_empty(target, plan, &ranges).await?
+    } else if crate::postgres::catalog::target_is_empty(target, plan).await? {
+        ranges.len()
+    } else {
+        0
+    };
+    if without_rows == 0 {
+        return Ok(());
+    }
+    let words = format!(
+        "target table {} has lost rows that job {} has copied: {without_rows} of {} ranges with rows have none any more; \
+         it was emptied, or made anew",
+        plan.target,
+        spec.job,
+        ranges.len()
+    );
+    Err(Error::new(Side::Target, Kind::Emptied, words))
+}
+
+/// The ranges of the ledger that brought rows.
+async fn ranges_with_rows(target: &Session, mine: &str) -> Result<Vec<KeyRange>> {
+    let sql = format!(
+        "SELECT to_json(low), to_json(high) FROM longhaul.batches WHERE {mine} AND pass = 0 AND rows > 0 ORDER BY batch"
+    );
+    let rows = target.rows("read the ranges of the target's ledger", &sql).await?;
+    let mut ranges = Vec::with_capacity(rows.len());
+    for row in rows {
+        if let [Some(low), Some(high)] = row.as_slice()
+            && let (low, Some(high)) = (key_from_json(low)?, key_from_json(high)?)
+        {
+            ranges.push(KeyRange { low, high });
+        }
+    }
+    Ok(ranges)
+}
+
+/// How many of the ranges have no row on the target, by its index.
+async fn count_empty(target: &Session, plan: &Plan, ranges: &[KeyRange]) -> Result<usize> {
+    let what = format!("look for the rows of target table {}", plan.target);
+    let table = quote_table(&plan.target);
+    let mut empty = 0;
+    for some in ranges.chunks(PROBED_AT_ONCE) {
+        let probes = some
+            .iter()
+            .map(|range| format!("(EXISTS (SELECT FROM {table} AS t{}))", where_range(plan, range)));
+        let sql = format!(
+            "SELECT count(*) FROM (VALUES {}) AS probed(there) WHERE NOT there",
+            probes.collect::<Vec<_>>().join(", ")
+        );
+        let row = target.row(&what, &sql).await?;
+        let count = row.into_iter().next().flatten();
+        empty += count.and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
+    }
+    Ok(empty)
+}
+
+/// Writes job and table, with a new epoch: the microseconds since 1970, so that one of a forgotten past never comes again.
+async fn write_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<u64> {
+    let what = format!("take job {} over in the target's ledger", spec.job);
+    let system = plan.source_identity.system_identifier.as_deref();
+    let keys: Vec<_> = plan.key.iter().map(|column| column.name.clone()).collect();
+    let written = serde_json::to_string(plan).map_err(|error| {
+        Error::new(Side::Target, Kind::Ledger, format!("cannot {what}")).because(error.to_string())
+    })?;
+    let sql = format!(
+        "INSERT INTO longhaul.jobs (job, source_system, source_database) VALUES ({job}, {system}, {database})
+         ON CONFLICT (job) DO UPDATE SET updated_at = now();
+         INSERT INTO longhaul.tables AS t (job, table_name, target_table, key_columns, plan, target_files, epoch)
+         VALUES ({job}, {source}, {into}, {keys}, {plan}, {files}, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+         ON CONFLICT (job, table_name) DO UPDATE SET epoch = greatest(t.epoch + 1, excluded.epoch), runs = t.runs + 1,
+             plan = excluded.plan, target_files = excluded.target_files, updated_at = now()
+         RETURNING epoch",
+        job = quote_literal(&spec.job),
+        system = system.map_or("NULL".to_owned(), quote_literal),
+        database = quote_literal(&plan.source_identity.database),
+        source = quote_literal(&plan.source.to_string()),
+        into = quote_literal(&plan.target.to_string()),
+        keys = quote_text_array(&keys),
+        plan = quote_literal(&written),
+        files = quote_literal(&plan.target_files),
+    );
+    let row = target.row(&what, &sql).await?;
+    let epoch = row.into_iter().next().flatten().and_then(|text| text.parse().ok());
+    epoch.ok_or_else(|| Error::new(Side::Target, Kind::Ledger, format!("cannot {what}")).because("it has no epoch"))
+}
