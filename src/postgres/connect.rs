@@ -212,6 +212,19 @@ impl Session {
         Ok(text_rows(&messages))
     }
 
+    /// Locks a table against whoever would rewrite or empty it, then reads: what is read is younger than the lock.
+    ///
+    /// One round trip, one transaction, which reads only. `table` is as LOCK TABLE takes it. After an error the session is
+    /// not used again.
+    pub(super) async fn rows_locked(&self, what: &str, table: &str, sql: &str) -> Result<Vec<TextRow>> {
+        let in_transaction = self.open();
+        let rows = self
+            .rows(what, &format!("{}; {sql}; COMMIT", lock_sql(table)))
+            .await?;
+        in_transaction.ended();
+        Ok(rows)
+    }
+
     /// The only row, which must be there.
     pub(super) async fn row(&self, what: &str, sql: &str) -> Result<TextRow> {
         let mut rows = self.rows(what, sql).await?;
@@ -258,6 +271,15 @@ impl Open<'_> {
     pub(super) fn ended(self) {
         self.0.statements_open.fetch_sub(1, Ordering::AcqRel);
     }
+}
+
+/// The beginning of a transaction that reads a table as it is, and not as it was before somebody's DDL.
+///
+/// DDL that rewrites a table, and TRUNCATE, are not MVCC-safe: a statement that waited for such a lock with an older
+/// snapshot reads an empty table, and says so cheerfully. Under READ COMMITTED each statement takes its snapshot when it
+/// begins: that of the one after the LOCK is younger than the lock.
+pub(super) fn lock_sql(table: &str) -> String {
+    format!("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; LOCK TABLE {table} IN ACCESS SHARE MODE")
 }
 
 pub(super) fn text_rows(messages: &[SimpleQueryMessage]) -> Vec<TextRow> {

@@ -4,7 +4,7 @@
 //! survive any journal exactly. Only the source compares keys: its collations decide.
 
 use super::connect::{Session, TextRow};
-use super::error::{Error, Kind, Result};
+use super::error::{Error, Kind, Result, Side};
 use super::identifier::{quote_identifier, quote_literal, quote_table};
 use crate::table::{Key, KeyColumn, KeyRange, Plan};
 
@@ -30,11 +30,12 @@ pub async fn next_range_end(
     }
     let condition = where_between(plan, low, stop);
     let (keys, order) = (key_outputs(plan), key_list(plan, ""));
-    let from = source_from(plan);
+    let from = table_of(source.side(), plan);
     let offset = rows.max(1) - 1;
     let sql = format!("SELECT {keys} FROM {from}{condition} ORDER BY {order} OFFSET {offset} LIMIT 1");
     let what = format!("find the next batch of source table {}", plan.source);
-    if let Some(row) = source.rows(&what, &sql).await?.pop() {
+    let locked = locked(source.side(), plan);
+    if let Some(row) = source.rows_locked(&what, &locked, &sql).await?.pop() {
         return key_of(source, row).map(Some);
     }
     match stop {
@@ -52,11 +53,16 @@ pub async fn next_range_end(
 ///
 /// # Errors
 /// What goes wrong in asking the source.
-pub async fn highest_key(source: &Session, plan: &Plan) -> Result<Option<Key>> {
+pub async fn highest_key(session: &Session, plan: &Plan) -> Result<Option<Key>> {
+    let side = session.side();
+    let table = match side {
+        Side::Source => &plan.source,
+        Side::Target => &plan.target,
+    };
     last_key(
-        source,
+        session,
         plan,
-        &format!("find the highest key of source table {}", plan.source),
+        &format!("find the highest key of {side} table {table}"),
         "",
         0,
     )
@@ -127,20 +133,20 @@ fn collated(name: &str, column: &KeyColumn) -> String {
 }
 
 async fn last_key(
-    source: &Session,
+    session: &Session,
     plan: &Plan,
     what: &str,
     condition: &str,
     offset: u64,
 ) -> Result<Option<Key>> {
     let (keys, order) = (key_outputs(plan), key_list(plan, " DESC"));
-    let from = source_from(plan);
+    let from = table_of(session.side(), plan);
     let sql = format!("SELECT {keys} FROM {from}{condition} ORDER BY {order} OFFSET {offset} LIMIT 1");
-    source
-        .rows(what, &sql)
+    session
+        .rows_locked(what, &locked(session.side(), plan), &sql)
         .await?
         .pop()
-        .map(|row| key_of(source, row))
+        .map(|row| key_of(session, row))
         .transpose()
 }
 
@@ -151,12 +157,20 @@ fn key_of(source: &Session, row: TextRow) -> Result<Key> {
         .ok_or_else(|| Error::new(source.side(), Kind::Unknown, "a key column held a null"))
 }
 
-/// The source table in a FROM clause, as `t`: without what inherits from it, with its partitions.
+/// One side's table in a FROM clause, as `t`: the source's without what inherits from it, with its partitions.
 ///
 /// Columns are always written `t."name"`: a bare name in ORDER BY would be an output column's first.
-pub(super) fn source_from(plan: &Plan) -> String {
-    let only = if plan.source_is_partitioned { "" } else { "ONLY " };
-    format!("{only}{} AS t", quote_table(&plan.source))
+pub(super) fn table_of(side: Side, plan: &Plan) -> String {
+    format!("{} AS t", locked(side, plan))
+}
+
+/// One side's table as LOCK TABLE takes it.
+pub(super) fn locked(side: Side, plan: &Plan) -> String {
+    match side {
+        Side::Source if plan.source_is_partitioned => quote_table(&plan.source),
+        Side::Source => format!("ONLY {}", quote_table(&plan.source)),
+        Side::Target => quote_table(&plan.target),
+    }
 }
 
 /// ` WHERE ...` for a range; empty for all rows.

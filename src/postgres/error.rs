@@ -322,8 +322,13 @@ fn classify(error: &tokio_postgres::Error) -> (Kind, Option<String>) {
         let code = error.code().code();
         // A value that outgrows the 1 GB of an allocation comes as an internal error.
         let too_large = code == "XX000" && error.message().starts_with("invalid memory alloc request size");
-        let too_large = too_large || (code == "53200" && error.detail().is_some_and(|it| it.contains("string buffer")));
-        let kind = if too_large { Kind::Limit } else { kind_of_sqlstate(code) };
+        let too_large =
+            too_large || (code == "53200" && error.detail().is_some_and(|it| it.contains("string buffer")));
+        let kind = if too_large {
+            Kind::Limit
+        } else {
+            kind_of_sqlstate(code)
+        };
         return (kind, Some(code.to_owned()));
     }
     (kind_without_sqlstate(error), None)
@@ -331,8 +336,8 @@ fn classify(error: &tokio_postgres::Error) -> (Kind, Option<String>) {
 
 fn kind_of_sqlstate(code: &str) -> Kind {
     match code {
-        "57P01" | "57P02" | "57P03" | "57P05" | "57014" | "55P03" | "55006" | "58030" | "25P03"
-        | "25P04" | "72000" => Kind::Transient,
+        "57P01" | "57P02" | "57P03" | "57P05" | "57014" | "55P03" | "55006" | "58030" | "25P03" | "25P04"
+        | "72000" => Kind::Transient,
         "25006" => Kind::ReadOnly,
         "28000" | "28P01" => Kind::Authentication,
         "3D000" | "3F000" | "42P01" | "42703" | "42704" | "42883" => Kind::UndefinedObject,

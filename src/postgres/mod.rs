@@ -22,12 +22,13 @@ mod server;
 mod service;
 mod throttle;
 mod tls;
+pub mod verify;
 pub mod writers;
 
 pub use catalog::{examine, target_is_empty};
 pub use connect::{Session, connect};
 pub use connection_string::{ConnectionString, Surroundings};
-pub use copy::{checksum_range, copy_batch};
+pub use copy::copy_batch;
 pub use error::{Error, Kind, Result, Retry, Side, UNKNOWN_ATTEMPTS};
 pub use look::{Ask, Look, look};
 pub use pool::{Lease, Pool};

@@ -25,8 +25,6 @@ pub enum Pass {
     Copy,
     /// Looks at it again and adds the rows that the target lacks.
     Look,
-    /// Puts right what `verify` found different.
-    Repair,
 }
 
 /// One batch: rows and ledger entry commit together.
@@ -62,7 +60,6 @@ impl Pass {
         match self {
             Self::Copy => 0,
             Self::Look => 1,
-            Self::Repair => 2,
         }
     }
 }

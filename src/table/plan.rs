@@ -175,7 +175,10 @@ impl Plan {
         }
         for column in &self.columns {
             if earlier.columns.iter().all(|before| before.name != column.name) {
-                found.push(format!("column \"{}\" ({}) is new", column.name, column.type_name));
+                found.push(format!(
+                    "column \"{}\" ({}) is new",
+                    column.name, column.type_name
+                ));
             }
         }
         if self.key_shown() != earlier.key_shown() {

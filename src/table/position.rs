@@ -27,7 +27,10 @@ impl Position {
     /// The key at which the ledger's account ends.
     #[must_use]
     pub fn end(&self) -> Option<&Key> {
-        self.beyond.last().map(|range| &range.high).or(self.copied.as_ref())
+        self.beyond
+            .last()
+            .map(|range| &range.high)
+            .or(self.copied.as_ref())
     }
 }
 

@@ -49,7 +49,8 @@ impl Copying<'_> {
         } else {
             let counted = self.send(&mut reading, &missing).await?;
             failpoint!("copy::before_commit");
-            self.run(&format!("{}; COMMIT", self.entry_sql(&counted, 0))).await?;
+            self.run(&format!("{}; COMMIT", self.entry_sql(&counted, 0)))
+                .await?;
             failpoint!("copy::after_commit");
             Tally {
                 batches: 1,
@@ -81,7 +82,9 @@ impl Copying<'_> {
             Error::query(Side::Target, what, &error)
         })?;
         let keys = text_rows(&missing).into_iter();
-        Ok(keys.filter_map(|row| row.into_iter().collect::<Option<_>>().map(Key)).collect())
+        Ok(keys
+            .filter_map(|row| row.into_iter().collect::<Option<_>>().map(Key))
+            .collect())
     }
 
     /// The rows of some keys, straight into the table.

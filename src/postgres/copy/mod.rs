@@ -24,10 +24,11 @@ use std::time::Duration;
 use tokio_postgres::{CopyInSink, CopyOutStream};
 use writing::Writing;
 
-pub use reading::checksum_range;
+pub(super) use reading::rows_sql;
+pub(super) use writing::{STAGE, column_list, move_sql};
 
 /// Rows are handed to the target in pieces of about this size, or one row where it is larger.
-const CHUNK_BYTES: usize = 64 * 1024;
+pub(super) const CHUNK_BYTES: usize = 64 * 1024;
 
 /// How long a failed batch waits for its ROLLBACK before it gives its session up.
 const ROLLBACK_WITHIN: Duration = Duration::from_secs(5);
@@ -52,7 +53,10 @@ struct Copying<'a> {
 ///
 /// # Errors
 /// `Fenced`, `TargetRewound`, `TableChanged`; `ConflictingRow`; `CountMismatch`; or what goes wrong on either side.
-#[expect(clippy::too_many_arguments, reason = "the two sides, what was decided, what is to do, and who watches")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the two sides, what was decided, what is to do, and who watches"
+)]
 pub async fn copy_batch(
     source: &Session,
     target: &Session,
@@ -79,7 +83,7 @@ pub async fn copy_batch(
     let open = target.open();
     let copied = match batch.pass {
         Pass::Look => copying.add_missing().await,
-        Pass::Copy | Pass::Repair => copying.transfer().await,
+        Pass::Copy => copying.transfer().await,
     };
     if copied.is_ok() || roll_back(target).await {
         open.ended();
@@ -137,7 +141,9 @@ async fn pump(
         }
         if chunk.len() >= CHUNK_BYTES || (is_last && !chunk.is_empty()) {
             let meter = copying.meter;
-            meter.pass(counter.rows - passed.0, counter.bytes - passed.1).await;
+            meter
+                .pass(counter.rows - passed.0, counter.bytes - passed.1)
+                .await;
             passed = (counter.rows, counter.bytes);
             let sent = sink.feed(chunk.split().freeze()).await;
             sent.map_err(|error| writing::failed(plan, &error))?;

@@ -1,20 +1,13 @@
 //! The source's side of a batch: lock the table, compare it with the plan, then read it in the same transaction.
-//!
-//! DDL that rewrites a table, and TRUNCATE, are not MVCC-safe: a COPY that waited for such a lock with an older snapshot
-//! reads an empty table, and says so cheerfully. Under READ COMMITTED each statement takes its snapshot when it begins, so
-//! that of a COPY after a LOCK is younger than the lock.
 
 use super::Copying;
 use crate::postgres::catalog::digest_sql;
-use crate::postgres::checksum::RowCounter;
-use crate::postgres::connect::Session;
-use crate::postgres::cursor::{quote_column, source_from, where_range};
+use crate::postgres::connect::{Session, lock_sql};
+use crate::postgres::cursor::{locked, quote_column, table_of, where_range};
 use crate::postgres::error::{Error, Result, Side};
-use crate::postgres::identifier::quote_table;
 use crate::postgres::ledger;
-use crate::table::{CopyFormat, KeyRange, Plan, Tally};
-use futures_util::StreamExt;
-use std::pin::{Pin, pin};
+use crate::table::Plan;
+use std::pin::Pin;
 use tokio_postgres::CopyOutStream;
 
 /// A transaction of the source in which rows are being read.
@@ -26,20 +19,23 @@ pub(super) struct Reading<'a> {
 impl<'a> Reading<'a> {
     /// Begins to read the batch's range.
     pub(super) async fn rows_of_range(copying: &Copying<'a>) -> Result<Self> {
-        let sql = rows_sql(Side::Source, copying.plan, &where_range(copying.plan, &copying.batch.range));
+        let sql = rows_sql(
+            Side::Source,
+            copying.plan,
+            &where_range(copying.plan, &copying.batch.range),
+        );
         Self::begin(copying, &sql).await
     }
 
     /// Locks the table, compares it with the plan, and begins a COPY: sent together, in this order.
     pub(super) async fn begin(copying: &Copying<'a>, copy: &str) -> Result<Self> {
-        let Copying { source, plan, fence, .. } = copying;
+        let Copying {
+            source, plan, fence, ..
+        } = copying;
         let failed = |error: &tokio_postgres::Error| failed(Side::Source, plan, error);
         let digest = source.statement(&digest_sql(&plan.source)).await;
         let digest = digest.map_err(|error| failed(&error))?;
-        let lock = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE",
-            locked(plan)
-        );
+        let lock = lock_sql(&locked(Side::Source, plan));
         let client = source.client();
         let (locked, digest, stream) = tokio::join!(
             client.simple_query(&lock),
@@ -75,27 +71,18 @@ impl<'a> Reading<'a> {
 }
 
 /// The columns of the plan, of the rows that a condition (` WHERE ..`) takes.
-pub(super) fn rows_sql(side: Side, plan: &Plan, condition: &str) -> String {
+pub(in crate::postgres) fn rows_sql(side: Side, plan: &Plan, condition: &str) -> String {
     let columns = plan.columns.iter().map(|column| quote_column(&column.name));
     copy_sql(side, plan, &columns.collect::<Vec<_>>().join(", "), condition)
 }
 
 /// COPY of some columns to us, in the plan's format.
 pub(super) fn copy_sql(side: Side, plan: &Plan, columns: &str, condition: &str) -> String {
-    let from = match side {
-        Side::Source => source_from(plan),
-        Side::Target => format!("{} AS t", quote_table(&plan.target)),
-    };
     format!(
-        "COPY (SELECT {columns} FROM {from}{condition}) TO STDOUT (FORMAT {})",
+        "COPY (SELECT {columns} FROM {}{condition}) TO STDOUT (FORMAT {})",
+        table_of(side, plan),
         plan.format.name()
     )
-}
-
-/// What is locked on the source: the table alone, or with its partitions.
-fn locked(plan: &Plan) -> String {
-    let only = if plan.source_is_partitioned { "" } else { "ONLY " };
-    format!("{only}{}", quote_table(&plan.source))
 }
 
 pub(super) fn failed(side: Side, plan: &Plan, error: &tokio_postgres::Error) -> Error {
@@ -104,30 +91,4 @@ pub(super) fn failed(side: Side, plan: &Plan, error: &tokio_postgres::Error) -> 
         Side::Target => &plan.target,
     };
     Error::query(side, format!("cannot read {side} table {table}"), error)
-}
-
-/// Counts and hashes the range's rows as they are on one side, in `format`. Reads only, without a lock of its own.
-///
-/// On the target the range is cut out by the target's own order, which is the source's where [`Plan::same_order`] says so.
-///
-/// # Errors
-/// What goes wrong in reading.
-pub async fn checksum_range(
-    session: &Session,
-    plan: &Plan,
-    format: CopyFormat,
-    range: &KeyRange,
-) -> Result<Tally> {
-    let open = session.open();
-    let plan = Plan { format, ..plan.clone() };
-    let sql = rows_sql(session.side(), &plan, &where_range(&plan, range));
-    let failed = |error: tokio_postgres::Error| failed(session.side(), &plan, &error);
-    let stream = session.client().copy_out(&sql).await.map_err(failed)?;
-    let mut stream = pin!(stream);
-    let mut counter = RowCounter::new(format);
-    while let Some(message) = stream.next().await {
-        counter.add(&message.map_err(failed)?);
-    }
-    open.ended();
-    Ok(counter.tally(0))
 }

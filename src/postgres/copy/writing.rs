@@ -11,13 +11,13 @@ use crate::postgres::connect::text_rows;
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::{quote_identifier, quote_list, quote_literal, quote_table};
 use crate::postgres::ledger;
-use crate::table::{OnConflict, Pass, Plan, Tally};
+use crate::table::{OnConflict, Plan, Tally};
 use bytes::Bytes;
 use std::pin::Pin;
 use tokio_postgres::{CopyInSink, SimpleQueryMessage};
 
 /// Where rows go before they meet the target's own.
-const STAGE: &str = "pg_temp.longhaul_batch";
+pub(in crate::postgres) const STAGE: &str = "pg_temp.longhaul_batch";
 
 /// A transaction of the target into which rows are being written.
 pub(super) struct Writing {
@@ -41,7 +41,10 @@ impl Writing {
             (String::new(), quote_table(&plan.target))
         };
         let sink = begin(copying, &stage, &into, &columns).await?;
-        Ok(Self { sink, by_way_of_stage })
+        Ok(Self {
+            sink,
+            by_way_of_stage,
+        })
     }
 
     pub(super) fn sink(&mut self) -> Pin<&mut CopyInSink<Bytes>> {
@@ -111,7 +114,11 @@ impl Writing {
             let error = mismatch(plan, written, counted.rows - skipped.min(counted.rows));
             // Without triggers it was another session that put a row there in this very moment: try again.
             let passing = !plan.target_fires_triggers;
-            return Err(if passing { error.of_kind(Kind::Transient) } else { error });
+            return Err(if passing {
+                error.of_kind(Kind::Transient)
+            } else {
+                error
+            });
         }
         let sql = format!("{}; COMMIT", copying.entry_sql(counted, skipped));
         copying.run(&sql).await?;
@@ -127,11 +134,20 @@ pub(super) async fn begin(
     into: &str,
     columns: &str,
 ) -> Result<Pin<Box<CopyInSink<Bytes>>>> {
-    let Copying { target, plan, spec, fence, .. } = copying;
+    let Copying {
+        target,
+        plan,
+        spec,
+        fence,
+        ..
+    } = copying;
     let wrong = |error: &tokio_postgres::Error| copying.not_begun(error);
     let digest = target.statement(&digest_sql(&plan.target)).await;
     let digest = digest.map_err(|error| wrong(&error))?;
-    let copy = format!("COPY {into} ({columns}) FROM STDIN (FORMAT {})", plan.format.name());
+    let copy = format!(
+        "COPY {into} ({columns}) FROM STDIN (FORMAT {})",
+        plan.format.name()
+    );
     let copy = target.statement(&copy).await.map_err(|error| wrong(&error))?;
     let opening = format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED; {}{more}",
@@ -160,7 +176,7 @@ pub(super) fn failed(plan: &Plan, error: &tokio_postgres::Error) -> Error {
 impl Copying<'_> {
     /// Whether rows go by way of a stage: where those of the target may stay or be updated.
     fn is_staged(&self) -> bool {
-        self.batch.pass == Pass::Repair || self.spec.on_conflict != OnConflict::Error
+        self.spec.on_conflict != OnConflict::Error
     }
 
     fn not_begun(&self, error: &tokio_postgres::Error) -> Error {
@@ -206,7 +222,7 @@ impl Copying<'_> {
 }
 
 /// Moves the stage's rows into the table; gives how many were written, and how many had a row of their key there before.
-fn move_sql(plan: &Plan, on_conflict: OnConflict) -> String {
+pub(in crate::postgres) fn move_sql(plan: &Plan, on_conflict: OnConflict) -> String {
     let columns = column_list(plan);
     let key = quote_list(plan.key.iter().map(|column| column.name.as_str()));
     let target = quote_table(&plan.target);
@@ -246,6 +262,6 @@ pub(super) fn same_key(plan: &Plan) -> String {
         .join(" AND ")
 }
 
-pub(super) fn column_list(plan: &Plan) -> String {
+pub(in crate::postgres) fn column_list(plan: &Plan) -> String {
     quote_list(plan.columns.iter().map(|column| column.name.as_str()))
 }

@@ -98,8 +98,9 @@ pub async fn ensure(target: &Session) -> Result<()> {
             "CREATE SCHEMA IF NOT EXISTS longhaul; COMMENT ON SCHEMA longhaul IS
              'longhaul''s ledger: what each job has copied. Rows here keep rows from coming twice.';"
         };
-        let made = change(target, "create the ledger (schema longhaul) on the target", &format!("{schema} {TABLES}"));
-        made.await.map_err(|error| with_grants(error, field(2)))?;
+        let what = "create the ledger (schema longhaul) on the target";
+        let made = change(target, what, &format!("{schema} {TABLES}")).await;
+        made.map_err(|error| with_grants(error, field(2)))?;
     }
     match version(target).await? {
         FORMAT => Ok(()),
@@ -115,7 +116,9 @@ pub async fn ensure(target: &Session) -> Result<()> {
 
 async fn version(target: &Session) -> Result<u32> {
     let what = "read the ledger's version on the target";
-    let row = target.row(what, "SELECT max(version) FROM longhaul.format").await?;
+    let row = target
+        .row(what, "SELECT max(version) FROM longhaul.format")
+        .await?;
     let version = row.into_iter().next().flatten();
     Ok(version.and_then(|text| text.parse().ok()).unwrap_or(0))
 }

@@ -16,6 +16,7 @@ use crate::table::{Batch, Fence, Key, KeyRange, Plan, Position, TableSpec, Tally
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use layout::{FORMAT, ensure};
+pub(super) use segments::{key_from_json, tally_of};
 pub use take_over::{Found, inspect, lost, take_over};
 
 /// What a batch's entry holds, in this order.
@@ -65,12 +66,18 @@ pub async fn conclude(
 /// `Ledger` where that number is another range's; or what goes wrong in asking.
 pub async fn find(target: &Session, spec: &TableSpec, plan: &Plan, batch: &Batch) -> Result<Option<Tally>> {
     let Batch { number, pass, range } = batch;
-    let what = format!("look for batch {number} of job {} in the target's ledger", spec.job);
+    let what = format!(
+        "look for batch {number} of job {} in the target's ledger",
+        spec.job
+    );
     let (low, high) = bounds(range);
     let pass = pass.number();
     // By its range only a first copy is found: a range is looked at again as often as need be.
     let by_range = match pass {
-        0 => format!("OR (pass = 0 AND low_hash = {} AND low = {low} AND high = {high})", low_hash(&low)),
+        0 => format!(
+            "OR (pass = 0 AND low_hash = {} AND low = {low} AND high = {high})",
+            low_hash(&low)
+        ),
         _ => String::new(),
     };
     let sql = format!(
@@ -85,12 +92,17 @@ pub async fn find(target: &Session, spec: &TableSpec, plan: &Plan, batch: &Batch
         return Err(Error::new(
             Side::Target,
             Kind::Ledger,
-            format!("batch {number} of job {} is another range in the target's ledger", spec.job),
+            format!(
+                "batch {number} of job {} is another range in the target's ledger",
+                spec.job
+            ),
         ));
     }
     let count = |column: usize| {
         let text = row.get(column).and_then(Option::as_deref);
-        text.and_then(|text| text.parse::<i64>().ok()).unwrap_or(0).cast_unsigned()
+        text.and_then(|text| text.parse::<i64>().ok())
+            .unwrap_or(0)
+            .cast_unsigned()
     };
     Ok(Some(Tally {
         rows: count(0),
@@ -203,11 +215,13 @@ pub(super) fn judge_digest(side: Side, plan: &Plan, fence: &Fence, digest: Optio
     }
 }
 
-async fn pass_fence(target: &Session, spec: &TableSpec, plan: &Plan, fence: &Fence) -> Result<()> {
+pub(super) async fn pass_fence(target: &Session, spec: &TableSpec, plan: &Plan, fence: &Fence) -> Result<()> {
     let what = format!("ask the target about job {}", spec.job);
     let row = target.rows(&what, &fence_sql(spec, plan, fence)).await?.pop();
     judge_fence(spec, fence, row.as_deref())?;
-    let digest = target.row(&what, &super::catalog::digest_sql(&plan.target)).await?;
+    let digest = target
+        .row(&what, &super::catalog::digest_sql(&plan.target))
+        .await?;
     judge_digest(
         Side::Target,
         plan,
@@ -217,7 +231,7 @@ async fn pass_fence(target: &Session, spec: &TableSpec, plan: &Plan, fence: &Fen
 }
 
 /// Runs `body` in a transaction of the target: committed if it succeeds, else rolled back. A dropped future closes the session.
-async fn in_transaction<T>(target: &Session, body: impl AsyncFnOnce() -> Result<T>) -> Result<T> {
+pub(super) async fn in_transaction<T>(target: &Session, body: impl AsyncFnOnce() -> Result<T>) -> Result<T> {
     let open = target.open();
     target
         .rows(
@@ -236,7 +250,7 @@ async fn in_transaction<T>(target: &Session, body: impl AsyncFnOnce() -> Result<
 }
 
 /// The advisory lock of a job's table: batches share it, a take-over has it alone.
-fn lock_key(spec: &TableSpec, plan: &Plan) -> i64 {
+pub(super) fn lock_key(spec: &TableSpec, plan: &Plan) -> i64 {
     xxh3_64(format!("longhaul/{}/{}", spec.job, plan.source).as_bytes()).cast_signed()
 }
 
@@ -251,7 +265,7 @@ pub(super) fn low_hash(low: &str) -> String {
     format!("pg_catalog.md5({low}::text)")
 }
 
-fn of_table(spec: &TableSpec, plan: &Plan) -> String {
+pub(super) fn of_table(spec: &TableSpec, plan: &Plan) -> String {
     format!(
         "job = {} AND table_name = {}",
         quote_literal(&spec.job),

@@ -33,19 +33,27 @@ pub(super) async fn read_tally(target: &Session, mine: &str) -> Result<(Tally, u
                 coalesce(sum(checksum), 0), coalesce(max(batch) + 1, 0) FROM longhaul.batches WHERE {mine}"
     );
     let row = target.row("sum up the target's ledger", &sql).await?;
+    let next = row.get(5).and_then(Option::as_deref);
+    Ok((
+        tally_of(&row),
+        next.and_then(|text| text.parse().ok()).unwrap_or(0),
+    ))
+}
+
+/// A tally from rows, rows skipped, bytes, batches and checksum, each a sum in decimal.
+pub(in crate::postgres) fn tally_of(row: &[Option<String>]) -> Tally {
     let number = |column: usize| {
         let text = row.get(column).and_then(Option::as_deref);
         text.and_then(|text| text.parse::<i128>().ok()).unwrap_or(0)
     };
     let count = |column: usize| u64::try_from(number(column)).unwrap_or(0);
-    let tally = Tally {
+    Tally {
         rows: count(0),
         skipped: count(1),
         bytes: count(2),
         batches: count(3),
         checksum: u64::try_from(number(4).rem_euclid(1 << 64)).unwrap_or(0),
-    };
-    Ok((tally, count(5)))
+    }
 }
 
 /// Chains of ranges, each from a low that nobody ends at to a high that nobody begins at, in the source's order.
@@ -79,11 +87,14 @@ async fn read_segments(target: &Session, source: &Session, plan: &Plan, mine: &s
     let ends = cursor::sort_keys(source, plan, ends).await?;
     let first = from_the_start.then_some(None);
     let starts = first.into_iter().chain(starts.into_iter().map(Some));
-    Ok(starts.zip(ends).map(|(low, high)| KeyRange { low, high }).collect())
+    Ok(starts
+        .zip(ends)
+        .map(|(low, high)| KeyRange { low, high })
+        .collect())
 }
 
 /// `None` for the empty key, which is the start of the table, and for SQL's null.
-pub(super) fn key_from_json(text: &str) -> Result<Option<Key>> {
+pub(in crate::postgres) fn key_from_json(text: &str) -> Result<Option<Key>> {
     let values: Option<Vec<String>> = serde_json::from_str(text).map_err(|_| {
         Error::new(
             Side::Target,

@@ -56,7 +56,12 @@ pub async fn inspect(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<
 /// # Errors
 /// `Ledger` where the job's name belongs to another source, table or key; `Incompatible` where rows that were copied are
 /// not right any more; `Emptied` where they are not there any more; or what goes wrong in asking.
-pub async fn take_over(target: &Session, source: &Session, spec: &TableSpec, plan: &Plan) -> Result<Position> {
+pub async fn take_over(
+    target: &Session,
+    source: &Session,
+    spec: &TableSpec,
+    plan: &Plan,
+) -> Result<Position> {
     let mine = of_table(spec, plan);
     let position = in_transaction(target, async || {
         lock_alone(target, spec, plan).await?;
@@ -97,7 +102,9 @@ pub async fn lost(
         "SELECT pg_catalog.to_char(max(committed_at), 'YYYY-MM-DD HH24:MI:SS \"UTC\"') FROM longhaul.batches WHERE {}",
         of_table(spec, plan)
     );
-    let row = target.row("read the newest entry of the target's ledger", &sql).await?;
+    let row = target
+        .row("read the newest entry of the target's ledger", &sql)
+        .await?;
     Ok(Some(Lost {
         batches,
         rows,
@@ -119,7 +126,10 @@ async fn lock_alone(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<(
     if error.sqlstate() != Some("55P03") {
         return Err(error);
     }
-    tracing::warn!("batches of an earlier run of job {} do not end: their sessions are ended", spec.job);
+    tracing::warn!(
+        "batches of an earlier run of job {} do not end: their sessions are ended",
+        spec.job
+    );
     let (high, low) = (key.cast_unsigned() >> 32, key.cast_unsigned() & 0xFFFF_FFFF);
     let ending = format!(
         "ROLLBACK TO waiting; SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_locks
@@ -163,11 +173,17 @@ async fn read_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<O
         ));
     }
     let unreadable = |_| {
-        let words = format!("the plan of job {} in the target's ledger cannot be read", spec.job);
+        let words = format!(
+            "the plan of job {} in the target's ledger cannot be read",
+            spec.job
+        );
         Error::new(Side::Target, Kind::Ledger, words)
     };
     Ok(Some(Entry {
-        plan: field(5).map(serde_json::from_str).transpose().map_err(unreadable)?,
+        plan: field(5)
+            .map(serde_json::from_str)
+            .transpose()
+            .map_err(unreadable)?,
         target_files: field(6).map(str::to_owned),
         settled: field(7).map(key_from_json).transpose()?.flatten(),
     }))
@@ -218,7 +234,13 @@ impl std::fmt::Display for Identity<'_> {
 }
 
 /// Whether the rows that were copied are still right, and still there.
-async fn check_entry(target: &Session, spec: &TableSpec, plan: &Plan, entry: &Entry, mine: &str) -> Result<()> {
+async fn check_entry(
+    target: &Session,
+    spec: &TableSpec,
+    plan: &Plan,
+    entry: &Entry,
+    mine: &str,
+) -> Result<()> {
     let ranges = ranges_with_rows(target, mine).await?;
     if ranges.is_empty() {
         return Ok(());
@@ -261,7 +283,9 @@ async fn ranges_with_rows(target: &Session, mine: &str) -> Result<Vec<KeyRange>>
     let sql = format!(
         "SELECT to_json(low), to_json(high) FROM longhaul.batches WHERE {mine} AND pass = 0 AND rows > 0 ORDER BY batch"
     );
-    let rows = target.rows("read the ranges of the target's ledger", &sql).await?;
+    let rows = target
+        .rows("read the ranges of the target's ledger", &sql)
+        .await?;
     let mut ranges = Vec::with_capacity(rows.len());
     for row in rows {
         if let [Some(low), Some(high)] = row.as_slice()
@@ -319,6 +343,12 @@ async fn write_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<
         files = quote_literal(&plan.target_files),
     );
     let row = target.row(&what, &sql).await?;
-    let epoch = row.into_iter().next().flatten().and_then(|text| text.parse().ok());
-    epoch.ok_or_else(|| Error::new(Side::Target, Kind::Ledger, format!("cannot {what}")).because("it has no epoch"))
+    let epoch = row
+        .into_iter()
+        .next()
+        .flatten()
+        .and_then(|text| text.parse().ok());
+    epoch.ok_or_else(|| {
+        Error::new(Side::Target, Kind::Ledger, format!("cannot {what}")).because("it has no epoch")
+    })
 }

@@ -1,0 +1,214 @@
+//! Puts right what was found different: rows of the source over those of the target, extra ones away where that is wanted.
+//!
+//! All of a range's keys in one transaction of the target, with the fence, and with a receipt that says what is there now:
+//! it is read back in that very transaction, and takes the place of the receipts that told of the range before.
+
+use super::{Sides, units};
+use crate::postgres::catalog::digest_sql;
+use crate::postgres::checksum::RowCounter;
+use crate::postgres::connect::lock_sql;
+use crate::postgres::copy::{STAGE, column_list, move_sql, rows_sql};
+use crate::postgres::cursor::{locked, where_keys, where_range};
+use crate::postgres::error::{Error, Kind, Result, Side};
+use crate::postgres::identifier::quote_table;
+use crate::postgres::ledger;
+use crate::table::{Difference, Fence, Findings, Key, KeyRange, OnConflict, TableSpec, Tally};
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use std::pin::pin;
+
+/// Copies the rows that differ again, and deletes extra ones if `delete_extra`. Gives how many rows were put right.
+///
+/// Only what is named in `findings` is touched. `fence` is that of a run that has taken the job's table over; without one
+/// there is no ledger to keep. Durable when it returns. Safe to repeat.
+///
+/// # Errors
+/// As a batch; nothing of the range is kept then.
+pub async fn repair(
+    sides: Sides<'_>,
+    spec: &TableSpec,
+    fence: Option<&Fence>,
+    range: &KeyRange,
+    findings: &Findings,
+    delete_extra: bool,
+) -> Result<u64> {
+    let (mut wanted, mut extra) = (Vec::new(), Vec::new());
+    for difference in &findings.told {
+        match difference {
+            Difference::Missing { key } | Difference::Changed { key, .. } => wanted.push(key.clone()),
+            Difference::Extra { key } if delete_extra => extra.push(key.clone()),
+            Difference::Extra { .. } | Difference::Range { .. } => {}
+        }
+    }
+    if wanted.is_empty() && extra.is_empty() {
+        return Ok(0);
+    }
+    let open = sides.target.open();
+    let repaired = in_transaction(sides, spec, fence, range, &wanted, &extra).await;
+    let end = if repaired.is_ok() { "COMMIT" } else { "ROLLBACK" };
+    let what = format!("put rows of target table {} right", sides.plan.target);
+    let ended = sides.target.rows(&what, end).await;
+    if ended.is_ok() {
+        open.ended();
+    }
+    let repaired = repaired?;
+    ended.map(|_| repaired)
+}
+
+async fn in_transaction(
+    sides: Sides<'_>,
+    spec: &TableSpec,
+    fence: Option<&Fence>,
+    range: &KeyRange,
+    wanted: &[Key],
+    extra: &[Key],
+) -> Result<u64> {
+    let Sides { target, plan, .. } = sides;
+    let what = format!("put rows of target table {} right", plan.target);
+    let columns = column_list(plan);
+    let table = quote_table(&plan.target);
+    target.rows(&what, "BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+    match fence {
+        Some(fence) => ledger::pass_fence(target, spec, plan, fence).await?,
+        None => check_digest(sides).await?,
+    }
+    let mut repaired = extra.len() as u64;
+    if !extra.is_empty() {
+        let sql = format!("DELETE FROM {table} AS t{}", where_keys(plan, extra));
+        target.rows(&what, &sql).await?;
+    }
+    if !wanted.is_empty() {
+        let stage = format!(
+            "CREATE TEMPORARY TABLE longhaul_batch ON COMMIT DROP AS SELECT {columns} FROM {table} WITH NO DATA"
+        );
+        target.rows(&what, &stage).await?;
+        let sent = send(sides, wanted).await?;
+        let written = if plan.target_key_is_unique {
+            let row = target.row(&what, &move_sql(plan, OnConflict::Update)).await?;
+            let number = |column: usize| {
+                let text = row.get(column).and_then(Option::as_deref);
+                text.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0)
+            };
+            number(0) + number(1)
+        } else {
+            let sql = format!(
+                "DELETE FROM {table} AS t{}; WITH written AS (INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
+                 SELECT {columns} FROM {STAGE} RETURNING 1) SELECT count(*) FROM written",
+                where_keys(plan, wanted)
+            );
+            let row = target.row(&what, &sql).await?;
+            row.into_iter()
+                .next()
+                .flatten()
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(0)
+        };
+        if written != sent {
+            let words = format!(
+                "target table {} took {written} rows of {sent} that were sent",
+                plan.target
+            );
+            return Err(Error::new(Side::Target, Kind::CountMismatch, words));
+        }
+        repaired += sent;
+    }
+    if fence.is_some() {
+        let sql = if plan.same_order {
+            let tally = read_back(sides, range).await?;
+            units::replace_sql(plan, spec, range, &tally)
+        } else {
+            // Receipts of ranges that cannot be read back prove nothing any more, and say so.
+            format!(
+                "UPDATE longhaul.batches SET format = NULL WHERE {}",
+                ledger::of_table(spec, plan)
+            )
+        };
+        target.rows(&what, &sql).await?;
+    }
+    Ok(repaired)
+}
+
+async fn check_digest(sides: Sides<'_>) -> Result<()> {
+    let Sides { target, plan, .. } = sides;
+    let what = format!("look at target table {}", plan.target);
+    let row = target.row(&what, &digest_sql(&plan.target)).await?;
+    if row.first().and_then(Option::as_deref) == Some(&plan.digest.target) {
+        return Ok(());
+    }
+    let words = format!("target table {} was changed since it was looked at", plan.target);
+    Err(Error::new(Side::Target, Kind::TableChanged, words))
+}
+
+/// Sends the source's rows of some keys to the stage; gives how many.
+async fn send(sides: Sides<'_>, keys: &[Key]) -> Result<u64> {
+    let Sides {
+        source,
+        target,
+        plan,
+        meter,
+    } = sides;
+    let reading = |error: tokio_postgres::Error| {
+        Error::query(
+            Side::Source,
+            format!("cannot read source table {}", plan.source),
+            &error,
+        )
+    };
+    let writing = |error: tokio_postgres::Error| {
+        Error::query(
+            Side::Target,
+            format!("cannot write to target table {}", plan.target),
+            &error,
+        )
+    };
+    let open = source.open();
+    let sql = rows_sql(Side::Source, plan, &where_keys(plan, keys));
+    let lock = lock_sql(&locked(Side::Source, plan));
+    let (begun, stream) = tokio::join!(
+        source.client().simple_query(&lock),
+        source.client().copy_out(&sql)
+    );
+    begun.map_err(reading)?;
+    let mut stream = pin!(stream.map_err(reading)?);
+    let into = format!(
+        "COPY {STAGE} ({}) FROM STDIN (FORMAT {})",
+        column_list(plan),
+        plan.format.name()
+    );
+    let sink = target
+        .client()
+        .copy_in::<_, Bytes>(&into)
+        .await
+        .map_err(writing)?;
+    let mut sink = pin!(sink);
+    let mut counter = RowCounter::new(plan.format);
+    while let Some(message) = stream.next().await {
+        let message = message.map_err(reading)?;
+        counter.add(&message);
+        meter.pass(1, message.len() as u64).await;
+        sink.send(message).await.map_err(writing)?;
+    }
+    sink.finish().await.map_err(writing)?;
+    source.client().batch_execute("COMMIT").await.map_err(reading)?;
+    open.ended();
+    Ok(counter.rows)
+}
+
+/// What the target has in the range now, as this transaction sees it.
+async fn read_back(sides: Sides<'_>, range: &KeyRange) -> Result<Tally> {
+    let Sides { target, plan, .. } = sides;
+    let failed = |error: tokio_postgres::Error| {
+        Error::query(
+            Side::Target,
+            format!("cannot read target table {}", plan.target),
+            &error,
+        )
+    };
+    let sql = rows_sql(Side::Target, plan, &where_range(plan, range));
+    let mut stream = pin!(target.client().copy_out(&sql).await.map_err(failed)?);
+    let mut counter = RowCounter::new(plan.format);
+    while let Some(message) = stream.next().await {
+        counter.add(&message.map_err(failed)?);
+    }
+    Ok(counter.tally(0))
+}

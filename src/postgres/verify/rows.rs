@@ -1,0 +1,111 @@
+//! Rows of both sides, side by side: few at a time, as texts, compared by key and column.
+
+use super::Sides;
+use crate::postgres::connect::Session;
+use crate::postgres::cursor::{key_outputs_of, locked, quote_column, table_of, where_keys, where_range};
+use crate::postgres::error::{Result, Side};
+use crate::table::{Difference, Key, KeyRange, Plan};
+use std::collections::BTreeMap;
+
+/// A row's values in text, without those of its key.
+type Values = Vec<Option<String>>;
+type Rows = BTreeMap<Vec<String>, Values>;
+
+/// Compares all rows of a range that both sides cut out alike.
+pub(super) async fn compare_range(sides: Sides<'_>, range: &KeyRange) -> Result<Vec<Difference>> {
+    let condition = where_range(sides.plan, range);
+    let (here, there) = tokio::try_join!(
+        read(sides.source, sides.plan, &condition),
+        read(sides.target, sides.plan, &condition)
+    )?;
+    Ok(differences(sides.plan, here, there))
+}
+
+/// Compares the rows that one side has in a range with those of the same keys on the other. Also says how many there were.
+pub(super) async fn compare_keys(
+    sides: Sides<'_>,
+    side: Side,
+    range: &KeyRange,
+) -> Result<(u64, Vec<Difference>)> {
+    let (one, other) = match side {
+        Side::Source => (sides.source, sides.target),
+        Side::Target => (sides.target, sides.source),
+    };
+    let found = read(one, sides.plan, &where_range(sides.plan, range)).await?;
+    if found.is_empty() {
+        return Ok((0, Vec::new()));
+    }
+    let rows = found.len() as u64;
+    let keys: Vec<_> = found.keys().cloned().map(Key).collect();
+    let others = read(other, sides.plan, &where_keys(sides.plan, &keys)).await?;
+    let (here, there) = match side {
+        Side::Source => (found, others),
+        Side::Target => (others, found),
+    };
+    Ok((rows, differences(sides.plan, here, there)))
+}
+
+/// Compares the rows of some keys.
+pub(super) async fn compare_some(sides: Sides<'_>, keys: &[Key]) -> Result<Vec<Difference>> {
+    let condition = where_keys(sides.plan, keys);
+    let (here, there) = tokio::try_join!(
+        read(sides.source, sides.plan, &condition),
+        read(sides.target, sides.plan, &condition)
+    )?;
+    Ok(differences(sides.plan, here, there))
+}
+
+/// The key of a row that differs; `None` for a whole range.
+pub(super) fn key_of(difference: Difference) -> Option<Key> {
+    match difference {
+        Difference::Missing { key } | Difference::Extra { key } | Difference::Changed { key, .. } => {
+            Some(key)
+        }
+        Difference::Range { .. } => None,
+    }
+}
+
+async fn read(session: &Session, plan: &Plan, condition: &str) -> Result<Rows> {
+    let side = session.side();
+    let table = match side {
+        Side::Source => &plan.source,
+        Side::Target => &plan.target,
+    };
+    let columns = plan.columns.iter().map(|column| quote_column(&column.name));
+    let sql = format!(
+        "SELECT {}, {} FROM {}{condition}",
+        key_outputs_of(plan, "t"),
+        columns.collect::<Vec<_>>().join(", "),
+        table_of(side, plan)
+    );
+    let what = format!("compare rows of {side} table {table}");
+    let rows = session.rows_locked(&what, &locked(side, plan), &sql).await?;
+    let rows = rows.into_iter().map(|mut row| {
+        let values = row.split_off(plan.key.len().min(row.len()));
+        (row.into_iter().map(Option::unwrap_or_default).collect(), values)
+    });
+    Ok(rows.collect())
+}
+
+fn differences(plan: &Plan, here: Rows, mut there: Rows) -> Vec<Difference> {
+    let mut found = Vec::new();
+    for (key, values) in here {
+        let Some(others) = there.remove(&key) else {
+            found.push(Difference::Missing { key: Key(key) });
+            continue;
+        };
+        let pairs = plan.columns.iter().zip(values.iter().zip(&others));
+        let columns: Vec<_> = pairs
+            .filter(|(_, (one, other))| one != other)
+            .map(|(column, _)| column.name.clone())
+            .collect();
+        if !columns.is_empty() {
+            found.push(Difference::Changed {
+                key: Key(key),
+                columns,
+            });
+        }
+    }
+    found.extend(there.into_keys().map(|key| Difference::Extra { key: Key(key) }));
+    found
+}
