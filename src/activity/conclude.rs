@@ -30,7 +30,11 @@ pub fn options() -> ActivityOptions {
 
 impl Activities {
     pub(super) async fn do_conclude(&self, input: ConcludeInput) -> Result<(), Error> {
-        let ConcludeInput { table, fence, position } = input;
+        let ConcludeInput {
+            table,
+            fence,
+            position,
+        } = input;
         let plan = self.plan(&table, &fence.digest).await?;
         let (source, target) = self.sessions().await?;
         ledger::conclude(&target, &source, &table, &plan, &fence, &position).await

@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 use temporalio_sdk::ApplicationFailure;
 use temporalio_sdk::activities::ActivityError;
 use temporalio_workflow::common::error::IncomingError;
-use temporalio_workflow::{
-    ActivityCancellationType, ActivityExecutionError, ActivityOptions, RetryPolicy,
-};
+use temporalio_workflow::{ActivityCancellationType, ActivityExecutionError, ActivityOptions, RetryPolicy};
 
 use crate::postgres::{Error, Retry, Side, UNKNOWN_ATTEMPTS};
 

@@ -40,8 +40,9 @@ pub use note_writers::{NoteWritersInput, NoteWritersOutput};
 pub use prepare::{PrepareInput, PrepareOutput};
 
 pub(crate) use {
-    conclude::options as conclude_options, copy_batch::options as copy_batch_options, next_batch::options as next_batch_options,
-    note_writers::options as note_writers_options, prepare::options as prepare_options,
+    conclude::options as conclude_options, copy_batch::options as copy_batch_options,
+    next_batch::options as next_batch_options, note_writers::options as note_writers_options,
+    prepare::options as prepare_options,
 };
 
 /// A batch that is told to end may finish within this time; then it rolls back.
