@@ -1,37 +1,30 @@
-//! `copy_batch`: copies one key range, rows and ledger row in one transaction of the target.
+//! `copy_batch`: copies one key range, rows and ledger entry in one transaction of the target.
 //!
 //! Timeouts: a day, with heartbeats. Retried without limit while the error can pass. Exactly once: a repeat finds the
-//! ledger row and returns its receipt. Canceled: rolls back, unless the commit is on its way.
+//! ledger entry and returns its tally. Canceled: rolls back, unless the commit is on its way.
 
-use std::num::NonZeroU64;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, BatchMeter, TableJob, failure};
-use crate::postgres::{CopyMode, CopyRequest, Error, copy_range};
-use crate::table::{KeyRange, Receipt};
+use super::{Activities, BatchMeter, failure};
+use crate::postgres::{Error, copy_batch};
+use crate::table::{Batch, Fence, TableSpec, Tally};
 
 /// What it is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyBatchInput {
-    /// The job's tables.
-    pub table: TableJob,
-    /// The epoch that `prepare` gave.
-    pub epoch: u64,
-    /// The number of the batch.
-    pub batch: u64,
-    /// 0 copies the range; later looks at a range add the rows that the target lacks.
-    pub pass: u16,
-    /// Which rows.
-    pub range: KeyRange,
-    /// The job's speed limit as of now, for all its batches together.
-    pub max_rate_bytes_per_second: Option<u64>,
+    /// The table.
+    pub table: TableSpec,
+    /// What the target must still know.
+    pub fence: Fence,
+    /// What is to do.
+    pub batch: Batch,
 }
 
-/// What it did.
-pub type CopyBatchOutput = Receipt;
+/// What it did: one batch, or none where a look found nothing missing and wrote no ledger entry.
+pub type CopyBatchOutput = Tally;
 
 /// How the workflow runs it.
 pub fn options() -> ActivityOptions {
@@ -44,26 +37,11 @@ impl Activities {
         input: CopyBatchInput,
         attempt: u32,
     ) -> Result<CopyBatchOutput, Error> {
-        let plan = self.plan(&input.table).await?;
-        self.gauge
-            .throttle
-            .set(input.max_rate_bytes_per_second.and_then(NonZeroU64::new));
+        let CopyBatchInput { table, fence, batch } = input;
+        let plan = self.plan(&table, &fence.digest).await?;
         let (source, target) = self.sessions().await?;
-        let mode = if input.pass > 0 {
-            CopyMode::Missing
-        } else {
-            CopyMode::from(plan.on_conflict)
-        };
-        let request = CopyRequest {
-            job: input.table.job.to_string(),
-            epoch: input.epoch,
-            batch: input.batch,
-            pass: input.pass,
-            range: input.range,
-            mode,
-            repeat: attempt > 1,
-        };
         let meter = BatchMeter::new(&self.gauge);
-        copy_range(&source, &target, &plan, &request, &meter).await
+        let repeat = attempt > 1;
+        copy_batch(&source, &target, &plan, &table, &fence, &batch, repeat, &meter).await
     }
 }

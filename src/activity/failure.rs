@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_sdk::ApplicationFailure;
 use temporalio_sdk::activities::ActivityError;
-use temporalio_workflow::{ActivityCancellationType, ActivityOptions, RetryPolicy};
+use temporalio_workflow::common::error::IncomingError;
+use temporalio_workflow::{ActivityCancellationType, ActivityExecutionError, ActivityOptions, RetryPolicy};
 
 use crate::postgres::{Error, Retry, Side, UNKNOWN_ATTEMPTS};
 
@@ -28,6 +29,10 @@ pub struct Failure {
     pub message: String,
     /// What to do about it.
     pub hint: String,
+    /// No attempt can mend it, but preparing the table again may. Decided from the kind, and journaled with it: what a
+    /// replay does must not change with what a later version thinks of that kind.
+    #[serde(default)]
+    pub prepare_again: bool,
 }
 
 impl std::fmt::Display for Failure {
@@ -51,31 +56,49 @@ impl Failure {
             kind: format!("{:?}", error.kind()),
             message: error.chain(),
             hint: error.hint().to_owned(),
+            prepare_again: error.retry() == Retry::Again,
+        }
+    }
+
+    /// Whether the table is to be prepared again: it was changed, or the target has lost what it had confirmed.
+    #[must_use]
+    pub fn asks_to_prepare_again(&self) -> bool {
+        self.prepare_again
+    }
+
+    /// What an activity failed with; `None` where it did not fail by an error of ours, but timed out or was canceled.
+    #[must_use]
+    pub fn in_error(error: &ActivityExecutionError) -> Option<Self> {
+        match error.reason() {
+            Some(IncomingError::Application(failure)) => failure.details().ok().flatten(),
+            _ => None,
         }
     }
 }
 
 /// What an activity answers with an error: another attempt, unless the error's kind forbids one.
-pub(super) fn refuse(error: &Error, attempt: u32) -> ActivityError {
+///
+/// `unknown` counts the errors of unknown kind; it is asked for one such error only.
+pub(super) fn refuse(error: &Error, attempt: u32, unknown: impl FnOnce() -> u32) -> (ActivityError, bool) {
     let failure = Failure::of(error);
-    let final_one = match error.retry() {
+    let is_final = match error.retry() {
         Retry::Retry => false,
-        Retry::RetryLimited => attempt >= UNKNOWN_ATTEMPTS,
-        Retry::Never => true,
+        Retry::RetryLimited => unknown() >= UNKNOWN_ATTEMPTS,
+        Retry::Never | Retry::Again => true,
     };
     tracing::warn!(
         side = failure.side,
         kind = failure.kind,
         attempt,
-        final_one,
+        is_final,
         "{failure}"
     );
     let answer = ApplicationFailure::builder(failure.clone())
         .type_name(failure.kind.clone())
-        .non_retryable(final_one)
+        .non_retryable(is_final)
         .details(failure)
         .build();
-    ActivityError::application(answer)
+    (ActivityError::application(answer), is_final)
 }
 
 /// An attempt that ended because this process is asked to end: the next process goes on with it, at once.
@@ -85,6 +108,7 @@ pub(super) fn interrupted() -> ActivityError {
         kind: "Interrupted".to_owned(),
         message: "the process was interrupted".to_owned(),
         hint: "run the same command again".to_owned(),
+        prepare_again: false,
     };
     let answer = ApplicationFailure::builder(failure.clone())
         .type_name(failure.kind.clone())

@@ -8,12 +8,13 @@
     reason = "the macro makes constants of the activities, which carry the documentation"
 )]
 
+mod attempts;
+mod conclude;
 mod copy_batch;
 mod failure;
 mod next_batch;
 mod note_writers;
 mod prepare;
-mod table_job;
 
 use std::future::Future;
 use std::num::NonZeroU64;
@@ -27,19 +28,21 @@ use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use tokio::sync::Mutex;
 
 use crate::job::JobSpec;
-use crate::postgres::{ConnectionString, Error, Lease, Meter, Pool, Side, Throttle, examine};
-use crate::table::TablePlan;
+use crate::postgres::{ConnectionString, Error, Kind, Lease, Meter, Pool, Side, Throttle, examine};
+use crate::table::{Plan, PlanDigest, TableSpec};
+use attempts::UnknownErrors;
 
+pub use conclude::ConcludeInput;
 pub use copy_batch::{CopyBatchInput, CopyBatchOutput};
 pub use failure::Failure;
 pub use next_batch::{NextBatchInput, NextBatchOutput};
 pub use note_writers::{NoteWritersInput, NoteWritersOutput};
-pub use prepare::{PrepareInput, Prepared};
-pub use table_job::TableJob;
+pub use prepare::{PrepareInput, PrepareOutput};
 
 pub(crate) use {
-    copy_batch::options as copy_batch_options, next_batch::options as next_batch_options,
-    note_writers::options as note_writers_options, prepare::options as prepare_options,
+    conclude::options as conclude_options, copy_batch::options as copy_batch_options,
+    next_batch::options as next_batch_options, note_writers::options as note_writers_options,
+    prepare::options as prepare_options,
 };
 
 /// A batch that is told to end may finish within this time; then it rolls back.
@@ -54,10 +57,11 @@ pub struct Activities {
     job: String,
     source: Pool,
     target: Pool,
-    /// How the table is copied; looked up once in the life of a worker.
-    plan: Mutex<Option<Arc<TablePlan>>>,
+    /// How the table is copied, as it was found last.
+    plan: Mutex<Option<Arc<Plan>>>,
     gauge: Arc<Gauge>,
     ending: Arc<AtomicBool>,
+    unknown_errors: UnknownErrors,
 }
 
 /// What the activities of this worker have going on, and how fast they may.
@@ -75,6 +79,14 @@ impl Gauge {
             self.rows_in_flight.load(Ordering::Relaxed),
             self.bytes_in_flight.load(Ordering::Relaxed),
         )
+    }
+
+    /// Changes the speed limit, in bytes a second for all batches together; those in flight keep to it at once.
+    ///
+    /// The limit is this process's, not the journal's: whoever runs the job in the foreground sees to it that it is the
+    /// one that the workflow was tuned to.
+    pub fn set_limit(&self, bytes_per_second: Option<NonZeroU64>) {
+        self.throttle.set(bytes_per_second);
     }
 }
 
@@ -94,6 +106,7 @@ impl Activities {
                 bytes_in_flight: AtomicU64::new(0),
             }),
             ending: Arc::default(),
+            unknown_errors: UnknownErrors::default(),
         }
     }
 
@@ -116,7 +129,7 @@ impl Activities {
         self: Arc<Self>,
         ctx: ActivityContext,
         input: PrepareInput,
-    ) -> Result<Prepared, ActivityError> {
+    ) -> Result<PrepareOutput, ActivityError> {
         self.carry_out(&ctx, self.do_prepare(input)).await
     }
 
@@ -150,6 +163,16 @@ impl Activities {
     ) -> Result<NoteWritersOutput, ActivityError> {
         self.carry_out(&ctx, self.do_note_writers(input)).await
     }
+
+    /// See `conclude.rs`.
+    #[activity(name = "conclude")]
+    pub async fn conclude(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: ConcludeInput,
+    ) -> Result<(), ActivityError> {
+        self.carry_out(&ctx, self.do_conclude(input)).await
+    }
 }
 
 impl Activities {
@@ -165,38 +188,73 @@ impl Activities {
         beat.tick().await;
         loop {
             tokio::select! {
-                done = &mut body => return done.map_err(|error| failure::refuse(&error, ctx.info().attempt)),
+                done = &mut body => return self.answer(ctx, done),
                 () = ctx.cancelled() => break,
                 _ = beat.tick() => ctx.record_heartbeat(()).await?,
             }
         }
         match tokio::time::timeout(FINISH_WITHIN, body).await {
-            Ok(done) => done.map_err(|error| failure::refuse(&error, ctx.info().attempt)),
+            Ok(done) => self.answer(ctx, done),
             // Dropping the body closed its sessions: the target rolls back.
             Err(_) if self.ending.load(Ordering::SeqCst) => Err(failure::interrupted()),
-            Err(_) => Err(ActivityError::cancelled()),
+            Err(_) => {
+                let (run, activity) = activity_id(ctx);
+                self.unknown_errors.forget(run, activity);
+                Err(ActivityError::cancelled())
+            }
         }
+    }
+
+    /// What is journaled of an attempt that came to its end.
+    fn answer<T>(&self, ctx: &ActivityContext, done: Result<T, Error>) -> Result<T, ActivityError> {
+        let (run, activity) = activity_id(ctx);
+        let (answer, is_final) = match done {
+            Ok(done) => (Ok(done), true),
+            Err(error) => {
+                let unknown = || self.unknown_errors.add(run, activity);
+                let (refused, is_final) = failure::refuse(&error, ctx.info().attempt, unknown);
+                (Err(refused), is_final)
+            }
+        };
+        if is_final {
+            self.unknown_errors.forget(run, activity);
+        }
+        answer
     }
 
     async fn sessions(&self) -> Result<(Lease, Lease), Error> {
         Ok((self.source.acquire().await?, self.target.acquire().await?))
     }
 
-    /// How the table is copied: as the catalogs say now, or said when this worker first asked.
-    async fn plan(&self, table: &TableJob) -> Result<Arc<TablePlan>, Error> {
-        debug_assert_eq!(
-            table.job.to_string(),
-            self.job,
-            "a worker polls the task queue of its job"
-        );
+    /// How the table is copied, by the plan of that digest: the one this worker has, or what both catalogs say now.
+    ///
+    /// # Errors
+    /// `TableChanged` where the catalogs say otherwise by now.
+    async fn plan(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
+        debug_assert_eq!(table.job, self.job, "a worker polls the task queue of its job");
         let mut plan = self.plan.lock().await;
-        if let Some(plan) = &*plan {
+        if let Some(plan) = plan.as_ref().filter(|plan| plan.digest == *digest) {
             return Ok(Arc::clone(plan));
         }
         let (source, target) = self.sessions().await?;
-        let examined = Arc::new(examine(&source, &target, &table.examine_request()).await?);
-        Ok(Arc::clone(plan.insert(examined)))
+        let found = examine(&source, &target, table).await?;
+        let (side, name) = if found.digest.source != digest.source {
+            (Side::Source, &found.source)
+        } else if found.digest.target != digest.target {
+            (Side::Target, &found.target)
+        } else {
+            return Ok(Arc::clone(plan.insert(Arc::new(found))));
+        };
+        let words = format!("{side} table {name} was changed since the job was prepared");
+        Err(Error::new(side, Kind::TableChanged, words))
     }
+}
+
+/// What an activity is known by: its run's id, and its own within it.
+fn activity_id(ctx: &ActivityContext) -> (&str, &str) {
+    let info = ctx.info();
+    let run = info.workflow_run_id.as_deref().unwrap_or_default();
+    (run, &info.activity_id)
 }
 
 /// What one batch has in flight; taken back when it ends, however it ends.

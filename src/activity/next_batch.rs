@@ -7,18 +7,22 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, TableJob, failure};
+use super::{Activities, failure};
 use crate::postgres::{Error, cursor};
-use crate::table::Key;
+use crate::table::{Key, PlanDigest, TableSpec};
 
 /// What it is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextBatchInput {
-    /// The job's tables.
-    pub table: TableJob,
+    /// The table.
+    pub table: TableSpec,
+    /// How both tables were when the plan was made.
+    pub digest: PlanDigest,
     /// The key that ends the batch before; `None` at the start.
+    #[serde(default)]
     pub low: Option<Key>,
     /// The batch ends here at the latest, and does end here where fewer rows are left.
+    #[serde(default)]
     pub stop: Option<Key>,
     /// The most rows that the batch may have.
     pub rows: u64,
@@ -34,15 +38,9 @@ pub fn options() -> ActivityOptions {
 
 impl Activities {
     pub(super) async fn do_next_batch(&self, input: NextBatchInput) -> Result<NextBatchOutput, Error> {
-        let plan = self.plan(&input.table).await?;
+        let plan = self.plan(&input.table, &input.digest).await?;
         let source = self.source.acquire().await?;
-        cursor::next_range_end(
-            &source,
-            &plan,
-            input.low.as_ref(),
-            input.stop.as_ref(),
-            input.rows,
-        )
-        .await
+        let (low, stop) = (input.low.as_ref(), input.stop.as_ref());
+        cursor::next_range_end(&source, &plan, low, stop, input.rows).await
     }
 }

@@ -1,7 +1,8 @@
 //! `note_writers`: reads the highest visible key, and who was writing then; says whether those noted before have ended.
 //!
 //! Ids are handed out before they commit, so the highest visible key proves nothing about the keys below it. Once every
-//! transaction that was open when it was read has ended, it does: the rule of CREATE INDEX CONCURRENTLY.
+//! transaction that was open when it was read has ended, it does: the rule of CREATE INDEX CONCURRENTLY. Since every round
+//! of a sync begins here, the target is asked as well whether it still knows this run.
 //! Timeouts: an hour. Retried without limit while the error can pass. Idempotent.
 
 use std::time::Duration;
@@ -9,33 +10,38 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, TableJob, failure};
+use super::{Activities, failure};
 use crate::postgres::{Error, cursor, ledger, writers};
-use crate::table::{Key, Noted};
+use crate::table::{Fence, Key, Noted, TableSpec};
 
 /// What it is asked.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NoteWritersInput {
-    /// The job's tables.
-    pub table: TableJob,
-    /// The epoch that `prepare` gave.
-    pub epoch: u64,
+    /// The table.
+    pub table: TableSpec,
+    /// What the target must still know.
+    pub fence: Fence,
     /// The key up to which everything is settled, to be kept on the target.
+    #[serde(default)]
     pub settled: Option<Key>,
     /// What was noted in an earlier round and is not settled yet.
+    #[serde(default)]
     pub noted: Option<Noted>,
     /// Look again at so many keys below the settled one.
+    #[serde(default)]
     pub lookback_keys: Option<u64>,
 }
 
 /// What it found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NoteWritersOutput {
     /// The highest key now, and who could still commit one below it.
     pub now: Noted,
     /// What was noted before, with those who are still open; `None` if nothing was.
+    #[serde(default)]
     pub before: Option<Noted>,
     /// Where the second look begins: the settled key, less the lookback.
+    #[serde(default)]
     pub look_from: Option<Key>,
 }
 
@@ -46,15 +52,12 @@ pub fn options() -> ActivityOptions {
 
 impl Activities {
     pub(super) async fn do_note_writers(&self, input: NoteWritersInput) -> Result<NoteWritersOutput, Error> {
-        let plan = self.plan(&input.table).await?;
+        let (table, fence, settled) = (&input.table, &input.fence, input.settled.as_ref());
+        let plan = self.plan(table, &fence.digest).await?;
         let (source, target) = self.sessions().await?;
-        ledger::set_settled(
-            &target,
-            &input.table.job.to_string(),
-            input.epoch,
-            input.settled.as_ref(),
-        )
-        .await?;
+        // In this order: a ledger that does not know this run is not written to.
+        ledger::check(&target, table, &plan, fence).await?;
+        ledger::set_settled(&target, table, &plan, fence.epoch, settled).await?;
         // Those of before first: what is noted now must be the later of the two.
         let before = match &input.noted {
             Some(noted) => Some(writers::still_open(&source, noted).await?),
@@ -71,9 +74,9 @@ impl Activities {
         } else {
             writers::note(&source, &plan).await?
         };
-        let look_from = match (&input.settled, input.lookback_keys) {
+        let look_from = match (settled, input.lookback_keys) {
             (Some(settled), Some(keys)) => cursor::key_before(&source, &plan, settled, keys).await?,
-            (settled, _) => settled.clone(),
+            (settled, _) => settled.cloned(),
         };
         Ok(NoteWritersOutput {
             now,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::status::JobKind;
 use super::{ConnectionName, Difference, JobError, JobName, Mismatch, Tuning};
-use crate::table::{OnConflict, TableName};
+use crate::table::{OnConflict, TableName, TableSpec};
 
 const INTERVAL_MS_MIN: u64 = 1000;
 /// A year; longer waits are taken for a mistake, and the timer's arithmetic stays far from its end.
@@ -32,6 +32,9 @@ pub struct JobSpec {
     /// What becomes of a row whose key is on the target already.
     #[serde(default)]
     pub on_conflict: OnConflict,
+    /// Whether triggers of the target may fire, and so change or drop what is copied.
+    #[serde(default)]
+    pub fire_triggers: bool,
     /// How many keys below the highest one a sync job looks at again each round, for ids taken in an earlier transaction.
     #[serde(default)]
     pub lookback_keys: Option<u64>,
@@ -105,6 +108,18 @@ impl JobSpec {
         match self.lookback_keys {
             Some(0) => Err(lookback_refused("0")),
             _ => Ok(()),
+        }
+    }
+
+    /// The table, as the ledger and every activity know it.
+    #[must_use]
+    pub fn table_spec(&self) -> TableSpec {
+        TableSpec {
+            job: self.name.to_string(),
+            source_table: self.source_table.clone(),
+            target_table: self.target_table.clone(),
+            on_conflict: self.on_conflict,
+            fire_triggers: self.fire_triggers,
         }
     }
 
@@ -212,6 +227,7 @@ mod tests {
                 max_rate_bytes_per_second: None,
             },
             on_conflict: OnConflict::Error,
+            fire_triggers: false,
             lookback_keys: None,
         }
     }
@@ -269,6 +285,7 @@ mod tests {
         let job: JobSpec = serde_json::from_str(frozen).expect("the first version's form");
         assert_eq!(job.kind, Kind::Sync { interval_ms: 2000 });
         assert_eq!((job.on_conflict, job.lookback_keys), (OnConflict::Error, None));
+        assert!(!job.fire_triggers && !job.table_spec().fire_triggers);
     }
 
     #[test]

@@ -32,6 +32,11 @@ pub fn batch_rows(tuning: &Tuning, row_bytes: Option<u64>) -> u64 {
     (bytes / row_bytes).clamp(1, MAX_ROWS)
 }
 
+/// The most rows for the next batch of a second look: it writes little, and holds its snapshot for as long as it reads.
+pub fn look_rows(tuning: &Tuning, row_bytes: Option<u64>) -> u64 {
+    batch_rows(tuning, row_bytes).min(MAX_ROWS)
+}
+
 /// The last batches: when each came back, and what it brought.
 #[derive(Debug, Default)]
 pub struct Pace {
@@ -85,6 +90,8 @@ mod tests {
         assert_eq!(batch_rows(&tuning(None, None), Some(1 << 20)), 16);
         assert_eq!(batch_rows(&tuning(None, Some(4 << 20)), Some(1 << 20)), 5);
         assert_eq!(batch_rows(&tuning(None, None), Some(1 << 40)), 1);
+        assert_eq!(look_rows(&tuning(Some(1_000_000), None), Some(300)), MAX_ROWS);
+        assert_eq!(look_rows(&tuning(Some(7), None), Some(300)), 7);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::job::JobSpec;
-use crate::table::{Key, TableName};
+use crate::table::{Key, Lost, TableName, Tally};
 
 /// What the workflow is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -14,8 +14,10 @@ pub enum Phase {
     Preparing,
     /// Copies what it has not seen.
     Copying,
-    /// Looks again at keys below the settled one.
+    /// Looks again at keys that are not settled yet.
     Looking,
+    /// Asks the target whether all of it is there.
+    Concluding,
     /// Waits for the next round.
     Sleeping,
     /// Everything is there.
@@ -37,28 +39,42 @@ pub struct Progress {
     pub source_table: TableName,
     /// The target's.
     pub target_table: TableName,
-    /// Rows on the target.
-    pub rows_done: u64,
-    /// Wire bytes copied.
-    pub bytes_done: u64,
-    /// Batches committed.
-    pub batches_done: u64,
     /// Rows on the source, by the catalog's statistics.
+    #[serde(default)]
     pub rows_estimate: Option<u64>,
+    /// What the batches in the ledger did, all of them together.
+    pub tally: Tally,
+    /// What of it an earlier run had done, and this one found in the ledger when it began.
+    #[serde(default)]
+    pub found: Tally,
+    /// What the target had confirmed and lost again; it was copied once more, or will be.
+    #[serde(default)]
+    pub lost: Lost,
+    /// How often the table was prepared again: because it was changed, or because the target had lost batches.
+    #[serde(default)]
+    pub prepared_again: u32,
     /// The key up to which everything is on the target.
-    pub cursor: Option<Key>,
-    /// Sum of the receipts' checksums.
-    pub checksum: u64,
+    #[serde(default)]
+    pub copied: Option<Key>,
+    /// The key up to which a migrate copies; `None` before it is known, of an empty table, and of a sync.
+    #[serde(default)]
+    pub until: Option<Key>,
+    /// The key up to which no row can appear any more (sync).
+    #[serde(default)]
+    pub settled: Option<Key>,
     /// Over the last batches.
+    #[serde(default)]
     pub rows_per_second: Option<f64>,
     /// Over the last batches.
+    #[serde(default)]
     pub bytes_per_second: Option<f64>,
-    /// When the next round begins, in milliseconds of Unix time.
+    /// When the next round begins, or the table is prepared once more, in milliseconds of Unix time.
+    #[serde(default)]
     pub next_run_ms: Option<u64>,
     /// Rounds of a sync that are over.
+    #[serde(default)]
     pub rounds: u64,
     /// Who keeps the newest keys from being settled.
+    #[serde(default)]
     pub held_back_by: Vec<String>,
-    /// Batches whose ledger row was found on the target when the job was prepared.
-    pub batches_found: u64,
 }

@@ -1,0 +1,42 @@
+//! `conclude`: asks the target, before a migrate says that it is complete, whether all of it is there.
+//!
+//! The ledger's totals are the position's, its ranges join up from the start to where the position says, and both tables
+//! are as planned. Timeouts: an hour. Retried without limit while the error can pass. Reads only.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use temporalio_workflow::ActivityOptions;
+
+use super::{Activities, failure};
+use crate::postgres::{Error, ledger};
+use crate::table::{Fence, Position, TableSpec};
+
+/// What it is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConcludeInput {
+    /// The table.
+    pub table: TableSpec,
+    /// What the target must still know.
+    pub fence: Fence,
+    /// What the workflow holds to be on the target.
+    pub position: Position,
+}
+
+/// How the workflow runs it.
+pub fn options() -> ActivityOptions {
+    failure::options(Duration::from_secs(3600))
+}
+
+impl Activities {
+    pub(super) async fn do_conclude(&self, input: ConcludeInput) -> Result<(), Error> {
+        let ConcludeInput {
+            table,
+            fence,
+            position,
+        } = input;
+        let plan = self.plan(&table, &fence.digest).await?;
+        let (source, target) = self.sessions().await?;
+        ledger::conclude(&target, &source, &table, &plan, &fence, &position).await
+    }
+}

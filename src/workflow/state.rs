@@ -1,0 +1,191 @@
+//! What a job's workflow knows of its table: enough to decide again after a crash, and to go on in a new run.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::witnesses::Witnesses;
+use crate::activity::{NoteWritersOutput, PrepareOutput};
+use crate::job::JobSpec;
+use crate::table::{Fence, Key, Lost, Noted, Pass, Plan, Position, Tally};
+
+/// What the workflow is started with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobInput {
+    /// What was asked for.
+    pub spec: JobSpec,
+    /// Begins paused.
+    #[serde(default)]
+    pub paused: bool,
+    /// Where the run before has come to; `None` for the first.
+    #[serde(default)]
+    pub state: Option<TableState>,
+}
+
+/// A table that is prepared: the workflow's state, and what a run hands to the one that continues it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableState {
+    /// How the table is copied.
+    pub plan: Plan,
+    /// How far it is.
+    pub position: Position,
+    /// What the target must still have.
+    #[serde(default)]
+    pub told: Witnesses,
+    /// The key up to which a migrate copies: the highest one when it began, however often it is prepared again. `None`
+    /// where there was no row then, and in a sync.
+    #[serde(default)]
+    pub until: Option<Key>,
+    /// What the ledger had when the job began.
+    #[serde(default)]
+    pub found: Tally,
+    /// What the passes that copy brought since then; its rows are what batches are sized by.
+    #[serde(default)]
+    pub brought: Tally,
+    /// All that the target had confirmed and lost again.
+    #[serde(default)]
+    pub lost: Lost,
+    /// How often it was prepared again.
+    #[serde(default)]
+    pub prepared_again: u32,
+    /// What was noted, and waits for its writers to end (sync).
+    #[serde(default)]
+    pub noted: Option<Noted>,
+    /// Rounds of a sync that are over.
+    #[serde(default)]
+    pub rounds: u64,
+    /// The round that is going on (sync).
+    #[serde(default)]
+    pub round: Option<Round>,
+    /// When the next round begins, in milliseconds of Unix time, if the run before ended asleep.
+    #[serde(default)]
+    pub sleep_until_ms: Option<u64>,
+}
+
+/// One round of a sync.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Round {
+    /// Who was writing when it began, and where its second look begins.
+    pub found: NoteWritersOutput,
+    /// Up to where the second look has come.
+    #[serde(default)]
+    pub looked_to: Option<Key>,
+    /// Where the second look ends: at the end of what the ledger had when the round began.
+    #[serde(default)]
+    pub frontier: Option<Key>,
+}
+
+impl TableState {
+    /// A table that was prepared for the first time.
+    pub(super) fn begin(prepared: PrepareOutput, is_sync: bool) -> Self {
+        Self {
+            plan: prepared.plan,
+            told: Witnesses::default(),
+            until: prepared.highest.filter(|_| !is_sync),
+            found: prepared.position.tally,
+            position: prepared.position,
+            brought: Tally::default(),
+            lost: prepared.lost.unwrap_or_default(),
+            prepared_again: 0,
+            noted: None,
+            rounds: 0,
+            round: None,
+            sleep_until_ms: None,
+        }
+    }
+
+    /// The table was prepared again: what the ledger says now is what holds.
+    pub(super) fn begin_again(&mut self, prepared: PrepareOutput) {
+        self.plan = prepared.plan;
+        self.position = prepared.position;
+        self.told.clear();
+        self.prepared_again = self.prepared_again.saturating_add(1);
+        // Who was noted, was noted of rows that may be lost; the ledger says what is settled.
+        (self.noted, self.round, self.sleep_until_ms) = (None, None, None);
+        if let Some(lost) = prepared.lost {
+            self.lost.batches += lost.batches;
+            self.lost.rows += lost.rows;
+            self.lost.since = lost.since;
+        }
+    }
+
+    /// What the target must still know for a batch that is scheduled now.
+    pub(super) fn fence(&self) -> Fence {
+        Fence {
+            epoch: self.position.epoch,
+            digest: self.plan.digest.clone(),
+            witnesses: self.told.now().to_vec(),
+        }
+    }
+
+    /// A batch came back: its number, the witnesses that it carried, what it did.
+    pub(super) fn confirm(&mut self, pass: Pass, number: u64, carried: &[u64], tally: Tally) {
+        // A look that found nothing missing left nothing in the ledger that could vouch for anything.
+        if tally.batches > 0 {
+            self.position.tally += tally;
+            self.told.confirm(number, carried);
+        }
+        if pass == Pass::Copy {
+            self.brought += tally;
+        }
+    }
+
+    /// Mean wire bytes of a row: as copied so far, else by the catalog's estimates.
+    pub(super) fn row_bytes(&self) -> Option<u64> {
+        let estimates = self.plan.bytes_estimate.zip(self.plan.rows_estimate);
+        let estimated = estimates.and_then(|(bytes, rows)| bytes.checked_div(rows));
+        self.brought.row_bytes().or(estimated)
+    }
+
+    /// Where a migrate's pass ends; `None` where there is nothing to copy.
+    pub(super) fn migrate_stop(&self) -> Option<Key> {
+        // Of a source that was emptied the ledger's gaps are still gone over, so that its ranges join up.
+        self.until.clone().or_else(|| self.gap_stop())
+    }
+
+    /// Where the last range ends that is done beyond a gap.
+    pub(super) fn gap_stop(&self) -> Option<Key> {
+        self.position.beyond.last().map(|range| range.high.clone())
+    }
+
+    /// A round of a sync begins. Its second look covers all that the ledger has, ranges beyond gaps included: they may be
+    /// of an earlier run, which looked at them before their writers had ended.
+    pub(super) fn begin_round(&mut self, found: NoteWritersOutput) {
+        self.round = Some(Round {
+            looked_to: found.look_from.clone(),
+            frontier: self.position.end().cloned(),
+            found,
+        });
+    }
+
+    /// A round is over: what was noted before it is settled if its writers had ended, and so is what was noted in it if
+    /// nobody was writing.
+    pub(super) fn settle(&mut self, found: NoteWritersOutput) {
+        self.rounds += 1;
+        self.round = None;
+        let settled = &mut self.position.settled;
+        if found.now.holders.is_empty() {
+            // Whatever is at most this key was visible when this round copied.
+            (*settled, self.noted) = (found.now.key.or(settled.take()), None);
+            return;
+        }
+        match found.before {
+            Some(before) if !before.holders.is_empty() => self.noted = Some(before),
+            before => {
+                *settled = before.and_then(|before| before.key).or(settled.take());
+                self.noted = Some(found.now);
+            }
+        }
+    }
+}
+
+/// How long to wait before a table is prepared again that was so many times in a row, with no batch confirmed in between.
+pub(super) fn pause_before_preparing(times_in_vain: u32) -> Duration {
+    match times_in_vain {
+        0 | 1 => Duration::ZERO,
+        times => Duration::from_secs(1 << (times - 2).min(5)).min(LONGEST_PAUSE),
+    }
+}
+
+/// What asks for it that often needs somebody to mend it, who does not want to wait much longer than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
