@@ -11,7 +11,7 @@ use clap::{Args as ArgGroup, Parser, Subcommand};
 use super::exit::ExitStatus;
 use super::printer::ColorChoice;
 use super::settings::Secret;
-use crate::job::{BatchRows, JobError, JobName, OnConflict, RateLimit, TuningChange};
+use crate::job::{Against, BatchRows, JobError, JobName, OnConflict, RateLimit, TuningChange};
 use crate::job::{parse_concurrency, parse_interval, parse_lookback};
 use crate::observe::logs::LogFormat;
 use crate::observe::progress::ProgressMode;
@@ -100,6 +100,22 @@ a later one need --lookback.
 
 {CONNECTIONS}"))]
     Sync(SyncArgs),
+    /// Hold a table on the target against what was copied, or against the source
+    #[command(after_help = format!("\
+Examples:
+  longhaul verify audio_downloads
+  longhaul verify audio_downloads --against source
+  longhaul verify audio_downloads --against source --repair --delete-extra
+  longhaul verify --source postgres://app@old/media \\
+                  --target postgres://app@new/media --table audio_downloads
+
+Against receipts, each range of the ledger is read back from the target, and its
+rows and checksum are compared with what was sent; the source is not read.
+Against the source, both sides are read, and what differs is named row by row.
+Exit status 0: equal. 1: different, or the verification failed.
+
+{CONNECTIONS}"))]
+    Verify(VerifyArgs),
     /// Say how a job stands, or how all of them do
     #[command(after_help = "\
 Examples:
@@ -144,6 +160,48 @@ pub struct MigrateArgs {
     /// What to copy, and how.
     #[command(flatten)]
     pub copy: CopyArgs,
+    /// Read everything back at the end and compare it with what was sent [env: LONGHAUL_VERIFY]
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// `longhaul verify`.
+#[derive(Debug, ArgGroup)]
+pub struct VerifyArgs {
+    /// Name of the job that copied the table; without it, --source, --target and --table say what is compared
+    #[arg(value_name = "JOB")]
+    pub job: Option<String>,
+    /// What the target is held against [default: receipts with JOB, source without]
+    #[arg(long, value_name = "WHAT",
+        value_parser = PossibleValuesParser::new(["receipts", "source"]).map(|s| if s == "source" { Against::Source } else { Against::Receipts }))]
+    pub against: Option<Against>,
+    /// Copy rows that are missing or changed again, then look again
+    #[arg(long)]
+    pub repair: bool,
+    /// With --repair: delete rows that only the target has
+    #[arg(long, requires = "repair")]
+    pub delete_extra: bool,
+    /// One JSON object on stdout instead of a report
+    #[arg(long)]
+    pub json: bool,
+    /// Where the rows are and where they went.
+    #[command(flatten)]
+    pub connections: ConnectionArgs,
+    /// Table on the source: name or schema.name [env: LONGHAUL_TABLE]
+    #[arg(long, value_name = "TABLE")]
+    pub table: Option<TableName>,
+    /// Table on the target [env: LONGHAUL_TARGET_TABLE] [default: the same name]
+    #[arg(long, value_name = "TABLE")]
+    pub target_table: Option<TableName>,
+    /// Ranges that are read at one time, 1 to 64 [env: LONGHAUL_CONCURRENCY] [default: 4]
+    #[arg(long, value_name = "N", value_parser = rule(parse_concurrency), allow_negative_numbers = true)]
+    pub concurrency: Option<u32>,
+    /// Speed limit: 20MB/s, 512KiB/s, none [env: LONGHAUL_MAX_RATE] [default: none]
+    #[arg(long, value_name = "RATE", value_parser = rule(str::parse::<RateLimit>), allow_negative_numbers = true)]
+    pub max_rate: Option<RateLimit>,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: ProgressArgs,
 }
 
 /// `longhaul sync`.
@@ -188,6 +246,9 @@ pub struct CopyArgs {
     #[arg(long, value_name = "WHAT",
         value_parser = PossibleValuesParser::new(OnConflict::NAMES).try_map(|s| s.parse::<OnConflict>()))]
     pub on_conflict: Option<OnConflict>,
+    /// Let triggers of the target fire for the rows that are copied [env: LONGHAUL_FIRE_TRIGGERS]
+    #[arg(long)]
+    pub fire_triggers: bool,
     /// Forget how far the job of this name came, and begin anew
     #[arg(long)]
     pub restart: bool,
@@ -401,6 +462,8 @@ mod tests {
             "longhaul migrate --name n --batch-rows 2000 --max-rate 8MB/s --on-conflict skip --restart --state-dir d",
             "longhaul migrate --config f --progress none -vv --log-format json --color never --target-table s.t",
             "longhaul sync --source a --target b --table t --interval 10m --lookback 1000",
+            "longhaul verify j --against receipts --json",
+            "longhaul verify --source a --target b --table t --against source --repair --delete-extra",
             "longhaul status",
             "longhaul status j --json",
             "longhaul list --json",

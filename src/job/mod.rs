@@ -10,9 +10,9 @@ mod spec;
 pub mod status;
 mod tuning;
 
-pub use crate::table::OnConflict;
+pub use crate::table::{Against, OnConflict};
 pub use error::{Difference, JobError, Mismatch};
 pub use name::{ConnectionName, JobName};
 pub use rate::RateLimit;
-pub use spec::{JobSpec, Kind, parse_interval, parse_lookback};
+pub use spec::{JobSpec, Kind, VerifySpec, parse_interval, parse_lookback};
 pub use tuning::{BatchRows, Tuning, TuningChange, parse_concurrency};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::status::JobKind;
 use super::{ConnectionName, Difference, JobError, JobName, Mismatch, Tuning};
-use crate::table::{OnConflict, TableName, TableSpec};
+use crate::table::{Against, OnConflict, TableName, TableSpec};
 
 const INTERVAL_MS_MIN: u64 = 1000;
 /// A year; longer waits are taken for a mistake, and the timer's arithmetic stays far from its end.
@@ -35,6 +35,9 @@ pub struct JobSpec {
     /// Whether triggers of the target may fire, and so change or drop what is copied.
     #[serde(default)]
     pub fire_triggers: bool,
+    /// What is verified: by a verify job, or at the end of a migrate; `None`: nothing.
+    #[serde(default)]
+    pub verify: Option<VerifySpec>,
     /// How many keys below the highest one a sync job looks at again each round, for ids taken in an earlier transaction.
     #[serde(default)]
     pub lookback_keys: Option<u64>,
@@ -46,6 +49,8 @@ pub struct JobSpec {
 pub enum Kind {
     /// Copies what is there, and ends.
     Migrate,
+    /// Holds what is on the target against receipts or source, and ends.
+    Verify,
     /// Copies what is there, then what is new, round after round.
     Sync {
         /// The wait between two rounds, at least 1000 ms.
@@ -53,11 +58,29 @@ pub enum Kind {
     },
 }
 
+/// What a verification is to do.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct VerifySpec {
+    /// The job whose ledger is walked; `None`: tables that no job of ours has copied.
+    #[serde(default)]
+    pub job: Option<JobName>,
+    /// What the target is held against.
+    #[serde(default)]
+    pub against: Against,
+    /// Whether rows that differ are copied again.
+    #[serde(default)]
+    pub repair: bool,
+    /// Whether a repair deletes rows that only the target has.
+    #[serde(default)]
+    pub delete_extra: bool,
+}
+
 impl Kind {
     /// The kind without its interval, as a status shows it.
     pub fn label(self) -> JobKind {
         match self {
             Self::Migrate => JobKind::Migrate,
+            Self::Verify => JobKind::Verify,
             Self::Sync { .. } => JobKind::Sync,
         }
     }
@@ -114,8 +137,9 @@ impl JobSpec {
     /// The table, as the ledger and every activity know it.
     #[must_use]
     pub fn table_spec(&self) -> TableSpec {
+        let verified = self.verify.as_ref().and_then(|verify| verify.job.as_ref());
         TableSpec {
-            job: self.name.to_string(),
+            job: verified.unwrap_or(&self.name).to_string(),
             source_table: self.source_table.clone(),
             target_table: self.target_table.clone(),
             on_conflict: self.on_conflict,
@@ -131,6 +155,7 @@ impl JobSpec {
         let kind = |spec: &Self| match spec.kind.label() {
             JobKind::Migrate => "migrate".to_owned(),
             JobKind::Sync => "sync".to_owned(),
+            JobKind::Verify => "verify".to_owned(),
         };
         let sides = [
             ("source", self.source.to_string(), asked.source.to_string()),

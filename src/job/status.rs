@@ -30,6 +30,8 @@ pub enum JobKind {
     Migrate,
     /// Copies what is there, then what is new, round after round.
     Sync,
+    /// Holds what is on the target against receipts or source, and ends.
+    Verify,
 }
 
 /// One job, as `status --json` prints it.

@@ -52,6 +52,7 @@ pub(super) fn kind(kind: JobKind) -> &'static str {
     match kind {
         JobKind::Migrate => "migrate",
         JobKind::Sync => "sync",
+        JobKind::Verify => "verify",
     }
 }
 

@@ -14,8 +14,8 @@ pub(super) struct Entry {
     pub(super) line: usize,
 }
 
-/// The entries of a job file, in the order in which they stand. An unknown key is an error, as is a value that is neither
-/// a text nor a whole number.
+/// The entries of a job file, in the order in which they stand. An unknown key is an error, as is a value that is no
+/// text, whole number or truth.
 pub(super) fn entries(path: &Path, text: &str) -> Result<Vec<Entry>, SettingsError> {
     let syntax = |error: toml::de::Error| SettingsError::Syntax {
         path: path.to_owned(),
@@ -39,12 +39,13 @@ pub(super) fn entries(path: &Path, text: &str) -> Result<Vec<Entry>, SettingsErr
         let text = match value.get_ref() {
             DeValue::String(text) => text.to_string(),
             DeValue::Integer(number) => number.to_string(),
+            DeValue::Boolean(yes) => yes.to_string(),
             _ => {
                 let origin = Origin::File {
                     path: path.to_owned(),
                     line,
                 };
-                let rule = "it must be a text in quotes or a whole number".to_owned();
+                let rule = "it must be a text in quotes, a whole number, true or false".to_owned();
                 return Err(SettingsError::Value {
                     setting,
                     origin,

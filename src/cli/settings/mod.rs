@@ -17,11 +17,11 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::args::{Args, Command, ConnectionArgs, CopyArgs, ProgressArgs};
+use super::args::{Args, Command, ConnectionArgs, CopyArgs, ProgressArgs, VerifyArgs};
 use super::printer::ColorChoice;
 use crate::job::status::JobKind;
 use crate::job::{
-    BatchRows, ConnectionName, JobName, JobSpec, Kind, OnConflict, RateLimit, Tuning, TuningChange,
+    BatchRows, ConnectionName, JobName, JobSpec, Kind, OnConflict, RateLimit, Tuning, TuningChange, VerifySpec,
 };
 use crate::job::{parse_concurrency, parse_interval, parse_lookback};
 use crate::observe::logs::LogFormat;
@@ -53,6 +53,10 @@ pub struct Settings {
     pub max_rate: RateLimit,
     /// What becomes of a row whose key is on the target already.
     pub on_conflict: OnConflict,
+    /// Whether triggers of the target may fire.
+    pub fire_triggers: bool,
+    /// Whether a migrate verifies what it copied at its end.
+    pub verify: bool,
     /// The wait between two rounds of a sync job.
     pub interval_ms: u64,
     /// Keys that a sync job looks at again.
@@ -68,6 +72,14 @@ pub struct Settings {
     /// What to tell the operator on stderr: variables that look like settings and are none.
     pub warnings: Vec<String>,
     origins: BTreeMap<Setting, Origin>,
+}
+
+fn read_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "yes" | "1" => Ok(true),
+        "false" | "no" | "0" => Ok(false),
+        _ => Err("it must be true or false".to_owned()),
+    }
 }
 
 impl Settings {
@@ -196,6 +208,8 @@ impl Settings {
             Setting::BatchRows => self.batch_rows = text.parse().map_err(shown)?,
             Setting::MaxRate => self.max_rate = text.parse().map_err(shown)?,
             Setting::OnConflict => self.on_conflict = text.parse().map_err(shown)?,
+            Setting::FireTriggers => self.fire_triggers = read_bool(text)?,
+            Setting::Verify => self.verify = read_bool(text)?,
             Setting::Interval => self.interval_ms = parse_interval(text).map_err(shown)?,
             Setting::Lookback => self.lookback_keys = Some(parse_lookback(text).map_err(shown)?),
             Setting::Progress => self.progress = text.parse().map_err(shown)?,
@@ -216,7 +230,11 @@ impl Settings {
         });
         self.flag(Setting::Color, &args.global.color, |s, v| s.color = v);
         match &args.command {
-            Command::Migrate(migrate) => self.take_copy_flags(&migrate.copy),
+            Command::Migrate(migrate) => {
+                self.take_copy_flags(&migrate.copy);
+                self.flag(Setting::Verify, &migrate.verify.then_some(true), |s, v| s.verify = v);
+            }
+            Command::Verify(verify) => self.take_verify_flags(verify),
             Command::Sync(sync) => {
                 self.take_copy_flags(&sync.copy);
                 self.flag(Setting::Interval, &sync.interval, |s, v| s.interval_ms = v);
@@ -245,7 +263,20 @@ impl Settings {
         self.flag(Setting::BatchRows, &copy.batch_rows, |s, v| s.batch_rows = v);
         self.flag(Setting::MaxRate, &copy.max_rate, |s, v| s.max_rate = v);
         self.flag(Setting::OnConflict, &copy.on_conflict, |s, v| s.on_conflict = v);
+        let fire_triggers = copy.fire_triggers.then_some(true);
+        self.flag(Setting::FireTriggers, &fire_triggers, |s, v| s.fire_triggers = v);
         self.take_progress_flag(&copy.progress);
+    }
+
+    fn take_verify_flags(&mut self, verify: &VerifyArgs) {
+        self.take_connection_flags(&verify.connections);
+        self.flag(Setting::Table, &verify.table, |s, v| s.table = Some(v));
+        self.flag(Setting::TargetTable, &verify.target_table, |s, v| {
+            s.target_table = Some(v)
+        });
+        self.flag(Setting::Concurrency, &verify.concurrency, |s, v| s.concurrency = v);
+        self.flag(Setting::MaxRate, &verify.max_rate, |s, v| s.max_rate = v);
+        self.take_progress_flag(&verify.progress);
     }
 
     fn take_connection_flags(&mut self, connections: &ConnectionArgs) {
@@ -311,6 +342,7 @@ impl Settings {
         let table = self.table()?.clone();
         let (kind, lookback_keys) = match kind {
             JobKind::Migrate => (Kind::Migrate, None),
+            JobKind::Verify => (Kind::Verify, None),
             JobKind::Sync => (
                 Kind::Sync {
                     interval_ms: self.interval_ms,
@@ -331,6 +363,8 @@ impl Settings {
                 max_rate_bytes_per_second: self.max_rate.bytes_per_second,
             },
             on_conflict: self.on_conflict,
+            fire_triggers: self.fire_triggers,
+            verify: (kind == Kind::Migrate && self.verify).then(VerifySpec::default),
             lookback_keys,
         };
         spec.validate()?;

@@ -20,6 +20,8 @@ pub enum Setting {
     BatchRows,
     MaxRate,
     OnConflict,
+    FireTriggers,
+    Verify,
     Interval,
     Lookback,
     Progress,
@@ -30,7 +32,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Source,
         Self::Target,
         Self::Table,
@@ -40,6 +42,8 @@ impl Setting {
         Self::BatchRows,
         Self::MaxRate,
         Self::OnConflict,
+        Self::FireTriggers,
+        Self::Verify,
         Self::Interval,
         Self::Lookback,
         Self::Progress,
@@ -60,6 +64,8 @@ impl Setting {
             Self::BatchRows => "batch_rows",
             Self::MaxRate => "max_rate",
             Self::OnConflict => "on_conflict",
+            Self::FireTriggers => "fire_triggers",
+            Self::Verify => "verify",
             Self::Interval => "interval",
             Self::Lookback => "lookback",
             Self::Progress => "progress",
