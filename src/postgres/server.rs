@@ -6,7 +6,6 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -104,7 +103,7 @@ impl ThrowawayServer {
         let server = Self {
             programs,
             port: 0,
-            account: account_for(directory.path()),
+            account: account(),
             directory,
         };
         if let Some((user, group)) = server.account {
@@ -301,9 +300,8 @@ fn find_programs() -> Option<PathBuf> {
 }
 
 /// Who shall run the server: nobody else, unless we are root.
-fn account_for(directory: &Path) -> Option<(u32, u32)> {
-    // Whoever made the directory is who we are.
-    if std::fs::metadata(directory).ok()?.uid() != 0 {
+fn account() -> Option<(u32, u32)> {
+    if !rustix::process::geteuid().is_root() {
         return None;
     }
     let accounts = std::fs::read_to_string("/etc/passwd").ok()?;
