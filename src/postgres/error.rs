@@ -199,11 +199,6 @@ impl Error {
         made
     }
 
-    /// An error of the operating system while `context` was being done.
-    pub fn io(side: Side, kind: Kind, context: impl Into<String>, error: &std::io::Error) -> Self {
-        Self::new(side, kind, context).because(error.to_string())
-    }
-
     /// The same with a cause.
     #[must_use]
     pub fn because(mut self, cause: impl Into<String>) -> Self {

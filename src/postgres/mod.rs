@@ -26,7 +26,7 @@ pub mod writers;
 
 pub use catalog::{ExamineRequest, examine, target_is_empty};
 pub use connect::{Session, connect};
-pub use connection_string::{ConnectionString, Surroundings};
+pub use connection_string::ConnectionString;
 pub use copy::{CopyMode, CopyRequest, copy_range};
 pub use error::{Error, Kind, Result, Retry, Side, UNKNOWN_ATTEMPTS};
 pub use look::{Look, LookRequest, look};
