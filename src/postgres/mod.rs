@@ -31,5 +31,5 @@ pub use copy::{CopyMode, CopyRequest, copy_range};
 pub use error::{Error, Kind, Result, Retry, Side, UNKNOWN_ATTEMPTS};
 pub use look::{Look, LookRequest, look};
 pub use pool::{Lease, Pool};
-pub use server::{ServerError, ServerOptions, StopMode, ThrowawayServer};
+pub use server::{Backup, ServerError, ServerOptions, Standby, StopMode, ThrowawayServer};
 pub use throttle::{Meter, Throttle, Unmetered};
