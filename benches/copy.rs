@@ -1,11 +1,13 @@
 //! How long a copy takes beside `psql | psql`, on two throwaway servers that fsync: ratios, since machines differ.
 //!
-//! `cargo bench --bench copy -- --rows 5000000 --rounds 3`. Each round truncates the target, writes checkpoints on both
-//! servers and runs both ways, in turn first. CPU and memory are read from /proc, so this runs on Linux only.
+//! `cargo bench --bench copy -- --rows 5000000 --rounds 3 -- --concurrency 4`; what stands after the second `--` is given
+//! to `migrate`. A first round of both is not measured: the first copy into a new server pays for WAL files and pages
+//! that every later one finds. Then each round runs both ways, in turn first, and before each the target is truncated and
+//! both servers write a checkpoint. CPU and memory are read from /proc, so this runs on Linux only.
 
 use std::error::Error;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use longhaul::postgres::{ConnectionString, ServerOptions, Session, Side, ThrowawayServer, connect, sample};
@@ -32,7 +34,17 @@ struct Took {
     peak_kib: u64,
 }
 
-fn main() -> Fallible<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Fallible<()> {
     let Some(asked) = arguments()? else { return Ok(()) };
     let settings = [
         "autovacuum = off",
@@ -59,8 +71,9 @@ fn main() -> Fallible<()> {
         options.settings.join(", ")
     );
     let (mut pipes, mut longhauls) = (Vec::new(), Vec::new());
-    for round in 0..asked.rounds {
-        for first in [round % 2 == 0, round % 2 != 0] {
+    // Round 0 warms both servers.
+    for round in 0..=asked.rounds {
+        for first in [round % 2 != 0, round % 2 == 0] {
             reset(&source, &target)?;
             let took = if first {
                 pipe(&source, &target)?
@@ -71,9 +84,12 @@ fn main() -> Fallible<()> {
             if there != asked.rows.to_string() {
                 return Err(format!("the target has {there} rows, the source {}", asked.rows).into());
             }
+            if round == 0 {
+                continue;
+            }
             print_line(
                 if first { "psql | psql" } else { "longhaul" },
-                round + 1,
+                round,
                 asked.rows,
                 &took,
             );
@@ -101,8 +117,10 @@ fn arguments() -> Fallible<Option<Asked>> {
     if let Ok(rows) = std::env::var("BENCH_ROWS") {
         asked.rows = rows.parse()?;
     }
-    let mut given = std::env::args().skip(1);
-    let mut benchmarks = false;
+    let mut given: Vec<String> = std::env::args().skip(1).collect();
+    // Where cargo puts it: behind everything else, the flags of migrate too.
+    let mut benchmarks = given.pop_if(|last| last == "--bench").is_some();
+    let mut given = given.into_iter();
     while let Some(argument) = given.next() {
         let mut value = || given.next().ok_or(format!("{argument} wants a value"));
         match argument.as_str() {
@@ -214,7 +232,8 @@ fn pipe(source: &ThrowawayServer, target: &ThrowawayServer) -> Fallible<Took> {
 }
 
 fn longhaul(source: &ThrowawayServer, target: &ThrowawayServer, flags: &[String]) -> Fallible<Took> {
-    let state = Scratch(std::env::temp_dir().join(format!("longhaul-bench-{}", std::process::id())));
+    let directory = tempfile::Builder::new().prefix("longhaul-bench-").tempdir()?;
+    let said = directory.path().join("said");
     let mut command = Command::new(env!("CARGO_BIN_EXE_longhaul"));
     command
         .args([
@@ -225,21 +244,13 @@ fn longhaul(source: &ThrowawayServer, target: &ThrowawayServer, flags: &[String]
             &target.url("postgres"),
         ])
         .args(["--table", sample::TABLE, "--progress", "none", "--state-dir"])
-        .arg(&state.0)
+        .arg(directory.path().join("state"))
         .args(flags)
         .stdin(Stdio::null())
-        .stderr(Stdio::null());
+        .stderr(std::fs::File::create(&said)?);
     without_settings(&mut command);
-    measure(source, target, || Ok(vec![command.spawn()?]))
-}
-
-/// A directory that goes when this does.
-struct Scratch(std::path::PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        _ = std::fs::remove_dir_all(&self.0);
-    }
+    let took = measure(source, target, || Ok(vec![command.spawn()?]));
+    took.or_else(|error| Err(format!("{error}\n{}", std::fs::read_to_string(&said)?).into()))
 }
 
 /// Starts clients and watches them and both servers until the clients have ended.

@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// A temporary directory of the demo's own, which servers that root starts as another user can pass through.
 fn directory() -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("a directory");
@@ -62,14 +64,7 @@ fn an_interrupted_demo_takes_its_worker_and_its_servers_away() {
     for line in lines {
         let line = line.expect("text");
         if line.starts_with("run 1: process") {
-            let kill = format!("kill -TERM {}", child.id());
-            assert!(
-                Command::new("sh")
-                    .args(["-c", &kill])
-                    .status()
-                    .expect("sh")
-                    .success()
-            );
+            kill_process(Pid::from_child(&child), Signal::TERM).expect("it runs");
         }
         said += &format!("{line}\n");
     }

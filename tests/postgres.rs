@@ -8,6 +8,8 @@ mod catalog;
 mod copy;
 #[path = "postgres/cursor.rs"]
 mod cursor;
+#[path = "postgres/failover.rs"]
+mod failover;
 #[path = "postgres/faults.rs"]
 mod faults;
 #[path = "postgres/ledger.rs"]
@@ -20,6 +22,8 @@ mod servers;
 mod session;
 #[path = "support/servers.rs"]
 mod shared;
+#[path = "support/standby.rs"]
+mod standby;
 #[path = "postgres/tls.rs"]
 mod tls;
 #[path = "postgres/writers.rs"]

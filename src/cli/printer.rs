@@ -122,14 +122,6 @@ impl Printer {
         ));
     }
 
-    /// Says on stderr what the operator may do next.
-    pub fn hint(&self, text: &str) {
-        self.terminal.say(&format!(
-            "{} {text}",
-            paint("hint:", Paint::Hint, self.color_talk)
-        ));
-    }
-
     /// Says on stderr why the command ends.
     pub fn report(&self, report: &Report) {
         self.terminal.say(&report.render(self.color_talk));
@@ -153,13 +145,9 @@ mod tests {
             .expect("there is room");
         printer.talk("words");
         printer.warn("look");
-        printer.hint("do this");
         printer.report(&Report::of("it is over", ExitStatus::Failed));
         let text = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect("written");
         assert_eq!(text("out"), "a line\n{\"job\":\"a\"}\n");
-        assert_eq!(
-            text("err"),
-            "words\nwarning: look\nhint: do this\nerror: it is over\n"
-        );
+        assert_eq!(text("err"), "words\nwarning: look\nerror: it is over\n");
     }
 }

@@ -159,12 +159,6 @@ impl Session {
         self.server_version
     }
 
-    /// `host:port/database`, for messages.
-    #[must_use]
-    pub fn endpoint(&self) -> &str {
-        &self.endpoint
-    }
-
     /// The database's name.
     #[must_use]
     pub fn database(&self) -> &str {

@@ -20,7 +20,7 @@ pub struct ConnectionString {
 type Settings = BTreeMap<String, String>;
 
 /// What a string is resolved against: the environment, so that tests can bring their own.
-pub struct Surroundings<'a> {
+pub(super) struct Surroundings<'a> {
     /// An environment variable's value.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
 }

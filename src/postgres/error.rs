@@ -93,7 +93,7 @@ pub enum Retry {
     /// At most [`UNKNOWN_ATTEMPTS`] times: nothing unknown is retried forever in silence.
     RetryLimited,
     /// No attempt of the same thing can mend it; looking at both tables again may.
-    LookAgain,
+    Again,
     /// No attempt can mend it.
     Never,
 }
@@ -153,7 +153,7 @@ impl Kind {
                 "another run of this job has taken over; look at that one",
             ),
             Self::TableChanged | Self::TargetRewound => (
-                Retry::LookAgain,
+                Retry::Again,
                 "the job looks at both tables again, and goes on where it can",
             ),
             Self::Incompatible => (
@@ -232,11 +232,6 @@ impl Error {
         made.0.sqlstate = sqlstate;
         made.0.cause = Some(Cause(cause_text(error)));
         made
-    }
-
-    /// An error of the operating system while `context` was being done.
-    pub fn io(side: Side, kind: Kind, context: impl Into<String>, error: &std::io::Error) -> Self {
-        Self::new(side, kind, context).because(error.to_string())
     }
 
     /// The same with a cause.

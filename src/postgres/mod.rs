@@ -27,10 +27,10 @@ pub mod writers;
 
 pub use catalog::{examine, target_is_empty};
 pub use connect::{Session, connect};
-pub use connection_string::{ConnectionString, Surroundings};
+pub use connection_string::ConnectionString;
 pub use copy::copy_batch;
 pub use error::{Error, Kind, Result, Retry, Side, UNKNOWN_ATTEMPTS};
 pub use look::{Ask, Look, look};
 pub use pool::{Lease, Pool};
-pub use server::{ServerError, ServerOptions, StopMode, ThrowawayServer};
+pub use server::{Backup, ServerError, ServerOptions, Standby, StopMode, ThrowawayServer};
 pub use throttle::{Meter, Throttle, Unmetered};

@@ -48,12 +48,6 @@ impl Pool {
         }))
     }
 
-    /// Which side its sessions are connected to.
-    #[must_use]
-    pub fn side(&self) -> Side {
-        self.0.side
-    }
-
     /// A session of one's own: an idle one that lives, or a new one; waits while all are out. Cancel-safe.
     ///
     /// # Errors
@@ -81,17 +75,6 @@ impl Pool {
             pool: Arc::clone(&self.0),
             _permit: permit,
         })
-    }
-
-    /// Closes the idle sessions; those that are out are not touched.
-    pub fn close_idle(&self) {
-        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    /// How many sessions lie idle.
-    #[must_use]
-    pub fn idle(&self) -> usize {
-        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     fn take_idle(&self) -> Option<(Session, Instant)> {

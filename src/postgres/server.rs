@@ -4,9 +4,14 @@
 //! trust authentication, and removes all of it when dropped. Started as root it runs as `postgres` or `nobody`, since
 //! PostgreSQL refuses root. Every call blocks.
 
+mod backup;
+mod standby;
+
+pub use backup::Backup;
+pub use standby::Standby;
+
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -91,31 +96,18 @@ impl ThrowawayServer {
             Some(programs) => programs.clone(),
             None => find_programs().ok_or(ServerError::NoPrograms)?,
         };
-        // Made 0700, and removed when it is dropped.
-        let directory = tempfile::Builder::new()
-            .prefix("longhaul-server-")
-            .tempdir()
-            .map_err(|error| {
-                ServerError::Io(
-                    format!("create a directory in {}", std::env::temp_dir().display()),
-                    error,
-                )
-            })?;
+        let account = account();
         let server = Self {
             programs,
+            directory: directory(account)?,
             port: 0,
-            account: account_for(directory.path()),
-            directory,
+            account,
         };
-        if let Some((user, group)) = server.account {
-            let path = server.directory.path();
-            std::os::unix::fs::chown(path, Some(user), Some(group))
-                .map_err(|error| ServerError::Io(format!("give away {}", path.display()), error))?;
-        }
-        server.initialize(options)
+        server.initialize(options)?;
+        server.start_on_a_free_port()
     }
 
-    fn initialize(mut self, options: &ServerOptions) -> Result<Self, ServerError> {
+    fn initialize(&self, options: &ServerOptions) -> Result<(), ServerError> {
         let data = self.data();
         let data = data.to_string_lossy();
         let common = ["-D", &*data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "-N"];
@@ -133,11 +125,19 @@ impl ThrowawayServer {
             settings.push_str(line);
             settings.push('\n');
         }
-        let file = self.data().join("postgresql.conf");
-        let appended = std::fs::OpenOptions::new().append(true).open(&file);
-        appended
+        self.append("postgresql.conf", &settings)
+    }
+
+    /// Adds to a file of settings; the last line for a setting is the one that counts.
+    fn append(&self, file: &str, settings: &str) -> Result<(), ServerError> {
+        let file = self.data().join(file);
+        let opened = std::fs::OpenOptions::new().append(true).open(&file);
+        opened
             .and_then(|mut file| io::Write::write_all(&mut file, settings.as_bytes()))
-            .map_err(|error| ServerError::Io(format!("write {}", file.display()), error))?;
+            .map_err(|error| ServerError::Io(format!("write {}", file.display()), error))
+    }
+
+    fn start_on_a_free_port(mut self) -> Result<Self, ServerError> {
         // A port that is free now may be taken a moment later: then another.
         let mut last = None;
         for _ in 0..3 {
@@ -220,6 +220,11 @@ impl ThrowawayServer {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .env("LC_ALL", "C");
+        // What the operator has set for other servers is not meant for this one.
+        let theirs = std::env::vars_os().map(|(name, _)| name);
+        theirs
+            .filter(|name| name.to_string_lossy().starts_with("PG"))
+            .for_each(|name| _ = command.env_remove(name));
         // The server inherits this file: a pipe would stay open for as long as the server runs.
         let said = self.directory.path().join("said");
         let file = std::fs::File::create(&said);
@@ -255,6 +260,23 @@ fn tail(text: &str) -> String {
         .filter(|line| !line.is_empty())
         .collect();
     lines[lines.len().saturating_sub(4)..].join(" / ")
+}
+
+/// Made 0700, the server's, and removed when it is dropped.
+fn directory(account: Option<(u32, u32)>) -> Result<tempfile::TempDir, ServerError> {
+    let made = tempfile::Builder::new().prefix("longhaul-server-").tempdir();
+    let directory = made.map_err(|error| {
+        ServerError::Io(
+            format!("create a directory in {}", std::env::temp_dir().display()),
+            error,
+        )
+    })?;
+    if let Some((user, group)) = account {
+        let path = directory.path();
+        std::os::unix::fs::chown(path, Some(user), Some(group))
+            .map_err(|error| ServerError::Io(format!("give away {}", path.display()), error))?;
+    }
+    Ok(directory)
 }
 
 fn free_port() -> io::Result<u16> {
@@ -301,9 +323,8 @@ fn find_programs() -> Option<PathBuf> {
 }
 
 /// Who shall run the server: nobody else, unless we are root.
-fn account_for(directory: &Path) -> Option<(u32, u32)> {
-    // Whoever made the directory is who we are.
-    if std::fs::metadata(directory).ok()?.uid() != 0 {
+fn account() -> Option<(u32, u32)> {
+    if !rustix::process::geteuid().is_root() {
         return None;
     }
     let accounts = std::fs::read_to_string("/etc/passwd").ok()?;

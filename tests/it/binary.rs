@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// Whatever a test waits for comes within this time, or the test fails.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -88,10 +90,7 @@ impl Process {
 
     /// SIGINT, as Ctrl-C sends it.
     pub fn interrupt(&self) {
-        let sent = Command::new("kill")
-            .args(["-INT", &self.pid().to_string()])
-            .status();
-        assert!(sent.unwrap().success(), "process {} is there", self.pid());
+        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
     }
 
     /// Waits for its end.

@@ -103,7 +103,6 @@ async fn the_pool_is_bounded_reuses_sessions_and_replaces_dead_ones() {
         "bounded"
     );
     drop((one, two));
-    assert_eq!(pool.idle(), 2);
     drop(pool.acquire().await.unwrap());
     assert_eq!(value(&databases.source_url, count).await, "2");
     // The server ends them; the pool notices.
@@ -171,7 +170,6 @@ async fn a_dropped_copy_rolls_back_and_closes_its_sessions() {
             "25 MB at 1 MB/s"
         );
     }
-    assert_eq!((sources.idle(), targets.idle()), (0, 0));
     let busy = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'longhaul dropped' AND datname = current_database()";
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
     while value(&databases.source_url, busy).await != "0" || value(&databases.target_url, busy).await != "0" {
