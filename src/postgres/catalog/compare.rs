@@ -1,15 +1,24 @@
 //! Holds one side's columns against the other's.
 //!
-//! The rule for types: the same type on both sides, and a length or precision on the target that takes every value of
-//! the source unchanged. What PostgreSQL would cut or round on the way in is refused here.
+//! The rule for types: the same structure on both sides, and a length or precision on the target that takes every value of
+//! the source unchanged. What PostgreSQL would cut, round or drop on the way in is refused here.
 
-use super::key::ChosenKey;
-use super::table::{Attribute, LIKENESS, Relation};
+use super::columns::{Attribute, FIRST_UNPINNED_OID, Generated, Identity};
+use super::server::ServerIdentity;
+use super::structure::{Misfit, Structure};
+use super::table::{LIKENESS, Relation};
 use crate::postgres::error::{Error, Kind, Result, Side};
-use crate::table::{Column, CopyFormat};
+use crate::postgres::identifier::{quote_identifier, quote_table};
+use crate::table::{Column, CopyFormat, KeyColumn, OnConflict};
 
-/// Types whose OID is below this have the same number and the same binary form on every server.
-const FIRST_UNPINNED_OID: u32 = 10_000;
+const INTERVAL: u32 = 1186;
+const MONEY: u32 = 790;
+const BYTE: u32 = 18;
+
+/// The first version that has intervals without end; earlier ones read other values in their bytes.
+const INFINITE_INTERVALS: u32 = 170_000;
+/// The first version that writes a "char" above 127 as a backslash and three digits.
+const ESCAPED_BYTES: u32 = 160_000;
 
 /// The source's columns, less those that the target generates itself.
 pub(super) fn columns_to_copy(source: &Relation, target: &Relation) -> Result<Vec<Column>> {
@@ -18,17 +27,20 @@ pub(super) fn columns_to_copy(source: &Relation, target: &Relation) -> Result<Ve
         let Some(counterpart) = target.column(&column.name) else {
             return Err(missing_on_target(source, target, column));
         };
-        if counterpart.is_generated {
+        check_type(source, target, column, counterpart)?;
+        if counterpart.generated.is_some() {
+            check_generated(target, column, counterpart)?;
             continue;
         }
-        check_type(source, target, column, counterpart)?;
         columns.push(Column {
             name: column.name.clone(),
             type_name: column.shown.clone(),
+            structure: column.structure.canonical(),
         });
     }
     for column in &target.columns {
-        let filled = !column.not_null || column.has_default || column.is_generated || column.has_identity;
+        let filled =
+            !column.not_null || column.has_default || column.generated.is_some() || column.identity.is_some();
         if source.column(&column.name).is_none() && !filled {
             return Err(Error::new(
                 Side::Target,
@@ -80,73 +92,162 @@ fn missing_on_target(source: &Relation, target: &Relation, column: &Attribute) -
 }
 
 fn check_type(source: &Relation, target: &Relation, from: &Attribute, to: &Attribute) -> Result<()> {
-    let same_type = if from.type_oid < FIRST_UNPINNED_OID || to.type_oid < FIRST_UNPINNED_OID {
-        from.type_oid == to.type_oid
-    } else {
-        from.type_name == to.type_name && from.type_kind == to.type_kind
-    };
-    if same_type && takes_all(from.type_oid, from.modifier, to.modifier) {
+    let Some(misfit) = from.structure.misfit(&to.structure) else {
         return Ok(());
-    }
-    let mut shown = (from.shown.clone(), to.shown.clone());
-    if shown.0 == shown.1 {
-        shown = (from.castable.clone(), to.castable.clone());
-    }
-    let error = Error::new(
-        Side::Target,
-        Kind::TypeMismatch,
-        format!(
-            "column \"{}\" is {} on the source ({}) and {} on the target ({})",
-            from.name, shown.0, source.name, shown.1, target.name
-        ),
+    };
+    let mut words = format!(
+        "column \"{}\" is {} on the source ({}) and {} on the target ({})",
+        from.name,
+        type_words(from, to),
+        source.name,
+        type_words(to, from),
+        target.name
     );
-    Err(if same_type {
-        error.hinted("values would not fit or would be rounded; widen the target's column")
-    } else {
-        error
+    if let Misfit::Label(label) = &misfit {
+        words.push_str(&format!(": enum label '{label}' is missing on the target"));
+    }
+    let error = Error::new(Side::Target, Kind::TypeMismatch, words);
+    Err(match misfit {
+        Misfit::Differs => error,
+        Misfit::Narrower => {
+            error.hinted("values would not fit or would be rounded; widen the target's column")
+        }
+        Misfit::Label(label) => error.hinted(format!(
+            "ALTER TYPE .. ADD VALUE '{}' on the target",
+            label.replace('\'', "''")
+        )),
     })
 }
 
-/// Whether a column of the same type takes every value unchanged, given both type modifiers (-1: none).
-fn takes_all(type_oid: u32, from: i32, to: i32) -> bool {
-    if from == to || to == -1 {
-        return true;
+/// A column's type by name, and by what is behind the name; qualified where both sides would look alike.
+fn type_words(column: &Attribute, other: &Attribute) -> String {
+    if let Structure::Base { .. } = column.structure {
+        return if column.shown == other.shown {
+            column.castable.clone()
+        } else {
+            column.shown.clone()
+        };
     }
-    if from == -1 {
-        return false;
+    let words = column.structure.words();
+    if words == column.shown {
+        return words;
     }
-    match type_oid {
-        // varchar, varbit, time, timetz, timestamp, timestamptz, and arrays of them: more is wider.
-        1043 | 1015 | 1562 | 1563 | 1083 | 1183 | 1266 | 1270 | 1114 | 1115 | 1184 | 1185 => to > from,
-        // numeric: precision in the upper half, scale in the lower; the scale must stay.
-        1700 | 1231 => {
-            let parts = |modifier: i32| ((modifier - 4) >> 16, (modifier - 4) & 0xFFFF);
-            parts(to).1 == parts(from).1 && parts(to).0 >= parts(from).0
-        }
-        _ => false,
+    format!("{} ({words})", column.shown)
+}
+
+/// A column that the target generates takes no value: it must come out as on the source.
+fn check_generated(target: &Relation, from: &Attribute, to: &Attribute) -> Result<()> {
+    let refused = |words: String| Error::new(Side::Target, Kind::Unsupported, words);
+    let hint = if to.generated == Some(Generated::Stored) && target.server_version >= 130_000 {
+        format!(
+            "make it an ordinary column on the target: ALTER TABLE {} ALTER COLUMN {} DROP EXPRESSION",
+            quote_table(&target.name),
+            quote_identifier(&to.name)
+        )
+    } else {
+        "make it an ordinary column on the target: drop it there, and add it without the expression"
+            .to_owned()
+    };
+    let shown = |column: &Attribute| column.expression.clone().unwrap_or_default();
+    if from.generated.is_none() {
+        return Err(refused(format!(
+            "column \"{}\" is generated on target table {}, and not on the source: its values would be dropped",
+            to.name, target.name
+        ))
+        .hinted(hint));
     }
+    if from.expression != to.expression {
+        return Err(refused(format!(
+            "column \"{}\" is generated from {} on the source and from {} on target table {}",
+            to.name,
+            shown(from),
+            shown(to),
+            target.name
+        ))
+        .hinted(hint));
+    }
+    Ok(())
+}
+
+/// Amounts of money are counted in the smallest coin of a locale, and written as that locale does.
+pub(super) fn check_money(
+    source: &Relation,
+    columns: &[Column],
+    from: &ServerIdentity,
+    to: &ServerIdentity,
+) -> Result<()> {
+    if from.has_money_of(to) {
+        return Ok(());
+    }
+    let Some(column) = copied(source, columns).find(|column| column.structure.contains(MONEY)) else {
+        return Ok(());
+    };
+    Err(Error::new(
+        Side::Target,
+        Kind::Unsupported,
+        format!(
+            "column \"{}\" is money, which is one thing in the source's locale ({}) and another in the target's ({}): lc_monetary",
+            column.name, from.money_locale, to.money_locale
+        ),
+    )
+    .hinted("convert the column to numeric on both sides, or give both databases the same lc_monetary"))
+}
+
+/// An update would write these columns, and PostgreSQL refuses that of one that is always generated as identity.
+pub(super) fn check_updates(
+    target: &Relation,
+    columns: &[Column],
+    key: &[KeyColumn],
+    on_conflict: OnConflict,
+) -> Result<()> {
+    if on_conflict != OnConflict::Update {
+        return Ok(());
+    }
+    let is_fixed = |name: &str| key.iter().any(|key| key.name == name && key.is_exact);
+    let found = copied(target, columns)
+        .find(|column| column.identity == Some(Identity::Always) && !is_fixed(&column.name));
+    let Some(column) = found else {
+        return Ok(());
+    };
+    Err(Error::new(
+        Side::Target,
+        Kind::Unsupported,
+        format!(
+            "column \"{}\" of target table {} is GENERATED ALWAYS AS IDENTITY, which no update can write",
+            column.name, target.name
+        ),
+    )
+    .hinted(format!(
+        "ALTER TABLE {} ALTER COLUMN {} SET GENERATED BY DEFAULT",
+        quote_table(&target.name),
+        quote_identifier(&column.name)
+    )))
+}
+
+/// The copied columns as one side has them.
+fn copied<'a>(table: &'a Relation, columns: &'a [Column]) -> impl Iterator<Item = &'a Attribute> {
+    columns.iter().filter_map(|column| table.column(&column.name))
 }
 
 /// Binary where every column's bytes mean the same on both servers, else text.
 pub(super) fn format(source: &Relation, target: &Relation, columns: &[Column]) -> CopyFormat {
+    let is_across = |version: u32| (source.server_version >= version) != (target.server_version >= version);
     let exact = |attribute: &Attribute| {
         attribute.type_oid < FIRST_UNPINNED_OID
             && attribute.can_binary
-            && matches!(attribute.type_kind, 'b' | 'r' | 'm')
             // regclass and its like travel as OIDs, which name other objects elsewhere.
             && !attribute.type_name.trim_start_matches('_').starts_with("reg")
+            && !(attribute.structure.contains(INTERVAL) && is_across(INFINITE_INTERVALS))
     };
-    let all = columns.iter().all(|column| {
-        source.column(&column.name).is_some_and(exact) && target.column(&column.name).is_some_and(exact)
-    });
+    let all = copied(source, columns).all(exact) && copied(target, columns).all(exact);
     if all { CopyFormat::Binary } else { CopyFormat::Text }
 }
 
 pub(super) fn warnings(
     source: &Relation,
     target: &Relation,
+    columns: &[Column],
     target_key_is_unique: bool,
-    key: &ChosenKey,
 ) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut warn = |yes: bool, text: String| {
@@ -155,16 +256,9 @@ pub(super) fn warnings(
         }
     };
     warn(
-        target.has_row_triggers,
-        format!(
-            "{} table {} has row triggers, which fire for every row that is copied",
-            target.side, target.name
-        ),
-    );
-    warn(
         target.is_unlogged,
         format!(
-            "target table {} is unlogged: a crash of the target empties it, and no row comes again",
+            "target table {} is unlogged: a crash of the target empties it; the job then stops and says so",
             target.name
         ),
     );
@@ -182,37 +276,16 @@ pub(super) fn warnings(
             target.name
         ),
     );
-    warn(
-        key.sequence_cache > 1,
-        format!(
-            "the key's sequence hands out {} values at a time: a sync can only be sure of rows with CACHE 1",
-            key.sequence_cache
-        ),
-    );
-    warnings
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_length_may_grow_and_never_shrink() {
-        let numeric = |precision: i32, scale: i32| (precision << 16 | scale) + 4;
-        for (type_oid, from, to, fits) in [
-            (1043, 14, 14, true),
-            (1043, 14, 24, true),
-            (1043, 24, 14, false),
-            (1043, -1, 14, false),
-            (1043, 14, -1, true),
-            (1042, 14, 24, false),
-            (1114, 3, 6, true),
-            (1114, 6, 3, false),
-            (1700, numeric(10, 2), numeric(12, 2), true),
-            (1700, numeric(10, 2), numeric(12, 4), false),
-            (1700, numeric(12, 2), numeric(10, 2), false),
-        ] {
-            assert_eq!(takes_all(type_oid, from, to), fits, "{type_oid} {from} {to}");
-        }
+    let escapes = source.server_version >= ESCAPED_BYTES && target.server_version < ESCAPED_BYTES;
+    let as_text = format(source, target, columns) == CopyFormat::Text;
+    for column in copied(source, columns).filter(|column| column.structure.contains(BYTE)) {
+        warn(
+            escapes && as_text,
+            format!(
+                "column \"{}\" is \"char\": the target's server, older than version 16, reads a byte above 127 as a backslash",
+                column.name
+            ),
+        );
     }
+    warnings
 }

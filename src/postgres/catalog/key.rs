@@ -1,40 +1,33 @@
-//! Chooses the key that a table is copied along.
+//! Chooses the key that a table is copied along, and says what can be relied on: that equal values look alike, that both
+//! sides order them alike.
 
+use super::columns::{Attribute, FIRST_UNPINNED_OID};
+use super::structure::Structure;
 use super::table::Relation;
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::table::{Column, KeyColumn};
 
-pub(super) struct ChosenKey {
-    pub columns: Vec<KeyColumn>,
-    pub ascends: bool,
-    /// Values that one session may take from the first column's sequence ahead of their use.
-    pub sequence_cache: i64,
-}
-
 /// The primary key, or else the unique index of fewest columns that orders not-null columns.
-pub(super) fn choose(table: &Relation) -> Result<ChosenKey> {
-    let Some(index) = table.indexes.iter().find(|index| index.is_ordered) else {
-        return Err(no_key(table));
+pub(super) fn choose(source: &Relation, target: &Relation) -> Result<Vec<KeyColumn>> {
+    let Some(index) = source.indexes.iter().find(|index| index.is_ordered) else {
+        return Err(no_key(source));
     };
-    let columns: Vec<_> = index
-        .columns
-        .iter()
-        .filter_map(|name| table.column(name))
+    let columns = index.columns.iter().filter_map(|name| source.column(name));
+    let mut key: Vec<_> = columns
+        .map(|column| KeyColumn {
+            name: column.name.clone(),
+            type_name: column.castable.clone(),
+            collation: column.collation.as_ref().map(|collation| collation.name.clone()),
+            is_exact: is_exact(column) && target.column(&column.name).is_some_and(is_exact),
+        })
         .collect();
-    let first = columns.first().ok_or_else(|| no_key(table))?;
-    // int2, int4, int8, numeric, timestamp, timestamptz, date
-    let ascends = matches!(first.type_oid, 20 | 21 | 23 | 1700 | 1114 | 1184 | 1082);
-    let sequence_cache = first.sequence_cache.unwrap_or(1);
-    let columns = columns.into_iter().map(|column| KeyColumn {
-        name: column.name.clone(),
-        type_name: column.castable.clone(),
-        collation: column.collation.clone(),
-    });
-    Ok(ChosenKey {
-        columns: columns.collect(),
-        ascends,
-        sequence_cache,
-    })
+    if target
+        .unique_index_on(&key)
+        .is_some_and(|index| !index.is_deterministic)
+    {
+        key.iter_mut().for_each(|column| column.is_exact = false);
+    }
+    Ok(key)
 }
 
 fn no_key(table: &Relation) -> Error {
@@ -78,4 +71,76 @@ pub(super) fn check_on_target(target: &Relation, columns: &[Column], key: &[KeyC
         ),
     )
     .hinted("make it an ordinary column on the target: its values come from the source"))
+}
+
+/// Whether equal values have one spelling. Not so for numeric (1 and 1.00), float (0 and -0), char (padded), interval
+/// (1 day and 24 hours), types of extensions, and text that is compared by more than its bytes.
+fn is_exact(column: &Attribute) -> bool {
+    let is_deterministic = column
+        .collation
+        .as_ref()
+        .is_none_or(|collation| collation.is_deterministic);
+    is_deterministic
+        && matches!(
+            column.structure.base_oid(),
+            // bool, bytea, "char", name, int8, int2, int4, text, oid, cidr, macaddr8, macaddr, inet, varchar, date, time,
+            // timestamp, timestamptz, timetz, uuid
+            Some(
+                16 | 17
+                    | 18
+                    | 19
+                    | 20
+                    | 21
+                    | 23
+                    | 25
+                    | 26
+                    | 650
+                    | 774
+                    | 829
+                    | 869
+                    | 1043
+                    | 1082
+                    | 1083
+                    | 1114
+                    | 1184
+                    | 1266
+                    | 2950
+            )
+        )
+}
+
+/// Whether both sides order the key's values alike, given whether both store text in the same encoding.
+pub(super) fn same_order(
+    source: &Relation,
+    target: &Relation,
+    key: &[KeyColumn],
+    same_encoding: bool,
+) -> bool {
+    key.iter()
+        .all(|key| match (source.column(&key.name), target.column(&key.name)) {
+            (Some(from), Some(to)) => same_order_of(from, to, same_encoding),
+            _ => false,
+        })
+}
+
+fn same_order_of(from: &Attribute, to: &Attribute, same_encoding: bool) -> bool {
+    let collated = match (&from.collation, &to.collation) {
+        (None, None) => false,
+        (Some(one), Some(other)) if one.is_bytewise && other.is_bytewise && same_encoding => true,
+        _ => return false,
+    };
+    same_structure_order(&from.structure, &to.structure, collated)
+}
+
+fn same_structure_order(from: &Structure, to: &Structure, collated: bool) -> bool {
+    match (from, to) {
+        // A collation tells nothing of how an extension's type uses it.
+        (Structure::Base { oid, .. }, Structure::Base { .. }) => *oid < FIRST_UNPINNED_OID || !collated,
+        (Structure::Array(from), Structure::Array(to)) | (Structure::Domain(from), Structure::Domain(to)) => {
+            same_structure_order(from, to, collated)
+        }
+        (Structure::Enum(from), Structure::Enum(to)) => from == to,
+        // Their parts have collations of their own.
+        _ => false,
+    }
 }

@@ -1,50 +1,126 @@
 //! Looks at a table on both sides, before any row moves, and decides how it is copied, or says why it cannot be.
 //!
 //! A pure read of both catalogs. Everything that would fail at the millionth row and can be known now is an error here:
-//! missing tables, columns and rights, types that differ, values that would be cut, a missing key, one and the same table
-//! on both sides.
+//! missing tables, columns and rights, types that differ, values that would be cut, a missing key, triggers that change
+//! rows, one and the same table on both sides. What was read belongs to a digest, which every batch compares.
 
+mod columns;
 mod compare;
+mod digest;
+mod fields;
+mod growth;
 mod key;
+mod server;
+mod structure;
 mod table;
+mod triggers;
 
 use super::connect::Session;
 use super::error::{Error, Kind, Result, Side};
 use super::identifier::quote_table;
-use crate::table::{OnConflict, SourceIdentity, TableName, TablePlan};
-use table::{Relation, ServerIdentity};
+use crate::table::{OnConflict, Plan, PlanDigest, SourceIdentity, TableName, TableSpec};
+use server::ServerIdentity;
+use table::Relation;
 
-/// What is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExamineRequest {
-    /// The table on the source, its schema optional.
-    pub source_table: TableName,
-    /// The table on the target, its schema optional.
-    pub target_table: TableName,
-    /// What happens to a row whose key is on the target already.
-    pub on_conflict: OnConflict,
-}
+pub(super) use digest::{digest_sql, files_sql};
+
+/// How often both catalogs are read before tables that change all the time are left alone for now.
+const ATTEMPTS: u32 = 5;
 
 /// Decides how the table is copied. Reads only; repeatable.
 ///
+/// The plan's digest belongs to what was read: both sides had it before the catalogs were read, and after.
+///
 /// # Errors
 /// The first reason why it cannot be copied, with a hint; or what goes wrong in reading the catalogs.
-pub async fn examine(source: &Session, target: &Session, request: &ExamineRequest) -> Result<TablePlan> {
+pub async fn examine(source: &Session, target: &Session, spec: &TableSpec) -> Result<Plan> {
     let (read, written) = tokio::join!(
-        table::read(source, &request.source_table),
-        table::read(target, &request.target_table)
+        table::resolve(source, &spec.source_table),
+        table::resolve(target, &spec.target_table)
     );
     let (read, written) = (read?, written?);
-    let (from, to) = tokio::join!(table::read_identity(source), table::read_identity(target));
+    let mut before = read_state(source, target, &read, &written).await?;
+    for _ in 0..ATTEMPTS {
+        let decided = decide(source, target, spec, (&read, &written)).await;
+        let after = read_state(source, target, &read, &written).await?;
+        if before == after {
+            return Ok(Plan {
+                digest: after.digest,
+                source_files: after.source_files,
+                target_files: after.target_files,
+                ..decided?
+            });
+        }
+        before = after;
+    }
+    Err(Error::new(
+        Side::Source,
+        Kind::Transient,
+        format!("source table {read} or target table {written} changed each time while its catalog was read"),
+    ))
+}
+
+/// Both tables as they are at a moment.
+#[derive(PartialEq, Eq)]
+struct State {
+    digest: PlanDigest,
+    source_files: String,
+    target_files: String,
+}
+
+async fn read_state(
+    source: &Session,
+    target: &Session,
+    read: &TableName,
+    written: &TableName,
+) -> Result<State> {
+    let ask = async |session: &Session, table: &TableName| {
+        let what = format!("read how {} table {table} is", session.side());
+        let sql = format!("{}; {}", digest_sql(table), files_sql(table));
+        let rows = session.rows(&what, &sql).await?;
+        let mut texts = rows.into_iter().map(|row| row.into_iter().next().flatten());
+        match (texts.next().flatten(), texts.next().flatten()) {
+            (Some(digest), Some(files)) => Ok((digest, files)),
+            _ => Err(Error::new(
+                session.side(),
+                Kind::UndefinedObject,
+                format!("table {table} does not exist on the {} any more", session.side()),
+            )),
+        }
+    };
+    let (from, to) = tokio::join!(ask(source, read), ask(target, written));
+    let ((source_digest, source_files), (target_digest, target_files)) = (from?, to?);
+    Ok(State {
+        digest: PlanDigest {
+            source: source_digest,
+            target: target_digest,
+        },
+        source_files,
+        target_files,
+    })
+}
+
+/// A plan without digest and files.
+async fn decide(
+    source: &Session,
+    target: &Session,
+    spec: &TableSpec,
+    (source_name, target_name): (&TableName, &TableName),
+) -> Result<Plan> {
+    let (read, written) = tokio::join!(table::read(source, source_name), table::read(target, target_name));
+    let (read, written) = (read?, written?);
+    let (from, to) = tokio::join!(server::read_identity(source), server::read_identity(target));
     let (from, to) = (from?, to?);
     check_not_same(&read, &written, &from, &to)?;
-    check_rights(&read, &written, &to, request.on_conflict)?;
+    check_rights(&read, &written, &to, spec.on_conflict)?;
     let columns = compare::columns_to_copy(&read, &written)?;
-    let key = key::choose(&read)?;
-    key::check_on_target(&written, &columns, &key.columns)?;
-    let target_key_is_unique = written.has_unique_index_on(&key.columns);
-    if request.on_conflict != OnConflict::Error && !target_key_is_unique {
-        let names: Vec<_> = key.columns.iter().map(|column| column.name.as_str()).collect();
+    compare::check_money(&read, &columns, &from, &to)?;
+    let key = key::choose(&read, &written)?;
+    key::check_on_target(&written, &columns, &key)?;
+    compare::check_updates(&written, &columns, &key, spec.on_conflict)?;
+    let target_key_is_unique = written.unique_index_on(&key).is_some();
+    if spec.on_conflict != OnConflict::Error && !target_key_is_unique {
+        let names: Vec<_> = key.iter().map(|column| column.name.as_str()).collect();
         return Err(Error::new(
             Side::Target,
             Kind::Unsupported,
@@ -56,23 +132,31 @@ pub async fn examine(source: &Session, target: &Session, request: &ExamineReques
         )
         .hinted("add that index to the target table: it is how --on-conflict finds the row"));
     }
-    let format = compare::format(&read, &written, &columns);
-    Ok(TablePlan {
-        warnings: compare::warnings(&read, &written, target_key_is_unique, &key),
+    let reactions = triggers::read(target, &written, spec.on_conflict).await?;
+    reactions.check(&written, spec.on_conflict, spec.fire_triggers)?;
+    let mut warnings = reactions.warnings(&written);
+    warnings.extend(compare::warnings(&read, &written, &columns, target_key_is_unique));
+    Ok(Plan {
+        growth: growth::read(source, &read, &key).await?,
+        same_order: key::same_order(&read, &written, &key, from.encoding == to.encoding),
         source_identity: SourceIdentity {
             system_identifier: from.system_identifier,
             database: from.database,
         },
-        format,
+        digest: PlanDigest::default(),
+        source_files: String::new(),
+        target_files: String::new(),
+        format: compare::format(&read, &written, &columns),
         columns,
-        key_ascends: key.ascends,
-        key: key.columns,
-        on_conflict: request.on_conflict,
+        key,
+        on_conflict: spec.on_conflict,
         target_key_is_unique,
         source_is_partitioned: read.kind == 'p',
         source_is_standby: from.is_standby,
+        target_fires_triggers: reactions.fires(),
         rows_estimate: read.rows_estimate,
         bytes_estimate: read.bytes_estimate,
+        warnings,
         source: read.name,
         target: written.name,
     })
@@ -82,7 +166,7 @@ pub async fn examine(source: &Session, target: &Session, request: &ExamineReques
 ///
 /// # Errors
 /// What goes wrong in asking.
-pub async fn target_is_empty(target: &Session, plan: &TablePlan) -> Result<bool> {
+pub async fn target_is_empty(target: &Session, plan: &Plan) -> Result<bool> {
     let sql = format!("SELECT 1 FROM {} LIMIT 1", quote_table(&plan.target));
     let rows = target
         .rows(&format!("look for rows in target table {}", plan.target), &sql)

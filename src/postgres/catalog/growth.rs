@@ -1,0 +1,106 @@
+//! Whether new rows of the source have keys above those that are there: only then does a look above the last key find them.
+
+use super::fields::Fields;
+use super::table::Relation;
+use crate::postgres::connect::Session;
+use crate::postgres::error::Result;
+use crate::table::{Growth, KeyColumn};
+
+/// Calls of the server's clock as PostgreSQL spells them.
+const CLOCKS: [&str; 5] = [
+    "now()",
+    "CURRENT_TIMESTAMP",
+    "transaction_timestamp()",
+    "statement_timestamp()",
+    "clock_timestamp()",
+];
+
+const TIMESTAMP: u32 = 1114;
+const TIMESTAMPTZ: u32 = 1184;
+
+/// What hands out a column's values.
+struct Sequence {
+    increment: i64,
+    cache: i64,
+    cycles: bool,
+}
+
+pub(super) async fn read(session: &Session, table: &Relation, key: &[KeyColumn]) -> Result<Growth> {
+    let unknown = |why: String| Ok(Growth::Unknown(why));
+    let [column] = key else {
+        return unknown(format!("it has {} columns", key.len()));
+    };
+    let Some(column) = table.column(&column.name) else {
+        return unknown("its column is gone".to_owned());
+    };
+    let expression = column
+        .expression
+        .as_deref()
+        .filter(|_| column.generated.is_none());
+    let expression = expression.unwrap_or_default();
+    let is_clock = CLOCKS.contains(&expression) || expression == "LOCALTIMESTAMP";
+    match column.structure.base_oid() {
+        Some(TIMESTAMPTZ) if is_clock => return Ok(Growth::Grows),
+        Some(TIMESTAMP) if is_clock => {
+            return unknown(
+                "it has no time zone: its values go back when clocks do, and differ between sessions"
+                    .to_owned(),
+            );
+        }
+        _ => {}
+    }
+    let is_numbered = column.identity.is_some()
+        || (expression.starts_with("nextval('") && expression.ends_with("'::regclass)"));
+    let nothing =
+        "nothing on the source fills it with growing values (a sequence, an identity, a default of now())";
+    if !is_numbered {
+        return unknown(nothing.to_owned());
+    }
+    let Some(sequence) = read_sequence(session, table, column.number).await? else {
+        return unknown(nothing.to_owned());
+    };
+    Ok(match sequence {
+        Sequence { increment, .. } if increment <= 0 => {
+            Growth::Unknown(format!("its sequence counts down (INCREMENT {increment})"))
+        }
+        Sequence { cycles: true, .. } => {
+            Growth::Unknown("its sequence starts again at its end (CYCLE)".to_owned())
+        }
+        Sequence { cache, .. } if cache > 1 => Growth::Unknown(format!(
+            "its sequence hands out {cache} values at a time (CACHE {cache})"
+        )),
+        _ => Growth::Grows,
+    })
+}
+
+/// The only sequence behind a column: its identity's, or the one that its default names.
+async fn read_sequence(session: &Session, table: &Relation, column: i16) -> Result<Option<Sequence>> {
+    let what = format!(
+        "read the sequence behind the key of {} table {}",
+        session.side(),
+        table.name
+    );
+    let oid = table.oid;
+    let sql = format!(
+        "SELECT q.seqincrement, q.seqcache, q.seqcycle
+         FROM (SELECT i.objid FROM pg_catalog.pg_depend i
+               WHERE i.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND i.refobjid = {oid} AND i.refobjsubid = {column}
+                 AND i.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND i.deptype = 'i'
+               UNION
+               SELECT e.refobjid FROM pg_catalog.pg_attrdef f
+               JOIN pg_catalog.pg_depend e ON e.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND e.objid = f.oid
+                 AND e.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND e.deptype = 'n'
+               WHERE f.adrelid = {oid} AND f.adnum = {column}) d(oid)
+         JOIN pg_catalog.pg_sequence q ON q.seqrelid = d.oid"
+    );
+    let mut rows = session.rows(&what, &sql).await?;
+    let (Some(row), true) = (rows.pop(), rows.is_empty()) else {
+        return Ok(None);
+    };
+    let mut row = Fields::of(row);
+    Ok(Some(Sequence {
+        increment: row.number(),
+        cache: row.number(),
+        cycles: row.flag(),
+    }))
+}
