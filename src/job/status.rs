@@ -1,5 +1,7 @@
 //! What `longhaul status --json` prints: one object a job. Its shape is a promise to scripts; fields are only ever added.
 
+use super::Tuning;
+use crate::table::Findings;
 use serde::{Deserialize, Serialize};
 
 /// How a job stands.
@@ -64,6 +66,12 @@ pub struct JobStatus {
     /// Who keeps a sync job's newest keys from being settled (open transactions on the source); empty otherwise.
     #[serde(default)]
     pub held_back_by: Vec<String>,
+    /// How hard the job works now; `None` where the workflow does not answer.
+    #[serde(default)]
+    pub tuning: Option<Tuning>,
+    /// What a verification has found so far; `None` where nothing is verified.
+    #[serde(default)]
+    pub findings: Option<Findings>,
     /// The tables of the job.
     pub tables: Vec<TableStatus>,
 }
@@ -91,8 +99,11 @@ pub struct TableStatus {
     pub target: String,
     /// How the table stands; for a job of one table, as the job.
     pub state: JobState,
-    /// Rows that are on the target, committed.
+    /// Rows that were sent, and are on the target, committed.
     pub rows_done: u64,
+    /// Those of them that were there before, and stayed as they were.
+    #[serde(default)]
+    pub rows_skipped: u64,
     /// Rows there are on the source, if anything is known.
     pub rows_total: Option<u64>,
     /// Whether `rows_total` comes from the catalog's statistics.
@@ -101,8 +112,17 @@ pub struct TableStatus {
     pub bytes_done: u64,
     /// Batches committed.
     pub batches_done: u64,
+    /// Batches that the target had confirmed and lost again; they were copied once more, or will be.
+    #[serde(default)]
+    pub batches_lost: u64,
+    /// The rows of those batches.
+    #[serde(default)]
+    pub rows_lost: u64,
     /// The key up to which everything is on the target.
     pub cursor: Option<Vec<String>>,
+    /// The key up to which a migrate copies: the highest that was there when it began.
+    #[serde(default)]
+    pub copies_up_to: Option<Vec<String>>,
     /// Over the last batches; `None` while nothing moves.
     pub rows_per_second: Option<f64>,
     /// Bytes per second over the last batches; `None` while nothing moves.

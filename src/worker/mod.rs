@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::job::{JobName, JobSpec};
 use crate::postgres::ConnectionString;
-use crate::workflow::MigrateTable;
+use crate::workflow::CopyTable;
 
 pub use crate::activity::{Activities, Failure, Gauge};
 
@@ -57,7 +57,7 @@ pub fn start(client: &Client, job: &JobName, activities: Option<Activities>) -> 
         .build_id(env!("CARGO_PKG_VERSION"))
         .build();
     let options = WorkerOptions::new(task_queue(job))
-        .register_workflow::<MigrateTable>()
+        .register_workflow::<CopyTable>()
         .map_err(|error| failed(error.into()))?
         .deployment_options(WorkerDeploymentOptions::new(version).build())
         .max_cached_workflows(CACHED_RUNS)

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::job::JobSpec;
-use crate::table::{Key, Lost, TableName, Tally};
+use crate::table::{Findings, Key, Lost, TableName, Tally};
 
 /// What the workflow is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -18,6 +18,8 @@ pub enum Phase {
     Looking,
     /// Asks the target whether all of it is there.
     Concluding,
+    /// Holds the target against receipts or source.
+    Verifying,
     /// Waits for the next round.
     Sleeping,
     /// Everything is there.
@@ -77,4 +79,36 @@ pub struct Progress {
     /// Who keeps the newest keys from being settled.
     #[serde(default)]
     pub held_back_by: Vec<String>,
+    /// What was verified so far; `None` where nothing is.
+    #[serde(default)]
+    pub findings: Option<Findings>,
+}
+
+impl Progress {
+    /// Of a workflow that has ended, of which no more is known than what it ended with.
+    #[must_use]
+    pub fn of_result(spec: JobSpec, tally: Tally) -> Self {
+        Self {
+            phase: Phase::Done,
+            paused: false,
+            in_flight: 0,
+            source_table: spec.source_table.clone(),
+            target_table: spec.target_table.clone(),
+            spec,
+            rows_estimate: None,
+            tally,
+            found: Tally::default(),
+            lost: Lost::default(),
+            prepared_again: 0,
+            copied: None,
+            until: None,
+            settled: None,
+            rows_per_second: None,
+            bytes_per_second: None,
+            next_run_ms: None,
+            rounds: 0,
+            held_back_by: Vec::new(),
+            findings: None,
+        }
+    }
 }

@@ -14,7 +14,7 @@ use crate::connect::{self, Connected, Place};
 use crate::job::TuningChange;
 use crate::service::Mode;
 use crate::worker::{self, Running};
-use crate::workflow::MigrateTable;
+use crate::workflow::CopyTable;
 
 /// How long `cancel` waits for the batches in flight; a job that takes longer ends without being watched.
 const CANCELED_WITHIN: Duration = Duration::from_secs(10);
@@ -40,6 +40,11 @@ async fn speak_to(context: &Context<'_>, name: &str) -> Result<Spoken, Report> {
             format!("job {name} is {state}: there is nothing left to do for it"),
             ExitStatus::Failed,
         ));
+    }
+    if job.is_earlier() {
+        let words = format!("an earlier version of longhaul began job {name}");
+        return Err(Report::of(words, ExitStatus::Failed)
+            .with_hint("run its own command again: it goes on from the ledger on the target".to_owned()));
     }
     let live = match connected.place {
         Place::Process(_) => jobs::worker_pid(&connected.client, &job.spec.name)
@@ -78,7 +83,7 @@ pub async fn pause(context: &Context<'_>, name: &str) -> Outcome {
     let signaled = spoken
         .job
         .handle
-        .signal(MigrateTable::pause, (), WorkflowSignalOptions::default())
+        .signal(CopyTable::pause, (), WorkflowSignalOptions::default())
         .await;
     signaled.map_err(|error| refused(&error))?;
     if spoken.worker.is_some() {
@@ -135,7 +140,7 @@ pub async fn tune(context: &Context<'_>, name: &str, change: TuningChange) -> Ou
         .job
         .handle
         .execute_update(
-            MigrateTable::tune,
+            CopyTable::tune,
             change,
             WorkflowExecuteUpdateOptions::default(),
         )

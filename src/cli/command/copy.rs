@@ -13,12 +13,11 @@ use crate::connect::{self, ConnectError, Connected, Place};
 use crate::job::status::JobKind;
 use crate::job::{ConnectionName, JobSpec, TuningChange};
 use crate::postgres::{
-    ConnectionString, Error, ExamineRequest, Look, LookRequest, Session, Side, connect as connect_to, ledger,
-    look,
+    Ask, ConnectionString, Error, Look, Session, Side, connect as connect_to, ledger, look,
 };
 use crate::service::Mode;
 use crate::worker;
-use crate::workflow::{MigrateInput, MigrateTable};
+use crate::workflow::{CopyTable, JobInput};
 
 /// Both ends, with their secrets.
 struct Ends {
@@ -43,10 +42,6 @@ pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outc
     let known = jobs::find(&connected.client, spec.name.as_str()).await?;
     if let Some(job) = &known {
         must_be_the_same(job, &spec)?;
-        let done = job.status == temporalio_client::WorkflowExecutionStatus::Completed;
-        if done && !args.restart && spec.kind.label() == job.spec.kind.label() {
-            return already_done(context, &connected, job).await;
-        }
     }
     begin(context, connected, spec, ends, known, args.restart).await
 }
@@ -96,10 +91,10 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     };
     let connected = own(context).await?;
     let known = jobs::find(&connected.client, spec.name.as_str()).await?;
-    if let Some(job) = known.as_ref().filter(|job| job.is_open()) {
+    if let Some(job) = known.as_ref().filter(|job| job.is_open() && !job.is_earlier()) {
         let resumed = job
             .handle
-            .signal(MigrateTable::resume, (), WorkflowSignalOptions::default())
+            .signal(CopyTable::resume, (), WorkflowSignalOptions::default())
             .await;
         resumed.map_err(|error| refused(&error))?;
     }
@@ -145,7 +140,7 @@ async fn unpause(context: &Context<'_>, connected: &Connected, job: &Job, owner:
     }
     let resumed = job
         .handle
-        .signal(MigrateTable::resume, (), WorkflowSignalOptions::default())
+        .signal(CopyTable::resume, (), WorkflowSignalOptions::default())
         .await;
     resumed.map_err(|error| refused(&error))?;
     context
@@ -211,20 +206,6 @@ fn must_be_the_same(job: &Job, spec: &JobSpec) -> Result<(), Report> {
     Ok(job.spec.same_job_as(&asked)?)
 }
 
-async fn already_done(context: &Context<'_>, connected: &Connected, job: &Job) -> Outcome {
-    let worker = worker::start(&connected.client, &job.spec.name, None).map_err(|error| refused(&error))?;
-    let rows = job.progress().await.map(|progress| progress.rows_done);
-    worker.shut_down().await.map_err(|error| refused(&error))?;
-    let rows = rows.map_or(String::new(), |rows| {
-        format!(", {} rows", crate::observe::figures::count(rows))
-    });
-    context.printer.talk(&format!(
-        "job {} is complete{rows}: nothing to do (--restart begins anew)",
-        job.spec.name
-    ));
-    Ok(ExitStatus::Done)
-}
-
 /// Looks at both ends, then runs the job in the foreground.
 async fn begin(
     context: &Context<'_>,
@@ -239,10 +220,13 @@ async fn begin(
     for warning in &found.plan.warnings {
         context.printer.warn(warning);
     }
+    let was_complete = known.as_ref().is_some_and(Job::is_complete);
     let mut open = known.filter(Job::is_open);
     if let Some(job) = open.take_if(|job| restart || must_begin_anew(job, &spec)) {
         let reason = if restart {
             "--restart"
+        } else if job.is_earlier() {
+            "an earlier version of longhaul began it: it goes on from the ledger"
         } else {
             "its settings were changed"
         };
@@ -253,11 +237,11 @@ async fn begin(
             .map_err(|error| refused(&error))?;
     }
     if restart {
-        ledger::forget(&target, spec.name.as_str())
+        ledger::forget(&target, &spec.table_spec(), &found.plan)
             .await
             .map_err(|error| of_side(&error))?;
     }
-    say_where_it_begins(context, &spec, &found, open.is_some());
+    say_where_it_begins(context, &spec, &found, open.is_some(), was_complete && !restart);
     drop((source, target));
     let activities = worker::activities(&spec, ends.source, ends.target);
     let ready = Ready::start(&connected, &spec.name, activities)?;
@@ -267,14 +251,14 @@ async fn begin(
         None => {
             let options =
                 WorkflowStartOptions::new(worker::task_queue(&spec.name), spec.name.to_string()).build();
-            let input = MigrateInput {
+            let input = JobInput {
                 spec: spec.clone(),
                 paused: false,
-                resumption: None,
+                state: None,
             };
             let started = connected
                 .client
-                .start_workflow(MigrateTable::run, input, options)
+                .start_workflow(CopyTable::run, input, options)
                 .await;
             started.map_err(|error| refused(&error))?;
         }
@@ -294,18 +278,12 @@ async fn sessions(spec: &JobSpec, ends: &Ends) -> Result<(Session, Session), Rep
 }
 
 async fn look_at(source: &Session, target: &Session, spec: &JobSpec, restart: bool) -> Result<Look, Report> {
-    let request = LookRequest {
-        job: spec.name.to_string(),
-        tables: ExamineRequest {
-            source_table: spec.source_table.clone(),
-            target_table: spec.target_table.clone(),
-            on_conflict: spec.on_conflict,
-        },
+    let ask = Ask {
         sync: spec.kind.label() == JobKind::Sync,
         lookback: spec.lookback_keys.is_some(),
         restart,
     };
-    look(source, target, &request)
+    look(source, target, &spec.table_spec(), &ask)
         .await
         .map_err(|error| of_side(&error))
 }
@@ -322,7 +300,12 @@ fn of_side(error: &Error) -> Report {
 /// Settings that a running workflow cannot take over: it ends, and a new run goes on from the ledger.
 fn must_begin_anew(job: &Job, spec: &JobSpec) -> bool {
     let old = &job.spec;
-    old.kind != spec.kind || old.on_conflict != spec.on_conflict || old.lookback_keys != spec.lookback_keys
+    job.is_earlier()
+        || old.kind != spec.kind
+        || old.on_conflict != spec.on_conflict
+        || old.lookback_keys != spec.lookback_keys
+        || old.fire_triggers != spec.fire_triggers
+        || old.verify != spec.verify
 }
 
 async fn apply_tuning(job: &Job, change: TuningChange) -> Result<(), Report> {
@@ -331,23 +314,30 @@ async fn apply_tuning(job: &Job, change: TuningChange) -> Result<(), Report> {
     }
     let tuned = job
         .handle
-        .execute_update(MigrateTable::tune, change, Default::default())
+        .execute_update(CopyTable::tune, change, Default::default())
         .await;
     tuned.map(drop).map_err(|error| refused(&error))
 }
 
-fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, found: &Look, is_open: bool) {
+fn say_where_it_begins(
+    context: &Context<'_>,
+    spec: &JobSpec,
+    found: &Look,
+    is_open: bool,
+    was_complete: bool,
+) {
     let count = crate::observe::figures::count;
     let place = format!("{} -> {}", found.plan.source, found.plan.target);
-    let words = match (is_open, found.batches) {
-        (true, _) => format!("job {} goes on: {place}", spec.name),
-        (false, 0) => format!("job {} begins: {place}", spec.name),
-        (false, batches) => format!(
-            "job {} goes on from the ledger found on the target ({} rows in {} batches): {place}",
-            spec.name,
-            count(found.rows),
-            count(batches)
-        ),
+    let (rows, batches) = (count(found.found.rows), count(found.found.batches));
+    let name = &spec.name;
+    let words = if is_open {
+        format!("job {name} goes on: {place}")
+    } else if found.found.batches == 0 {
+        format!("job {name} begins: {place}")
+    } else if was_complete {
+        format!("job {name} was complete, with {rows} rows in {batches} batches: looking whether it still is, and for new keys: {place}")
+    } else {
+        format!("job {name} goes on from the ledger found on the target ({rows} rows in {batches} batches): {place}")
     };
     context.printer.talk(&words);
 }

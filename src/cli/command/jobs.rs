@@ -29,13 +29,18 @@ use crate::job::status::{JobState, JobStatus, PendingActivity, TableStatus};
 use crate::job::{JobName, JobSpec};
 use crate::service::NAMESPACE;
 use crate::worker::{self, Failure};
-use crate::workflow::{MigrateInput, MigrateTable, Phase, Progress};
+use crate::workflow::{CopyTable, JobInput, Phase, Progress};
 
 /// A workflow that does not answer within this time is described without its answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 
+/// The type of a job's workflow.
+const WORKFLOW: &str = "CopyTable";
+/// What it was called by versions whose runs cannot be taken up: their jobs go on from the ledger.
+const EARLIER_WORKFLOW: &str = "MigrateTable";
+
 /// A handle on a job's workflow.
-pub type Handle = WorkflowHandle<Client, MigrateTable>;
+pub type Handle = WorkflowHandle<Client, CopyTable>;
 
 /// A job that the journal knows.
 pub struct Job {
@@ -53,7 +58,9 @@ pub async fn all(client: &Client) -> Result<Vec<Job>, Report> {
         .await
         .map_err(|error| refused(&error))?;
     // A job may have several runs: it is the current one that counts.
-    let ours = runs.iter().filter(|run| run.workflow_type() == "MigrateTable");
+    let ours = runs
+        .iter()
+        .filter(|run| [WORKFLOW, EARLIER_WORKFLOW].contains(&run.workflow_type()));
     let names: BTreeSet<_> = ours.map(|run| run.id().to_owned()).collect();
     let mut jobs = Vec::new();
     for name in names {
@@ -83,7 +90,7 @@ pub async fn find(client: &Client, name: &str) -> Result<Option<Job>, Report> {
         .input
         .and_then(|input| input.payloads.into_iter().next())
         .unwrap_or_default();
-    let input: MigrateInput = serde_json::from_slice(&input.data).map_err(|error| {
+    let input: JobInput = serde_json::from_slice(&input.data).map_err(|error| {
         Report::of(
             format!("what job {name} was started with cannot be read"),
             ExitStatus::Service,
@@ -153,11 +160,25 @@ impl Job {
         self.status == WorkflowExecutionStatus::Running
     }
 
+    /// Whether it has ended well.
+    pub fn is_complete(&self) -> bool {
+        self.status == WorkflowExecutionStatus::Completed
+    }
+
+    /// Whether an earlier version of longhaul began it, whose runs this one cannot take up.
+    pub fn is_earlier(&self) -> bool {
+        let info = self.described.workflow_execution_info.as_ref();
+        info.and_then(|info| info.r#type.as_ref()).is_some_and(|it| it.name == EARLIER_WORKFLOW)
+    }
+
     /// How far the workflow says it is; `None` where no worker answers, or it has not begun.
     pub async fn progress(&self) -> Option<Progress> {
+        if self.is_earlier() {
+            return None;
+        }
         let query = self
             .handle
-            .query(MigrateTable::progress, (), WorkflowQueryOptions::default());
+            .query(CopyTable::progress, (), WorkflowQueryOptions::default());
         match tokio::time::timeout(ANSWER_WITHIN, query).await {
             Ok(Ok(progress)) => Some(progress),
             Ok(Err(error)) => {
@@ -184,9 +205,24 @@ impl Job {
         }
     }
 
+    /// What a job that an earlier version began has ended with.
+    async fn result_of_earlier(&self) -> Option<Progress> {
+        let history = self.handle.fetch_history(WorkflowFetchHistoryOptions::default());
+        let events = history.into_events().await.ok()?;
+        let Attributes::WorkflowExecutionCompletedEventAttributes(completed) = events.into_iter().next_back()?.attributes?
+        else {
+            return None;
+        };
+        let result = completed.result?.payloads.into_iter().next()?;
+        Some(Progress::of_result(self.spec.clone(), serde_json::from_slice(&result.data).ok()?))
+    }
+
     /// Everything that can be said of it now.
     pub async fn to_status(&self, worker_pid: Option<u32>) -> JobStatus {
-        let progress = self.progress().await;
+        let progress = match self.is_earlier() && self.is_complete() {
+            true => self.result_of_earlier().await,
+            false => self.progress().await,
+        };
         let info = self.described.workflow_execution_info.clone().unwrap_or_default();
         let execution = info.execution.clone().unwrap_or_default();
         // The job's own start: a run that continues another began later.
@@ -204,6 +240,9 @@ impl Job {
             .collect();
         let last_failure = match state {
             JobState::Failed => self.failure().await.map(|failure| failure.to_string()),
+            JobState::Running if self.is_earlier() => Some(
+                "an earlier version of longhaul began it; its own command goes on from the ledger on the target".to_owned(),
+            ),
             _ => pending.iter().find_map(|activity| activity.last_failure.clone()),
         };
         JobStatus {
@@ -226,6 +265,8 @@ impl Job {
                 .as_ref()
                 .map(|progress| progress.held_back_by.clone())
                 .unwrap_or_default(),
+            tuning: progress.as_ref().map(|progress| progress.spec.tuning),
+            findings: progress.as_ref().and_then(|progress| progress.findings.clone()),
             tables: vec![self.table_status(state, progress)],
         }
     }
@@ -237,34 +278,43 @@ impl Job {
                 target: self.spec.target_table.to_string(),
                 state,
                 rows_done: 0,
+                rows_skipped: 0,
                 rows_total: None,
                 rows_total_is_estimate: true,
                 bytes_done: 0,
                 batches_done: 0,
+                batches_lost: 0,
+                rows_lost: 0,
                 cursor: None,
+                copies_up_to: None,
                 rows_per_second: None,
                 bytes_per_second: None,
                 eta_seconds: None,
             };
         };
         let is_done = state == JobState::Completed;
+        let tally = progress.tally;
         let rows_total = if is_done {
-            Some(progress.rows_done)
+            Some(tally.rows)
         } else {
             progress.rows_estimate
         };
-        let left = rows_total.map(|total| total.saturating_sub(progress.rows_done));
+        let left = rows_total.map(|total| total.saturating_sub(tally.rows));
         let speed = progress.rows_per_second.filter(|speed| *speed > 0.0);
         TableStatus {
             source: progress.source_table.to_string(),
             target: progress.target_table.to_string(),
             state,
-            rows_done: progress.rows_done,
+            rows_done: tally.rows,
+            rows_skipped: tally.skipped,
             rows_total,
             rows_total_is_estimate: !is_done,
-            bytes_done: progress.bytes_done,
-            batches_done: progress.batches_done,
-            cursor: progress.cursor.map(|key| key.0),
+            bytes_done: tally.bytes,
+            batches_done: tally.batches,
+            batches_lost: progress.lost.batches,
+            rows_lost: progress.lost.rows,
+            cursor: progress.copied.map(|key| key.0),
+            copies_up_to: progress.until.map(|key| key.0),
             rows_per_second: progress.rows_per_second,
             bytes_per_second: progress.bytes_per_second,
             // Saturates: an estimate that is years away is as good as the greatest number.

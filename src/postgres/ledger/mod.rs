@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub use layout::{FORMAT, ensure};
 pub(super) use segments::{key_from_json, tally_of};
-pub use take_over::{Found, inspect, lost, take_over};
+pub use take_over::{Found, inspect, lost, stored_plan, take_over};
 
 /// What a batch's entry holds, in this order.
 pub(super) const BATCH_COLUMNS: &str =
@@ -111,6 +111,17 @@ pub async fn find(target: &Session, spec: &TableSpec, plan: &Plan, batch: &Batch
         checksum: count(3),
         batches: 1,
     }))
+}
+
+/// How far the ledger says the table is. Takes nothing over; the epoch is not told.
+///
+/// Keys are sorted by `orders`: the source, or the target itself where only some order is wanted.
+///
+/// # Errors
+/// What goes wrong in asking.
+pub async fn read(target: &Session, orders: &Session, spec: &TableSpec, plan: &Plan) -> Result<Position> {
+    let mine = of_table(spec, plan);
+    in_transaction(target, async || segments::read_position(target, orders, plan, &mine).await).await
 }
 
 /// Keeps the key up to which nothing can appear any more. Idempotent.

@@ -82,6 +82,31 @@ pub async fn take_over(
     Ok(position)
 }
 
+/// How the ledger says that a job's table was copied.
+///
+/// # Errors
+/// `Ledger` where it does not know the job, or an earlier version of longhaul kept no plan; or what goes wrong in asking.
+pub async fn stored_plan(target: &Session, spec: &TableSpec) -> Result<Plan> {
+    super::ensure(target).await?;
+    let what = format!("read job {} in the target's ledger", spec.job);
+    let sql = format!(
+        "SELECT plan FROM longhaul.tables WHERE job = {}",
+        quote_literal(&spec.job)
+    );
+    let wrong = |words: &str| {
+        Error::new(Side::Target, Kind::Ledger, format!("cannot {what}"))
+            .because(words)
+            .hinted("hold the target against the source: --against source")
+    };
+    let Some(row) = target.rows(&what, &sql).await?.pop() else {
+        return Err(wrong("it is not there"));
+    };
+    let Some(text) = row.into_iter().next().flatten() else {
+        return Err(wrong("an earlier version of longhaul wrote it, and kept no plan"));
+    };
+    serde_json::from_str(&text).map_err(|_| wrong("its plan cannot be read"))
+}
+
 /// What the target had confirmed by `known` and does not have `now`.
 ///
 /// # Errors
