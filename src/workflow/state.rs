@@ -189,3 +189,232 @@ pub(super) fn pause_before_preparing(times_in_vain: u32) -> Duration {
 
 /// What asks for it that often needs somebody to mend it, who does not want to wait much longer than this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::{
+        CopyFormat, Growth, Holder, KeyRange, OnConflict, PlanDigest, SourceIdentity, TableName,
+    };
+
+    fn key(text: &str) -> Key {
+        Key(vec![text.to_owned()])
+    }
+
+    fn name(text: &str) -> TableName {
+        text.parse().expect("a name")
+    }
+
+    fn plan() -> Plan {
+        Plan {
+            source: name("public.a"),
+            target: name("public.b"),
+            source_identity: SourceIdentity {
+                system_identifier: None,
+                database: "d".to_owned(),
+            },
+            digest: PlanDigest {
+                source: "s".to_owned(),
+                target: "t".to_owned(),
+            },
+            source_files: String::new(),
+            target_files: String::new(),
+            columns: Vec::new(),
+            key: Vec::new(),
+            format: CopyFormat::Binary,
+            on_conflict: OnConflict::Error,
+            target_key_is_unique: true,
+            same_order: true,
+            source_is_partitioned: false,
+            source_is_standby: false,
+            target_fires_triggers: false,
+            growth: Growth::Grows,
+            rows_estimate: Some(10),
+            bytes_estimate: Some(1000),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn prepared(highest: Option<&str>) -> PrepareOutput {
+        PrepareOutput {
+            plan: plan(),
+            position: Position {
+                epoch: 3,
+                copied: Some(key("5")),
+                beyond: vec![KeyRange {
+                    low: Some(key("7")),
+                    high: key("9"),
+                }],
+                settled: Some(key("4")),
+                next_batch: 12,
+                tally: tally(50, 500),
+            },
+            highest: highest.map(key),
+            lost: None,
+        }
+    }
+
+    fn tally(rows: u64, bytes: u64) -> Tally {
+        Tally {
+            rows,
+            skipped: 0,
+            bytes,
+            batches: 1,
+            checksum: rows,
+        }
+    }
+
+    fn noted(highest: &str, holders: usize) -> Noted {
+        let holder = Holder {
+            virtual_transaction: Some("1/1".to_owned()),
+            pid: Some(1),
+            prepared: None,
+            shown: "somebody".to_owned(),
+        };
+        Noted {
+            key: Some(key(highest)),
+            holders: vec![holder; holders],
+            server_started_at: String::new(),
+        }
+    }
+
+    fn found(now: Noted, before: Option<Noted>) -> NoteWritersOutput {
+        NoteWritersOutput {
+            now,
+            before,
+            look_from: Some(key("2")),
+        }
+    }
+
+    #[test]
+    fn a_migrate_ends_at_the_key_that_was_highest_when_it_began() {
+        let mut state = TableState::begin(prepared(Some("100")), false);
+        assert_eq!(state.migrate_stop(), Some(key("100")));
+        state.begin_again(prepared(Some("200")));
+        assert_eq!(state.migrate_stop(), Some(key("100")));
+        assert_eq!(TableState::begin(prepared(Some("100")), true).until, None);
+    }
+
+    #[test]
+    fn a_migrate_of_an_empty_table_closes_gaps_and_copies_nothing_else() {
+        let mut state = TableState::begin(prepared(None), false);
+        assert_eq!(state.migrate_stop(), Some(key("9")));
+        state.position.beyond.clear();
+        assert_eq!(state.migrate_stop(), None);
+        state.begin_again(PrepareOutput {
+            position: Position::default(),
+            ..prepared(Some("3"))
+        });
+        assert_eq!(state.migrate_stop(), None, "what came later is not followed");
+    }
+
+    #[test]
+    fn a_batch_that_wrote_no_entry_changes_neither_totals_nor_witnesses() {
+        let mut state = TableState::begin(prepared(None), true);
+        state.confirm(Pass::Look, 12, &[], tally(10, 9000));
+        assert_eq!((state.position.tally.rows, state.told.now()), (60, &[12_u64][..]));
+        let nothing = Tally {
+            batches: 0,
+            ..tally(10, 100)
+        };
+        state.confirm(Pass::Look, 13, &[12], nothing);
+        assert_eq!((state.position.tally.rows, state.told.now()), (60, &[12_u64][..]));
+        assert_eq!(state.fence().witnesses, [12]);
+        assert_eq!(state.fence().epoch, 3);
+    }
+
+    #[test]
+    fn batches_are_sized_by_what_was_copied_and_not_by_what_was_looked_at() {
+        let mut state = TableState::begin(prepared(None), true);
+        assert_eq!(state.row_bytes(), Some(100), "by the estimates");
+        state.confirm(Pass::Look, 12, &[], tally(1, 1_000_000));
+        assert_eq!(state.row_bytes(), Some(100));
+        state.confirm(Pass::Copy, 13, &[], tally(10, 300));
+        assert_eq!(state.row_bytes(), Some(30));
+    }
+
+    #[test]
+    fn what_was_lost_is_summed_and_the_ledger_is_believed() {
+        let mut state = TableState::begin(prepared(None), true);
+        state.confirm(Pass::Copy, 12, &[], tally(10, 300));
+        state.noted = Some(noted("8", 1));
+        state.begin_round(found(noted("8", 0), None));
+        for (rows, since) in [(10, "then"), (5, "later")] {
+            let lost = Lost {
+                batches: 1,
+                rows,
+                since: Some(since.to_owned()),
+            };
+            state.begin_again(PrepareOutput {
+                lost: Some(lost),
+                ..prepared(None)
+            });
+        }
+        state.begin_again(prepared(None));
+        let lost = Lost {
+            batches: 2,
+            rows: 15,
+            since: Some("later".to_owned()),
+        };
+        assert_eq!((&state.lost, state.prepared_again), (&lost, 3));
+        assert_eq!((&state.noted, &state.round), (&None, &None));
+        assert_eq!((state.told.now(), state.position.tally.rows), (&[][..], 50));
+    }
+
+    #[test]
+    fn a_second_look_covers_all_that_the_ledger_has() {
+        let mut state = TableState::begin(prepared(None), true);
+        state.begin_round(found(noted("20", 0), None));
+        let round = state.round.as_ref().expect("it has begun");
+        assert_eq!(
+            (&round.looked_to, &round.frontier),
+            (&Some(key("2")), &Some(key("9")))
+        );
+        assert_eq!(state.gap_stop(), Some(key("9")));
+    }
+
+    #[test]
+    fn a_key_is_settled_once_those_who_wrote_when_it_was_noted_have_ended() {
+        let mut state = TableState::begin(prepared(None), true);
+        let settled = |state: &TableState| state.position.settled.clone();
+        state.settle(found(noted("20", 1), None));
+        assert_eq!(
+            (settled(&state), &state.noted),
+            (Some(key("4")), &Some(noted("20", 1)))
+        );
+        state.settle(found(noted("30", 2), Some(noted("20", 1))));
+        assert_eq!(
+            (settled(&state), &state.noted),
+            (Some(key("4")), &Some(noted("20", 1)))
+        );
+        state.settle(found(noted("40", 1), Some(noted("20", 0))));
+        assert_eq!(
+            (settled(&state), &state.noted),
+            (Some(key("20")), &Some(noted("40", 1)))
+        );
+        state.settle(found(noted("50", 0), Some(noted("40", 1))));
+        assert_eq!((settled(&state), &state.noted), (Some(key("50")), &None));
+        assert_eq!((state.rounds, &state.round), (4, &None));
+    }
+
+    #[test]
+    fn preparing_in_vain_takes_longer_each_time() {
+        let pauses: Vec<_> = (0..9)
+            .map(|times| pause_before_preparing(times).as_secs())
+            .collect();
+        assert_eq!(pauses, [0, 0, 1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(pause_before_preparing(u32::MAX), LONGEST_PAUSE);
+    }
+
+    #[test]
+    fn what_continues_a_run_reads_back_as_it_was() {
+        let mut state = TableState::begin(prepared(Some("100")), false);
+        state.confirm(Pass::Copy, 12, &[], tally(10, 300));
+        state.begin_round(found(noted("20", 1), Some(noted("10", 0))));
+        let json = serde_json::to_string(&state).expect("plain data");
+        assert_eq!(
+            serde_json::from_str::<TableState>(&json).expect("what was written"),
+            state
+        );
+    }
+}
