@@ -13,8 +13,11 @@ mod conclude;
 mod copy_batch;
 mod failure;
 mod next_batch;
+mod next_range;
 mod note_writers;
 mod prepare;
+mod prepare_verify;
+mod verify_range;
 
 use std::future::Future;
 use std::num::NonZeroU64;
@@ -28,7 +31,7 @@ use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use tokio::sync::Mutex;
 
 use crate::job::JobSpec;
-use crate::postgres::{ConnectionString, Error, Kind, Lease, Meter, Pool, Side, Throttle, examine};
+use crate::postgres::{ConnectionString, Error, Kind, Lease, Meter, Pool, Side, Throttle, examine, ledger};
 use crate::table::{Plan, PlanDigest, TableSpec};
 use attempts::UnknownErrors;
 
@@ -36,13 +39,17 @@ pub use conclude::ConcludeInput;
 pub use copy_batch::{CopyBatchInput, CopyBatchOutput};
 pub use failure::Failure;
 pub use next_batch::{NextBatchInput, NextBatchOutput};
+pub use next_range::{NextRangeInput, NextRangeOutput};
 pub use note_writers::{NoteWritersInput, NoteWritersOutput};
 pub use prepare::{PrepareInput, PrepareOutput};
+pub use prepare_verify::{PrepareVerifyInput, PrepareVerifyOutput, WalkPlan};
+pub use verify_range::{VerifyRangeInput, VerifyRangeOutput, Walk};
 
 pub(crate) use {
     conclude::options as conclude_options, copy_batch::options as copy_batch_options,
-    next_batch::options as next_batch_options, note_writers::options as note_writers_options,
-    prepare::options as prepare_options,
+    next_batch::options as next_batch_options, next_range::options as next_range_options,
+    note_writers::options as note_writers_options, prepare::options as prepare_options,
+    prepare_verify::options as prepare_verify_options, verify_range::options as verify_range_options,
 };
 
 /// A batch that is told to end may finish within this time; then it rolls back.
@@ -164,6 +171,36 @@ impl Activities {
         self.carry_out(&ctx, self.do_note_writers(input)).await
     }
 
+    /// See `prepare_verify.rs`.
+    #[activity(name = "prepare_verify")]
+    pub async fn prepare_verify(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: PrepareVerifyInput,
+    ) -> Result<PrepareVerifyOutput, ActivityError> {
+        self.carry_out(&ctx, self.do_prepare_verify(input)).await
+    }
+
+    /// See `next_range.rs`.
+    #[activity(name = "next_range")]
+    pub async fn next_range(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: NextRangeInput,
+    ) -> Result<NextRangeOutput, ActivityError> {
+        self.carry_out(&ctx, self.do_next_range(input)).await
+    }
+
+    /// See `verify_range.rs`.
+    #[activity(name = "verify_range")]
+    pub async fn verify_range(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: VerifyRangeInput,
+    ) -> Result<VerifyRangeOutput, ActivityError> {
+        self.carry_out(&ctx, self.do_verify_range(input)).await
+    }
+
     /// See `conclude.rs`.
     #[activity(name = "conclude")]
     pub async fn conclude(
@@ -231,7 +268,6 @@ impl Activities {
     /// # Errors
     /// `TableChanged` where the catalogs say otherwise by now.
     async fn plan(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
-        debug_assert_eq!(table.job, self.job, "a worker polls the task queue of its job");
         let mut plan = self.plan.lock().await;
         if let Some(plan) = plan.as_ref().filter(|plan| plan.digest == *digest) {
             return Ok(Arc::clone(plan));
@@ -247,6 +283,29 @@ impl Activities {
         };
         let words = format!("{side} table {name} was changed since the job was prepared");
         Err(Error::new(side, Kind::TableChanged, words))
+    }
+}
+
+impl Activities {
+    /// How the ledger says that the table was copied; the source is not asked.
+    ///
+    /// # Errors
+    /// `TableChanged` where the ledger says otherwise by now.
+    async fn plan_of_ledger(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
+        let mut plan = self.plan.lock().await;
+        if let Some(plan) = plan.as_ref().filter(|plan| plan.digest == *digest) {
+            return Ok(Arc::clone(plan));
+        }
+        let target = self.target.acquire().await?;
+        let found = ledger::stored_plan(&target, table).await?;
+        if found.digest == *digest {
+            return Ok(Arc::clone(plan.insert(Arc::new(found))));
+        }
+        let words = format!(
+            "the plan of job {} was changed in the ledger meanwhile",
+            table.job
+        );
+        Err(Error::new(Side::Target, Kind::TableChanged, words))
     }
 }
 

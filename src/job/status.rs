@@ -118,6 +118,9 @@ pub struct TableStatus {
     /// The rows of those batches.
     #[serde(default)]
     pub rows_lost: u64,
+    /// When the newest batch that was left then had been committed, in the target's words.
+    #[serde(default)]
+    pub lost_since: Option<String>,
     /// The key up to which everything is on the target.
     pub cursor: Option<Vec<String>>,
     /// The key up to which a migrate copies: the highest that was there when it began.

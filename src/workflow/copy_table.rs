@@ -21,6 +21,7 @@ use super::pace::Pace;
 use super::pass::Stop;
 use super::progress::{Phase, Progress};
 use super::state::{JobInput, TableState, pause_before_preparing};
+use super::verifying::VerifyState;
 use crate::activity::{
     Activities, ConcludeInput, NoteWritersInput, PrepareInput, conclude_options, note_writers_options,
     prepare_options,
@@ -43,6 +44,8 @@ pub struct CopyTable {
     pub(super) prepared_in_vain: u32,
     /// `None` until the table is prepared.
     pub(super) at: Option<TableState>,
+    /// `None` until something is verified.
+    pub(super) verifying: Option<VerifyState>,
 }
 
 #[workflow_methods]
@@ -59,6 +62,7 @@ impl CopyTable {
             next_run_ms: None,
             prepared_in_vain: 0,
             at: input.state,
+            verifying: input.verifying,
         }
     }
 
@@ -66,7 +70,7 @@ impl CopyTable {
     #[run]
     pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<Tally> {
         let ctx = &*ctx;
-        let mut is_prepared = ctx.state(|state| state.at.is_some());
+        let mut is_prepared = ctx.state(|state| state.at.is_some() || state.verifying.is_some());
         loop {
             match Self::go_on(ctx, is_prepared).await {
                 Ok(tally) => return Ok(tally),
@@ -118,10 +122,27 @@ impl CopyTable {
 impl CopyTable {
     async fn go_on(ctx: &WorkflowContext<Self>, is_prepared: bool) -> Result<Tally, Stop> {
         if !is_prepared {
+            ctx.state_mut(|state| state.verifying = None);
+        }
+        let (kind, verify) = ctx.state(|state| (state.spec.kind, state.spec.verify.clone()));
+        if kind == Kind::Verify {
+            return Self::verify(ctx, verify.unwrap_or_default()).await;
+        }
+        if !is_prepared {
             Self::prepare(ctx).await?;
         }
-        match ctx.state(|state| state.spec.kind) {
-            Kind::Migrate => Self::migrate(ctx).await,
+        match kind {
+            Kind::Verify | Kind::Migrate => {
+                if ctx.state(|state| state.verifying.is_none()) {
+                    Self::migrate(ctx).await?;
+                }
+                if let Some(verify) = verify {
+                    Self::verify_at_the_end(ctx, verify).await?;
+                }
+                ctx.state_mut(|state| state.phase = Phase::Done);
+                let at = |state: &Self| state.at.as_ref().map(|at| at.position.tally).unwrap_or_default();
+                Ok(ctx.state(at))
+            }
             Kind::Sync { interval_ms } => loop {
                 Self::sleep_out(ctx).await?;
                 Self::round(ctx).await?;
@@ -176,7 +197,7 @@ impl CopyTable {
     }
 
     /// Copies what was there when the job began, and asks the target whether all of it is there.
-    async fn migrate(ctx: &WorkflowContext<Self>) -> Result<Tally, Stop> {
+    async fn migrate(ctx: &WorkflowContext<Self>) -> Result<(), Stop> {
         let stop = ctx.state(|state| state.at.as_ref().and_then(TableState::migrate_stop));
         if let Some(stop) = stop {
             Self::copy(ctx, stop).await?;
@@ -191,11 +212,9 @@ impl CopyTable {
                 position: at.map(|at| at.position.clone()).unwrap_or_default(),
             }
         });
-        let tally = input.position.tally;
         ctx.execute_activity(Activities::conclude, input, conclude_options())
             .await?;
-        ctx.state_mut(|state| state.phase = Phase::Done);
-        Ok(tally)
+        Ok(())
     }
 
     /// One round of a sync: who writes, then gaps, a second look at what is not settled, and what is new.
@@ -266,6 +285,7 @@ impl CopyTable {
             spec: state.spec.clone(),
             paused: state.paused,
             state: state.at.clone(),
+            verifying: state.verifying.clone(),
         });
         match ctx.continue_as_new(input, ContinueAsNewOptions::default()) {
             Ok(never) => match never {},
@@ -305,9 +325,13 @@ impl CopyTable {
 
     fn to_progress(&self) -> Progress {
         let at = self.at.as_ref();
-        let moving = matches!(self.phase, Phase::Copying | Phase::Looking) && self.in_flight > 0;
+        let verifying = self.verifying.as_ref();
+        let moving =
+            matches!(self.phase, Phase::Copying | Phase::Looking | Phase::Verifying) && self.in_flight > 0;
         let speed = self.pace.speed().filter(|_| moving);
-        let plan = at.map(|at| &at.plan);
+        let plan = at
+            .map(|at| &at.plan)
+            .or(verifying.map(|verifying| &verifying.prepared.plan));
         let position = at.map(|at| &at.position);
         let noted = at.and_then(|at| at.noted.as_ref());
         Progress {
@@ -317,8 +341,14 @@ impl CopyTable {
             in_flight: self.in_flight,
             source_table: plan.map_or(&self.spec.source_table, |plan| &plan.source).clone(),
             target_table: plan.map_or(&self.spec.target_table, |plan| &plan.target).clone(),
-            rows_estimate: plan.and_then(|plan| plan.rows_estimate),
-            tally: position.map(|position| position.tally).unwrap_or_default(),
+            rows_estimate: verifying
+                .filter(|_| at.is_none())
+                .and_then(|verifying| verifying.prepared.rows)
+                .or(plan.and_then(|plan| plan.rows_estimate)),
+            tally: position
+                .map(|position| position.tally)
+                .or(verifying.map(VerifyState::tally))
+                .unwrap_or_default(),
             found: at.map(|at| at.found).unwrap_or_default(),
             lost: at.map(|at| at.lost.clone()).unwrap_or_default(),
             prepared_again: at.map_or(0, |at| at.prepared_again),
@@ -332,6 +362,7 @@ impl CopyTable {
             held_back_by: noted.map_or_else(Vec::new, |noted| {
                 noted.holders.iter().map(ToString::to_string).collect()
             }),
+            findings: verifying.map(|verifying| verifying.findings.clone()),
         }
     }
 }

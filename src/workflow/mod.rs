@@ -5,16 +5,19 @@
 //! without an SDK: `scheduler` (what may begin), `witnesses` (what the target must still have), `state`, `pace`.
 
 mod copy_table;
+mod copying;
 mod pace;
 mod pass;
 mod progress;
 mod scheduler;
 mod state;
+mod verifying;
 mod witnesses;
 
 pub use copy_table::CopyTable;
 pub use progress::{Phase, Progress};
 pub use state::{JobInput, Round, TableState};
+pub use verifying::VerifyState;
 pub use witnesses::Witnesses;
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Carries out one pass over a stretch of keys: asks the scheduler what is to be done, begins the activities, and tells it
 //! what became of them. Deterministic: what is ready is taken in the order in which it was begun.
+//!
+//! What is done with a range is the pass's [`Work`]: it is copied, looked at again, or verified.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -13,17 +15,12 @@ use temporalio_workflow::{
 };
 
 use super::copy_table::CopyTable;
-use super::pace::{batch_rows, look_rows};
-use super::progress::Phase;
 use super::scheduler::{Action, Event, Outcome, Scheduler, Setback};
-use super::state::TableState;
-use crate::activity::{
-    Activities, CopyBatchInput, CopyBatchOutput, Failure, NextBatchInput, NextBatchOutput,
-    copy_batch_options, next_batch_options,
-};
-use crate::table::{Batch, Key, KeyRange, Pass, Tally};
+use crate::activity::Failure;
+use crate::table::{Key, KeyRange};
 
-type Answer<'a, T> = LocalBoxFuture<'a, Result<T, ActivityExecutionError>>;
+/// What an activity will have answered.
+pub(super) type Answer<'a, T> = LocalBoxFuture<'a, Result<T, ActivityExecutionError>>;
 
 /// Why a run of the workflow does not just go on.
 pub(super) enum Stop {
@@ -59,68 +56,76 @@ fn setback(error: &ActivityExecutionError) -> Setback {
     }
 }
 
+/// What a pass does with the ranges that it goes over.
+pub(super) trait Work<'a> {
+    /// What comes back of a range.
+    type Done: 'a;
+
+    /// Finds the key that ends the next range.
+    fn plan(
+        &self,
+        ctx: &'a WorkflowContext<CopyTable>,
+        low: Option<Key>,
+        stop: Key,
+        token: WorkflowCancellationToken,
+    ) -> Answer<'a, Option<Key>>;
+
+    /// Begins a range.
+    fn begin(
+        &mut self,
+        ctx: &'a WorkflowContext<CopyTable>,
+        number: u64,
+        range: KeyRange,
+        token: WorkflowCancellationToken,
+    ) -> Answer<'a, Self::Done>;
+
+    /// Takes what came back of the range of that number.
+    fn take(&mut self, ctx: &WorkflowContext<CopyTable>, number: u64, done: Self::Done);
+
+    /// Notes in the workflow's state where the pass stands.
+    fn note(&self, ctx: &WorkflowContext<CopyTable>, scheduler: &Scheduler);
+}
+
 /// What ends a wait.
-enum News {
-    Planned(Result<NextBatchOutput, ActivityExecutionError>),
-    Batch(usize, Result<CopyBatchOutput, ActivityExecutionError>),
+enum News<T> {
+    Planned(Result<Option<Key>, ActivityExecutionError>),
+    Batch(u64, Result<T, ActivityExecutionError>),
     /// A signal, an update, a cancellation: the workflow's state says which.
     Poked,
 }
 
-struct InFlight<'a> {
-    number: u64,
-    /// The batches that it vouches for once it is confirmed.
-    carried: Vec<u64>,
-    answer: Answer<'a, CopyBatchOutput>,
-}
-
 /// A pass that goes on.
-struct Running<'a> {
+pub(super) struct Running<'a, W: Work<'a>> {
     ctx: &'a WorkflowContext<CopyTable>,
-    pass: Pass,
+    work: W,
     scheduler: Scheduler,
-    planning: Option<Answer<'a, NextBatchOutput>>,
+    planning: Option<Answer<'a, Option<Key>>>,
     /// In the order in which they were begun.
-    batches: Vec<InFlight<'a>>,
+    batches: Vec<(u64, Answer<'a, W::Done>)>,
     /// Lets what is in flight end when one batch has failed for good.
     token: WorkflowCancellationToken,
     failed: Option<ActivityExecutionError>,
 }
 
-impl CopyTable {
-    /// Copies everything beyond the cursor that is not done yet, up to `stop`.
-    pub(super) async fn copy(ctx: &WorkflowContext<Self>, stop: Key) -> Result<(), Stop> {
-        ctx.state_mut(|state| state.phase = Phase::Copying);
-        let start = |at: &TableState| (at.position.copied.clone(), at.position.beyond.clone());
-        let (low, done) = ctx.state(|state| state.at.as_ref().map(start).unwrap_or_default());
-        Running::new(ctx, Pass::Copy, low, stop, done).run().await
-    }
-
-    /// Looks again at the keys after `low`, up to `stop`.
-    pub(super) async fn look(ctx: &WorkflowContext<Self>, low: Option<Key>, stop: Key) -> Result<(), Stop> {
-        ctx.state_mut(|state| state.phase = Phase::Looking);
-        Running::new(ctx, Pass::Look, low, stop, Vec::new()).run().await
-    }
-}
-
-impl<'a> Running<'a> {
-    fn new(
+impl<'a, W: Work<'a>> Running<'a, W> {
+    /// A pass over the keys after `low`, up to `stop`, past the ranges of `done`.
+    pub(super) fn new(
         ctx: &'a WorkflowContext<CopyTable>,
-        pass: Pass,
+        work: W,
         low: Option<Key>,
         stop: Key,
         done: Vec<KeyRange>,
+        next_number: u64,
     ) -> Self {
         let now = ctx.workflow_time();
-        let (number, concurrency) = ctx.state_mut(|state| {
+        let concurrency = ctx.state_mut(|state| {
             state.pace.begin(now);
-            let number = state.at.as_ref().map_or(0, |at| at.position.next_batch);
-            (number, state.spec.tuning.concurrency)
+            state.spec.tuning.concurrency
         });
         Self {
             ctx,
-            pass,
-            scheduler: Scheduler::new(low, stop, done, number, concurrency),
+            work,
+            scheduler: Scheduler::new(low, stop, done, next_number, concurrency),
             planning: None,
             batches: Vec::new(),
             token: ctx.cancellation_token().child_token(),
@@ -128,7 +133,8 @@ impl<'a> Running<'a> {
         }
     }
 
-    async fn run(mut self) -> Result<(), Stop> {
+    /// Goes over all of it.
+    pub(super) async fn run(mut self) -> Result<(), Stop> {
         loop {
             self.look_up();
             if let Some(outcome) = self.scheduler.outcome() {
@@ -162,28 +168,22 @@ impl<'a> Running<'a> {
     fn tell(&mut self, event: Event) {
         for action in self.scheduler.on(event) {
             match action {
-                Action::Plan { low, stop } => self.plan(low, stop),
-                Action::Begin { number, range } => self.begin(number, range),
+                Action::Plan { low, stop } => {
+                    self.planning = Some(self.work.plan(self.ctx, low, stop, self.token.clone()));
+                }
+                Action::Begin { number, range } => {
+                    let answer = self.work.begin(self.ctx, number, range, self.token.clone());
+                    self.batches.push((number, answer));
+                }
                 Action::CancelInFlight => self.token.cancel_with_reason("another batch failed"),
             }
         }
-        let (scheduler, pass) = (&self.scheduler, self.pass);
-        self.ctx.state_mut(|state| {
-            state.in_flight = scheduler.in_flight();
-            let Some(at) = &mut state.at else { return };
-            at.position.next_batch = scheduler.next_number();
-            match (pass, &mut at.round) {
-                (Pass::Look, Some(round)) => round.looked_to = scheduler.cursor().cloned(),
-                (Pass::Look, None) => {}
-                (Pass::Copy | Pass::Repair, _) => {
-                    at.position.copied = scheduler.cursor().cloned();
-                    at.position.beyond = scheduler.beyond();
-                }
-            }
-        });
+        let in_flight = self.scheduler.in_flight();
+        self.ctx.state_mut(|state| state.in_flight = in_flight);
+        self.work.note(self.ctx, &self.scheduler);
     }
 
-    fn take(&mut self, news: News) {
+    fn take(&mut self, news: News<W::Done>) {
         match news {
             News::Poked => {}
             News::Planned(planned) => {
@@ -196,11 +196,11 @@ impl<'a> Running<'a> {
                     }
                 }
             }
-            News::Batch(index, answer) => {
-                let InFlight { number, carried, .. } = self.batches.remove(index);
+            News::Batch(number, answer) => {
+                self.batches.retain(|(other, _)| *other != number);
                 match answer {
-                    Ok(tally) => {
-                        self.confirm(number, &carried, tally);
+                    Ok(done) => {
+                        self.work.take(self.ctx, number, done);
                         self.tell(Event::BatchDone(number));
                     }
                     Err(error) => {
@@ -212,17 +212,6 @@ impl<'a> Running<'a> {
         }
     }
 
-    fn confirm(&self, number: u64, carried: &[u64], tally: Tally) {
-        let (now, pass) = (self.ctx.workflow_time(), self.pass);
-        self.ctx.state_mut(|state| {
-            state.pace.add(now, tally.rows, tally.bytes);
-            state.prepared_in_vain = 0;
-            if let Some(at) = &mut state.at {
-                at.confirm(pass, number, carried, tally);
-            }
-        });
-    }
-
     /// Keeps the first error that can end the job: those that follow are of what was told to end.
     fn set_back(&mut self, error: ActivityExecutionError) -> Setback {
         let setback = setback(&error);
@@ -232,49 +221,8 @@ impl<'a> Running<'a> {
         setback
     }
 
-    fn plan(&mut self, low: Option<Key>, stop: Key) {
-        let pass = self.pass;
-        let input = self.ctx.state(|state| {
-            let at = state.at.as_ref();
-            let rows = if pass == Pass::Look { look_rows } else { batch_rows };
-            NextBatchInput {
-                table: state.spec.table_spec(),
-                digest: at.map(|at| at.plan.digest.clone()).unwrap_or_default(),
-                low,
-                stop: Some(stop),
-                rows: rows(&state.spec.tuning, at.and_then(TableState::row_bytes)),
-            }
-        });
-        let mut options = next_batch_options();
-        options.cancellation_token = Some(self.token.clone());
-        self.planning = Some(Box::pin(self.ctx.execute_activity(
-            Activities::next_batch,
-            input,
-            options,
-        )));
-    }
-
-    fn begin(&mut self, number: u64, range: KeyRange) {
-        let (table, fence) = self.ctx.state(CopyTable::table_and_fence);
-        let carried = fence.witnesses.clone();
-        let batch = Batch {
-            number,
-            pass: self.pass,
-            range,
-        };
-        let input = CopyBatchInput { table, fence, batch };
-        let mut options = copy_batch_options();
-        options.cancellation_token = Some(self.token.clone());
-        let answer = self.ctx.execute_activity(Activities::copy_batch, input, options);
-        self.batches.push(InFlight {
-            number,
-            carried,
-            answer: Box::pin(answer),
-        });
-    }
-
     /// Waits for the first thing that happens, in the order in which things were begun.
-    async fn news(&mut self) -> News {
+    async fn news(&mut self) -> News<W::Done> {
         let seen = self.ctx.state(|state| state.pokes);
         let mut options = WaitConditionOptions::default();
         // A canceled job must still hear of its batches: this wait does not end with the workflow's token.
@@ -287,9 +235,9 @@ impl<'a> Running<'a> {
         let mut canceled = pin!(self.ctx.cancelled());
         let (batches, planning) = (&mut self.batches, &mut self.planning);
         poll_fn(move |cx| {
-            for (index, batch) in batches.iter_mut().enumerate() {
-                if let Poll::Ready(answer) = batch.answer.as_mut().poll(cx) {
-                    return Poll::Ready(News::Batch(index, answer));
+            for (number, answer) in batches.iter_mut() {
+                if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                    return Poll::Ready(News::Batch(*number, answer));
                 }
             }
             if let Some(Poll::Ready(planned)) = planning.as_mut().map(|next| next.as_mut().poll(cx)) {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::verifying::VerifyState;
 use super::witnesses::Witnesses;
 use crate::activity::{NoteWritersOutput, PrepareOutput};
 use crate::job::JobSpec;
@@ -20,6 +21,9 @@ pub struct JobInput {
     /// Where the run before has come to; `None` for the first.
     #[serde(default)]
     pub state: Option<TableState>,
+    /// Where its verification has come to.
+    #[serde(default)]
+    pub verifying: Option<VerifyState>,
 }
 
 /// A table that is prepared: the workflow's state, and what a run hands to the one that continues it.

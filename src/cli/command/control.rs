@@ -139,11 +139,7 @@ pub async fn tune(context: &Context<'_>, name: &str, change: TuningChange) -> Ou
     let tuned = spoken
         .job
         .handle
-        .execute_update(
-            CopyTable::tune,
-            change,
-            WorkflowExecuteUpdateOptions::default(),
-        )
+        .execute_update(CopyTable::tune, change, WorkflowExecuteUpdateOptions::default())
         .await;
     let tuning = tuned.map_err(|error| match error {
         WorkflowUpdateError::Failed(failure) => {

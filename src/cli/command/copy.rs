@@ -150,7 +150,7 @@ async fn unpause(context: &Context<'_>, connected: &Connected, job: &Job, owner:
 }
 
 /// Opens the journal; a damaged one is set aside, since the ledger on the target knows as much.
-async fn own(context: &Context<'_>) -> Result<Connected, Report> {
+pub(super) async fn own(context: &Context<'_>) -> Result<Connected, Report> {
     let error = match connect::own(context.path()).await {
         Ok(connected) => return Ok(connected),
         Err(error) => error,
@@ -169,7 +169,7 @@ async fn own(context: &Context<'_>) -> Result<Connected, Report> {
         .map_err(|error| unreachable(&error))
 }
 
-fn parse(text: &str, side: Side) -> Result<ConnectionString, Report> {
+pub(super) fn parse(text: &str, side: Side) -> Result<ConnectionString, Report> {
     text.parse().map_err(|words: String| {
         Report::of(format!("--{side} is not understood: {words}"), ExitStatus::Usage).with_hint(
             "a URL is postgres://user@host:port/database; the other form is `host=... dbname=... user=...`"
@@ -179,7 +179,11 @@ fn parse(text: &str, side: Side) -> Result<ConnectionString, Report> {
 }
 
 /// A job's connection again: what is given now, if it names the same database, else what the journal has (without password).
-fn resolve(name: &ConnectionName, given: Option<&str>, side: Side) -> Result<ConnectionString, Report> {
+pub(super) fn resolve(
+    name: &ConnectionName,
+    given: Option<&str>,
+    side: Side,
+) -> Result<ConnectionString, Report> {
     if let Some(given) = given {
         let given = parse(given, side)?;
         if given.name() == name.as_str() {
@@ -255,6 +259,7 @@ async fn begin(
                 spec: spec.clone(),
                 paused: false,
                 state: None,
+                verifying: None,
             };
             let started = connected
                 .client
@@ -263,7 +268,7 @@ async fn begin(
             started.map_err(|error| refused(&error))?;
         }
     }
-    run::to_the_end(context, connected, &spec, ready).await
+    run::to_the_end(context, connected, &spec, ready, false).await
 }
 
 async fn sessions(spec: &JobSpec, ends: &Ends) -> Result<(Session, Session), Report> {
@@ -289,7 +294,7 @@ async fn look_at(source: &Session, target: &Session, spec: &JobSpec, restart: bo
 }
 
 /// An error of PostgreSQL's before the job starts: the side decides the exit status.
-fn of_side(error: &Error) -> Report {
+pub(super) fn of_side(error: &Error) -> Report {
     let status = match error.side() {
         Side::Source => ExitStatus::Source,
         Side::Target => ExitStatus::Target,
@@ -308,7 +313,7 @@ fn must_begin_anew(job: &Job, spec: &JobSpec) -> bool {
         || old.verify != spec.verify
 }
 
-async fn apply_tuning(job: &Job, change: TuningChange) -> Result<(), Report> {
+pub(super) async fn apply_tuning(job: &Job, change: TuningChange) -> Result<(), Report> {
     if change.is_empty() {
         return Ok(());
     }
@@ -335,9 +340,13 @@ fn say_where_it_begins(
     } else if found.found.batches == 0 {
         format!("job {name} begins: {place}")
     } else if was_complete {
-        format!("job {name} was complete, with {rows} rows in {batches} batches: looking whether it still is, and for new keys: {place}")
+        format!(
+            "job {name} was complete, with {rows} rows in {batches} batches: looking whether it still is, and for new keys: {place}"
+        )
     } else {
-        format!("job {name} goes on from the ledger found on the target ({rows} rows in {batches} batches): {place}")
+        format!(
+            "job {name} goes on from the ledger found on the target ({rows} rows in {batches} batches): {place}"
+        )
     };
     context.printer.talk(&words);
 }

@@ -168,7 +168,8 @@ impl Job {
     /// Whether an earlier version of longhaul began it, whose runs this one cannot take up.
     pub fn is_earlier(&self) -> bool {
         let info = self.described.workflow_execution_info.as_ref();
-        info.and_then(|info| info.r#type.as_ref()).is_some_and(|it| it.name == EARLIER_WORKFLOW)
+        info.and_then(|info| info.r#type.as_ref())
+            .is_some_and(|it| it.name == EARLIER_WORKFLOW)
     }
 
     /// How far the workflow says it is; `None` where no worker answers, or it has not begun.
@@ -209,12 +210,16 @@ impl Job {
     async fn result_of_earlier(&self) -> Option<Progress> {
         let history = self.handle.fetch_history(WorkflowFetchHistoryOptions::default());
         let events = history.into_events().await.ok()?;
-        let Attributes::WorkflowExecutionCompletedEventAttributes(completed) = events.into_iter().next_back()?.attributes?
+        let Attributes::WorkflowExecutionCompletedEventAttributes(completed) =
+            events.into_iter().next_back()?.attributes?
         else {
             return None;
         };
         let result = completed.result?.payloads.into_iter().next()?;
-        Some(Progress::of_result(self.spec.clone(), serde_json::from_slice(&result.data).ok()?))
+        Some(Progress::of_result(
+            self.spec.clone(),
+            serde_json::from_slice(&result.data).ok()?,
+        ))
     }
 
     /// Everything that can be said of it now.
@@ -285,6 +290,7 @@ impl Job {
                 batches_done: 0,
                 batches_lost: 0,
                 rows_lost: 0,
+                lost_since: None,
                 cursor: None,
                 copies_up_to: None,
                 rows_per_second: None,
@@ -313,6 +319,7 @@ impl Job {
             batches_done: tally.batches,
             batches_lost: progress.lost.batches,
             rows_lost: progress.lost.rows,
+            lost_since: progress.lost.since,
             cursor: progress.copied.map(|key| key.0),
             copies_up_to: progress.until.map(|key| key.0),
             rows_per_second: progress.rows_per_second,
@@ -367,6 +374,7 @@ pub fn innermost(failure: &FailureProto) -> Failure {
         kind: String::new(),
         message: failure.message.clone(),
         hint: String::new(),
+        prepare_again: false,
     }
 }
 

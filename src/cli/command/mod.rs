@@ -6,6 +6,7 @@ mod demo;
 mod inspect;
 mod jobs;
 mod run;
+mod verify;
 
 use std::path::Path;
 
@@ -41,6 +42,7 @@ pub async fn carry_out(args: &Args, settings: &Settings, printer: &Printer) -> O
     };
     match &args.command {
         Command::Migrate(migrate) => copy::copy(&context, JobKind::Migrate, &migrate.copy).await,
+        Command::Verify(verify) => verify::verify(&context, verify).await,
         Command::Sync(sync) => copy::copy(&context, JobKind::Sync, &sync.copy).await,
         Command::Resume(resume) => copy::resume(&context, resume).await,
         Command::Status(status) => inspect::status(&context, status.job.as_deref(), status.json).await,

@@ -1,5 +1,6 @@
 //! A job in the foreground: shown, waited for, and left in order when the operator interrupts it.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::jobs::{self, Job};
 use super::{Context, refused};
 use crate::connect::{Connected, Place};
 use crate::job::status::JobStatus;
-use crate::job::{JobName, JobSpec};
+use crate::job::{JobName, JobSpec, Kind};
 use crate::observe::figures;
 use crate::observe::progress::{Live, Progress};
 use crate::worker::{self, Activities, Gauge, Running};
@@ -68,23 +69,31 @@ pub async fn to_the_end(
     connected: Connected,
     spec: &JobSpec,
     ready: Ready,
+    json: bool,
 ) -> Outcome {
     let mut interrupts = Interrupts::listen()?;
     let mut progress = Progress::new(context.settings.progress, context.printer.terminal());
     let began = std::time::Instant::now();
     let known = jobs::find(&connected.client, spec.name.as_str()).await?;
+    let mut told = Told::default();
     let mut job = known.ok_or_else(|| Report::of("the job was not journaled", ExitStatus::Service))?;
     loop {
         let refreshed = job.refresh().await;
         must_be_well(&connected, &ready)?;
         refreshed?;
         let status = job.to_status(Some(std::process::id())).await;
+        if let Some(tuning) = status.tuning {
+            ready
+                .gauge
+                .set_limit(tuning.max_rate_bytes_per_second.and_then(NonZeroU64::new));
+        }
+        told.tell(context, spec, &status);
         let live = live(&ready.gauge, &status);
         if !job.is_open() {
             progress.finish(&status, live);
             drop(progress);
             ready.worker.shut_down().await.map_err(|error| refused(&error))?;
-            return ended(context, spec, &job, &status, began.elapsed()).await;
+            return ended(context, spec, &job, &status, began.elapsed(), json).await;
         }
         progress.update(&status, live);
         tokio::select! {
@@ -92,6 +101,53 @@ pub async fn to_the_end(
             () = interrupts.next() => return interrupted(context, connected, spec, ready, progress, interrupts).await,
         }
     }
+}
+
+/// What has been said once, and need not be said again.
+#[derive(Default)]
+struct Told {
+    up_to: bool,
+    batches_lost: u64,
+}
+
+impl Told {
+    fn tell(&mut self, context: &Context<'_>, spec: &JobSpec, status: &JobStatus) {
+        let Some(table) = status.tables.first() else {
+            return;
+        };
+        if let (false, Some(key)) = (self.up_to, &table.copies_up_to) {
+            self.up_to = true;
+            context.printer.talk(&format!(
+                "it copies up to key ({}), the highest when it began",
+                key.join(", ")
+            ));
+        }
+        if table.batches_lost > self.batches_lost {
+            let since = table.lost_since.as_deref().unwrap_or("its beginning");
+            context.printer.warn(&format!(
+                "the target has lost {} batches ({} rows) of job {} that it had confirmed after {since}: it was failed over or \
+                 restored to an older state; they are copied again",
+                figures::count(table.batches_lost - self.batches_lost),
+                figures::count(table.rows_lost),
+                spec.name
+            ));
+            self.batches_lost = table.batches_lost;
+        }
+    }
+}
+
+/// What was looked at before a job was called complete.
+fn checked(name: &JobName, status: &JobStatus) -> String {
+    if let Some(findings) = &status.findings {
+        return format!(
+            "checked: all {} rows were read back from the target, and are what was sent",
+            figures::count(findings.rows)
+        );
+    }
+    format!(
+        "checked on the target: its ledger has every batch, without a gap, and the table is the one that they were written \
+         to; to read the rows back: longhaul verify {name}"
+    )
 }
 
 /// Without its journal or its worker a job stands still.
@@ -155,6 +211,7 @@ async fn ended(
     job: &Job,
     status: &JobStatus,
     took: Duration,
+    json: bool,
 ) -> Outcome {
     let name = &spec.name;
     let (rows, bytes, batches) = status.tables.first().map_or((0, 0, 0), |table| {
@@ -167,6 +224,10 @@ async fn ended(
         figures::count(batches)
     );
     match job.status {
+        WorkflowExecutionStatus::Completed if spec.kind == Kind::Verify => {
+            let findings = status.findings.clone().unwrap_or_default();
+            super::verify::ended(context, name.as_str(), &findings, took, json)
+        }
         WorkflowExecutionStatus::Completed => {
             let took = humantime::format_duration(Duration::from_millis(
                 u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
@@ -174,6 +235,7 @@ async fn ended(
             context
                 .printer
                 .talk(&format!("job {name} is complete: {done}, in {took}"));
+            context.printer.talk(&checked(name, status));
             Ok(ExitStatus::Done)
         }
         WorkflowExecutionStatus::Canceled => {

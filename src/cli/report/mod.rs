@@ -3,11 +3,13 @@
 //! Everything here makes strings of typed values; the printer prints them.
 
 mod event_json;
+mod findings;
 mod history;
 mod list;
 mod status;
 
 pub use event_json::event_json;
+pub use findings::{findings, verdict};
 pub use history::{HistoryRow, history};
 pub use list::list;
 pub use status::status;
@@ -152,6 +154,12 @@ fn aligned(rows: &[Vec<String>]) -> String {
         line.trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// `1 range`, `2 ranges`.
+fn plural(number: u64, what: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{} {what}{s}", crate::observe::figures::count(number))
 }
 
 #[cfg(test)]

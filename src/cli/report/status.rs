@@ -145,6 +145,7 @@ pub(super) mod tests {
                 batches_done: 9,
                 batches_lost: 0,
                 rows_lost: 0,
+                lost_since: None,
                 cursor: Some(vec!["450000".to_owned()]),
                 copies_up_to: None,
                 rows_per_second: Some(120_000.4),

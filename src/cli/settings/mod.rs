@@ -21,7 +21,8 @@ use super::args::{Args, Command, ConnectionArgs, CopyArgs, ProgressArgs, VerifyA
 use super::printer::ColorChoice;
 use crate::job::status::JobKind;
 use crate::job::{
-    BatchRows, ConnectionName, JobName, JobSpec, Kind, OnConflict, RateLimit, Tuning, TuningChange, VerifySpec,
+    BatchRows, ConnectionName, JobName, JobSpec, Kind, OnConflict, RateLimit, Tuning, TuningChange,
+    VerifySpec,
 };
 use crate::job::{parse_concurrency, parse_interval, parse_lookback};
 use crate::observe::logs::LogFormat;
@@ -232,7 +233,9 @@ impl Settings {
         match &args.command {
             Command::Migrate(migrate) => {
                 self.take_copy_flags(&migrate.copy);
-                self.flag(Setting::Verify, &migrate.verify.then_some(true), |s, v| s.verify = v);
+                self.flag(Setting::Verify, &migrate.verify.then_some(true), |s, v| {
+                    s.verify = v
+                });
             }
             Command::Verify(verify) => self.take_verify_flags(verify),
             Command::Sync(sync) => {
@@ -274,7 +277,9 @@ impl Settings {
         self.flag(Setting::TargetTable, &verify.target_table, |s, v| {
             s.target_table = Some(v)
         });
-        self.flag(Setting::Concurrency, &verify.concurrency, |s, v| s.concurrency = v);
+        self.flag(Setting::Concurrency, &verify.concurrency, |s, v| {
+            s.concurrency = v
+        });
         self.flag(Setting::MaxRate, &verify.max_rate, |s, v| s.max_rate = v);
         self.take_progress_flag(&verify.progress);
     }

@@ -276,6 +276,7 @@ pub(super) mod tests {
                 batches_done: 9,
                 batches_lost: 0,
                 rows_lost: 0,
+                lost_since: None,
                 cursor: None,
                 copies_up_to: None,
                 rows_per_second: None,

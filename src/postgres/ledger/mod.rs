@@ -121,7 +121,10 @@ pub async fn find(target: &Session, spec: &TableSpec, plan: &Plan, batch: &Batch
 /// What goes wrong in asking.
 pub async fn read(target: &Session, orders: &Session, spec: &TableSpec, plan: &Plan) -> Result<Position> {
     let mine = of_table(spec, plan);
-    in_transaction(target, async || segments::read_position(target, orders, plan, &mine).await).await
+    in_transaction(target, async || {
+        segments::read_position(target, orders, plan, &mine).await
+    })
+    .await
 }
 
 /// Keeps the key up to which nothing can appear any more. Idempotent.

@@ -1,0 +1,140 @@
+//! What a verification found, for people: a line a difference, and the verdict.
+
+use std::time::Duration;
+
+use super::plural;
+use crate::observe::figures;
+use crate::table::{Difference, Findings, Key, TOLD_MAX};
+
+/// A line for each difference that is named, and one for those that are not.
+pub fn findings(findings: &Findings) -> String {
+    let mut lines: Vec<_> = findings.told.iter().map(line).collect();
+    let more = findings.differences().saturating_sub(findings.told.len() as u64);
+    if more > 0 {
+        lines.push(format!(
+            "and {} more (the first {} are named)",
+            figures::count(more),
+            figures::count(TOLD_MAX as u64)
+        ));
+    }
+    lines.join("\n")
+}
+
+/// The verdict in a sentence.
+pub fn verdict(job: &str, findings: &Findings, took: Duration) -> String {
+    let took = humantime::format_duration(Duration::from_millis(
+        u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+    ));
+    let read = format!(
+        "{} rows, {}, in {}, {took}",
+        figures::count(findings.rows),
+        figures::bytes(findings.bytes as f64),
+        plural(findings.ranges, "range")
+    );
+    let mut parts = Vec::new();
+    for (number, what) in [
+        (findings.missing, "missing"),
+        (findings.extra, "extra"),
+        (findings.changed, "changed"),
+    ] {
+        if number > 0 {
+            parts.push(format!("{} {what}", figures::count(number)));
+        }
+    }
+    if findings.ranges_different > 0 {
+        parts.push(format!(
+            "{} not as sent",
+            plural(findings.ranges_different, "range")
+        ));
+    }
+    let mut text = if parts.is_empty() {
+        format!("{job}: equal ({read})")
+    } else {
+        format!("{job}: different: {} ({read})", parts.join(", "))
+    };
+    if findings.repaired > 0 {
+        text += &format!("; {} put right", plural(findings.repaired, "row"));
+    }
+    if findings.ranges_unproved > 0 {
+        text += &format!(
+            "; of {} only the number of rows could be compared: --against source compares all of it",
+            plural(findings.ranges_unproved, "range")
+        );
+    }
+    text
+}
+
+fn line(difference: &Difference) -> String {
+    match difference {
+        Difference::Missing { key } => format!("missing ({})", shown(key)),
+        Difference::Extra { key } => format!("extra ({})", shown(key)),
+        Difference::Changed { key, columns } => format!("changed ({}): {}", shown(key), columns.join(", ")),
+        Difference::Range {
+            range,
+            rows_sent,
+            rows_found,
+        } => format!(
+            "range after {} up to ({}): {} sent, {} found",
+            range
+                .low
+                .as_ref()
+                .map_or("the start".to_owned(), |low| format!("({})", shown(low))),
+            shown(&range.high),
+            plural(*rows_sent, "row"),
+            plural(*rows_found, "row")
+        ),
+    }
+}
+
+/// A key as one line of printable text.
+fn shown(key: &Key) -> String {
+    let parts = key.0.iter().map(|part| part.escape_debug().to_string());
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::KeyRange;
+
+    fn key(text: &str) -> Key {
+        Key(vec![text.to_owned()])
+    }
+
+    #[test]
+    fn each_difference_is_a_line_and_the_verdict_counts_them() {
+        let mut found = Findings {
+            rows: 120_000,
+            bytes: 40_000_000,
+            ranges: 60,
+            ..Findings::default()
+        };
+        let took = Duration::from_millis(1500);
+        assert_eq!(findings(&found), "");
+        assert_eq!(
+            verdict("v", &found, took),
+            "v: equal (120,000 rows, 40.0 MB, in 60 ranges, 1s 500ms)"
+        );
+        found.add(Difference::Missing { key: key("3") });
+        found.add(Difference::Changed {
+            key: key("a\n"),
+            columns: vec!["title".to_owned(), "url".to_owned()],
+        });
+        found.add(Difference::Range {
+            range: KeyRange {
+                low: None,
+                high: key("9"),
+            },
+            rows_sent: 9,
+            rows_found: 1,
+        });
+        assert_eq!(
+            findings(&found),
+            "missing (3)\nchanged (a\\n): title, url\nrange after the start up to (9): 9 rows sent, 1 row found"
+        );
+        assert!(
+            verdict("v", &found, took)
+                .starts_with("v: different: 1 missing, 1 changed, 1 range not as sent (120,000 rows")
+        );
+    }
+}
