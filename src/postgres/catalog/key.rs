@@ -21,9 +21,10 @@ pub(super) fn choose(source: &Relation, target: &Relation) -> Result<Vec<KeyColu
             is_exact: is_exact(column) && target.column(&column.name).is_some_and(is_exact),
         })
         .collect();
+    // Any of them may decide what is the same row.
     if target
-        .unique_index_on(&key)
-        .is_some_and(|index| !index.is_deterministic)
+        .unique_indexes_on(&key)
+        .any(|index| !index.is_deterministic)
     {
         key.iter_mut().for_each(|column| column.is_exact = false);
     }

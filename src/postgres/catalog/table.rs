@@ -38,9 +38,9 @@ impl Relation {
         self.columns.iter().find(|column| column.name == name)
     }
 
-    /// The unique index on exactly these columns.
-    pub(super) fn unique_index_on(&self, key: &[KeyColumn]) -> Option<&UniqueIndex> {
-        self.indexes.iter().find(|index| {
+    /// The unique indexes on exactly these columns.
+    pub(super) fn unique_indexes_on(&self, key: &[KeyColumn]) -> impl Iterator<Item = &UniqueIndex> {
+        self.indexes.iter().filter(|index| {
             index.columns.len() == key.len() && key.iter().all(|column| index.columns.contains(&column.name))
         })
     }
