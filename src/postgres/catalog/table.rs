@@ -13,7 +13,6 @@ pub(super) const LIKENESS: f64 = 0.6;
 /// A table as one side's catalog describes it.
 #[derive(Debug)]
 pub(super) struct Relation {
-    pub side: Side,
     pub oid: u32,
     pub name: TableName,
     /// `r` for an ordinary table, `p` for a partitioned one.
@@ -110,7 +109,6 @@ pub(super) async fn read(session: &Session, name: &TableName) -> Result<Relation
     let (oid, kind) = (row.number(), row.letter());
     check_kind(side, name, kind)?;
     Ok(Relation {
-        side,
         oid,
         name: name.clone(),
         kind,
