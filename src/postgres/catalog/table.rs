@@ -13,7 +13,6 @@ pub(super) const LIKENESS: f64 = 0.6;
 /// A table as one side's catalog describes it.
 #[derive(Debug)]
 pub(super) struct Relation {
-    pub side: Side,
     pub oid: u32,
     pub name: TableName,
     /// `r` for an ordinary table, `p` for a partitioned one.
@@ -38,9 +37,9 @@ impl Relation {
         self.columns.iter().find(|column| column.name == name)
     }
 
-    /// The unique index on exactly these columns.
-    pub(super) fn unique_index_on(&self, key: &[KeyColumn]) -> Option<&UniqueIndex> {
-        self.indexes.iter().find(|index| {
+    /// The unique indexes on exactly these columns.
+    pub(super) fn unique_indexes_on(&self, key: &[KeyColumn]) -> impl Iterator<Item = &UniqueIndex> {
+        self.indexes.iter().filter(|index| {
             index.columns.len() == key.len() && key.iter().all(|column| index.columns.contains(&column.name))
         })
     }
@@ -110,7 +109,6 @@ pub(super) async fn read(session: &Session, name: &TableName) -> Result<Relation
     let (oid, kind) = (row.number(), row.letter());
     check_kind(side, name, kind)?;
     Ok(Relation {
-        side,
         oid,
         name: name.clone(),
         kind,
