@@ -12,8 +12,16 @@ mod cursor;
 mod failover;
 #[path = "postgres/faults.rs"]
 mod faults;
+#[path = "postgres/fence.rs"]
+mod fence;
+#[path = "postgres/layout.rs"]
+mod layout;
 #[path = "postgres/ledger.rs"]
 mod ledger;
+#[path = "postgres/locking.rs"]
+mod locking;
+#[path = "postgres/modes.rs"]
+mod modes;
 #[path = "support/proxy.rs"]
 mod proxy;
 #[path = "postgres/servers.rs"]
@@ -24,6 +32,8 @@ mod session;
 mod shared;
 #[path = "support/standby.rs"]
 mod standby;
+#[path = "postgres/take_over.rs"]
+mod take_over;
 #[path = "postgres/tls.rs"]
 mod tls;
 #[path = "postgres/writers.rs"]
