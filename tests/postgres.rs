@@ -8,6 +8,8 @@ mod catalog;
 mod copy;
 #[path = "postgres/cursor.rs"]
 mod cursor;
+#[path = "postgres/errors.rs"]
+mod errors;
 #[path = "postgres/failover.rs"]
 mod failover;
 #[path = "postgres/faults.rs"]
