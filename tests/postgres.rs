@@ -38,5 +38,7 @@ mod standby;
 mod take_over;
 #[path = "postgres/tls.rs"]
 mod tls;
+#[path = "postgres/verify.rs"]
+mod verify;
 #[path = "postgres/writers.rs"]
 mod writers;
