@@ -119,7 +119,8 @@ pub async fn against_source(sides: Sides<'_>, range: &KeyRange, count_missing: b
         }
         suspects.extend(rows::compare_range(sides, &range).await?);
     }
-    settle(sides, suspects, count_missing, &mut findings).await?;
+    let counts = |found: &Difference| count_missing || !matches!(found, Difference::Missing { .. });
+    settle(sides, suspects, counts, &mut findings).await?;
     Ok(findings)
 }
 
@@ -154,7 +155,13 @@ pub async fn by_keys(sides: Sides<'_>, range: &KeyRange, count_missing: bool) ->
         suspects.extend(found);
         low = Some(high);
     }
-    settle(sides, suspects, count_missing, &mut findings).await?;
+    let counts = |found: &Difference| match found {
+        Difference::Missing { .. } => count_missing,
+        Difference::Extra { .. } => false,
+        Difference::Changed { .. } | Difference::Range { .. } => true,
+    };
+    suspects.retain(counts);
+    settle(sides, suspects, counts, &mut findings).await?;
     Ok(findings)
 }
 
@@ -169,8 +176,9 @@ pub async fn only_on_target(sides: Sides<'_>, range: &KeyRange) -> Result<Findin
     };
     let (_, mut suspects) = rows::compare_keys(sides, Side::Target, range).await?;
     // What both have was compared from the source's side.
-    suspects.retain(|suspect| matches!(suspect, Difference::Extra { .. }));
-    settle(sides, suspects, true, &mut findings).await?;
+    let counts = |found: &Difference| matches!(found, Difference::Extra { .. });
+    suspects.retain(counts);
+    settle(sides, suspects, counts, &mut findings).await?;
     Ok(findings)
 }
 
@@ -178,17 +186,18 @@ pub async fn only_on_target(sides: Sides<'_>, range: &KeyRange) -> Result<Findin
 async fn settle(
     sides: Sides<'_>,
     suspects: Vec<Difference>,
-    count_missing: bool,
+    counts: impl Fn(&Difference) -> bool,
     findings: &mut Findings,
 ) -> Result<()> {
     if suspects.is_empty() {
         return Ok(());
     }
     tokio::time::sleep(LOOK_AGAIN_AFTER).await;
-    let keys: Vec<Key> = suspects.into_iter().filter_map(rows::key_of).collect();
+    let mut keys: Vec<Key> = suspects.into_iter().filter_map(rows::key_of).collect();
+    keys.dedup();
     for some in keys.chunks(usize::try_from(ROWS_COMPARED).unwrap_or(usize::MAX)) {
         for difference in rows::compare_some(sides, some).await? {
-            if count_missing || !matches!(difference, Difference::Missing { .. }) {
+            if counts(&difference) {
                 findings.add(difference);
             }
         }

@@ -40,21 +40,27 @@ pub async fn repair(
             Difference::Extra { .. } | Difference::Range { .. } => {}
         }
     }
-    if wanted.is_empty() && extra.is_empty() {
+    // Of an extra key the source may have a row by now, or have had one all along, and the target two: it is sent again.
+    let differing = wanted.len() as u64;
+    wanted.extend_from_slice(&extra);
+    wanted.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+    wanted.dedup();
+    if wanted.is_empty() {
         return Ok(0);
     }
     let open = sides.target.open();
-    let repaired = in_transaction(sides, spec, fence, range, &wanted, &extra).await;
-    let end = if repaired.is_ok() { "COMMIT" } else { "ROLLBACK" };
+    let sent = in_transaction(sides, spec, fence, range, &wanted, &extra).await;
+    let end = if sent.is_ok() { "COMMIT" } else { "ROLLBACK" };
     let what = format!("put rows of target table {} right", sides.plan.target);
     let ended = sides.target.rows(&what, end).await;
     if ended.is_ok() {
         open.ended();
     }
-    let repaired = repaired?;
-    ended.map(|_| repaired)
+    let sent = sent?;
+    ended.map(|_| sent.min(differing) + extra.len() as u64)
 }
 
+/// Gives how many rows were sent: those that the source has of the wanted keys, the extra ones among them.
 async fn in_transaction(
     sides: Sides<'_>,
     spec: &TableSpec,
@@ -72,45 +78,41 @@ async fn in_transaction(
         Some(fence) => ledger::pass_fence(target, spec, plan, fence).await?,
         None => check_digest(sides).await?,
     }
-    let mut repaired = extra.len() as u64;
     if !extra.is_empty() {
         let sql = format!("DELETE FROM {table} AS t{}", where_keys(plan, extra));
         target.rows(&what, &sql).await?;
     }
-    if !wanted.is_empty() {
-        let stage = format!(
-            "CREATE TEMPORARY TABLE longhaul_batch ON COMMIT DROP AS SELECT {columns} FROM {table} WITH NO DATA"
-        );
-        target.rows(&what, &stage).await?;
-        let sent = send(sides, wanted).await?;
-        let written = if plan.target_key_is_unique {
-            let row = target.row(&what, &move_sql(plan, OnConflict::Update)).await?;
-            let number = |column: usize| {
-                let text = row.get(column).and_then(Option::as_deref);
-                text.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0)
-            };
-            number(0) + number(1)
-        } else {
-            let sql = format!(
-                "DELETE FROM {table} AS t{}; WITH written AS (INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
-                 SELECT {columns} FROM {STAGE} RETURNING 1) SELECT count(*) FROM written",
-                where_keys(plan, wanted)
-            );
-            let row = target.row(&what, &sql).await?;
-            row.into_iter()
-                .next()
-                .flatten()
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(0)
+    let stage = format!(
+        "CREATE TEMPORARY TABLE longhaul_batch ON COMMIT DROP AS SELECT {columns} FROM {table} WITH NO DATA"
+    );
+    target.rows(&what, &stage).await?;
+    let sent = send(sides, wanted).await?;
+    let written = if plan.target_key_is_unique {
+        let row = target.row(&what, &move_sql(plan, OnConflict::Update)).await?;
+        let number = |column: usize| {
+            let text = row.get(column).and_then(Option::as_deref);
+            text.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0)
         };
-        if written != sent {
-            let words = format!(
-                "target table {} took {written} rows of {sent} that were sent",
-                plan.target
-            );
-            return Err(Error::new(Side::Target, Kind::CountMismatch, words));
-        }
-        repaired += sent;
+        number(0) + number(1)
+    } else {
+        let sql = format!(
+            "DELETE FROM {table} AS t{}; WITH written AS (INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
+             SELECT {columns} FROM {STAGE} RETURNING 1) SELECT count(*) FROM written",
+            where_keys(plan, wanted)
+        );
+        let row = target.row(&what, &sql).await?;
+        row.into_iter()
+            .next()
+            .flatten()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0)
+    };
+    if written != sent {
+        let words = format!(
+            "target table {} took {written} rows of {sent} that were sent",
+            plan.target
+        );
+        return Err(Error::new(Side::Target, Kind::CountMismatch, words));
     }
     if fence.is_some() {
         let sql = if plan.same_order {
@@ -125,7 +127,7 @@ async fn in_transaction(
         };
         target.rows(&what, &sql).await?;
     }
-    Ok(repaired)
+    Ok(sent)
 }
 
 async fn check_digest(sides: Sides<'_>) -> Result<()> {
