@@ -128,7 +128,11 @@ async fn upgrade(target: &Session) -> Result<()> {
     let sql = format!(
         "DO $upgrade$ BEGIN IF (SELECT max(version) FROM longhaul.format) = 1 THEN {FROM_1} END IF; END $upgrade$;"
     );
-    change(target, "bring the ledger on the target to format 2", &sql).await
+    let upgraded = change(target, "bring the ledger on the target to format 2", &sql).await;
+    upgraded.map_err(|error| match error.kind() {
+        Kind::Privilege => error.hinted("run longhaul once as the owner of the tables in schema longhaul"),
+        _ => error,
+    })
 }
 
 /// Runs statements in one transaction, one process at a time.

@@ -68,6 +68,7 @@ pub async fn take_over(
         let entry = read_entry(target, spec, plan).await?;
         if let Some(entry) = &entry {
             check_entry(target, spec, plan, entry, &mine).await?;
+            warn_of_rewrite(spec, plan, entry);
         }
         let epoch = write_entry(target, spec, plan).await?;
         let position = read_position(target, source, plan, &mine).await?;
@@ -301,6 +302,20 @@ async fn check_entry(
         ranges.len()
     );
     Err(Error::new(Side::Target, Kind::Emptied, words))
+}
+
+/// Nobody can tell a VACUUM FULL of the source from a TRUNCATE that was followed by other rows.
+fn warn_of_rewrite(spec: &TableSpec, plan: &Plan, entry: &Entry) {
+    let before = entry.plan.as_ref().map(|earlier| &earlier.source_files);
+    if before.is_some_and(|before| *before != plan.source_files) {
+        tracing::warn!(
+            "source table {} was rewritten, or emptied and filled anew, since job {} last looked at it: rows that were \
+             copied before that are as they were then (longhaul verify {} --against source tells whether they differ)",
+            plan.source,
+            spec.job,
+            spec.job
+        );
+    }
 }
 
 /// The ranges of the ledger that brought rows.
