@@ -73,7 +73,8 @@ INSERT INTO longhaul.tables (job, table_name, target_table, key_columns, epoch, 
 ALTER TABLE longhaul.jobs DROP COLUMN source_table, DROP COLUMN target_table, DROP COLUMN key_columns,
     DROP COLUMN epoch, DROP COLUMN runs, DROP COLUMN settled;
 ALTER TABLE longhaul.batches ADD COLUMN format text, ADD COLUMN low_hash text;
-UPDATE longhaul.batches SET low_hash = pg_catalog.md5(low::text);
+UPDATE longhaul.batches SET low_hash =
+    pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(low::text, pg_catalog.getdatabaseencoding())), 'hex');
 ALTER TABLE longhaul.batches ALTER COLUMN low_hash SET NOT NULL;
 DROP INDEX longhaul.batches_low;
 CREATE UNIQUE INDEX batches_low ON longhaul.batches (job, table_name, low_hash) WHERE pass = 0;
