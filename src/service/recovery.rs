@@ -11,7 +11,7 @@ use super::core::Core;
 use super::events::read_stored_events;
 use super::history::{RunState, chain};
 use super::inventory::Inventory;
-use super::journal::{JournalError, Store, Table, event_key, table_range};
+use super::journal::{JournalError, Store, Table, event_key, event_range, table_range};
 
 /// Events read at a time while a run is checked.
 const PAGE: usize = 4096;
@@ -87,6 +87,14 @@ fn prove_whole(store: &Store, run: &RunState) -> Result<(), JournalError> {
             checksum = chain(checksum, &bytes);
             next += 1;
         }
+    }
+    let (low, high) = event_range(&run.run_id, next, i64::MAX);
+    if !store.scan(&low, &high, 1)?.is_empty() {
+        return Err(store.damaged(format!(
+            "run {} has more events than the {} it counts",
+            run.run_id,
+            run.last_event_id()
+        )));
     }
     if checksum != run.events_checksum {
         return Err(store.damaged(format!(
