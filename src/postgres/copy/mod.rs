@@ -53,10 +53,6 @@ struct Copying<'a> {
 ///
 /// # Errors
 /// `Fenced`, `TargetRewound`, `TableChanged`; `ConflictingRow`; `CountMismatch`; or what goes wrong on either side.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the two sides, what was decided, what is to do, and who watches"
-)]
 pub async fn copy_batch(
     source: &Session,
     target: &Session,
