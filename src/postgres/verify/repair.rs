@@ -7,7 +7,7 @@ use super::{Sides, units};
 use crate::postgres::catalog::digest_sql;
 use crate::postgres::checksum::RowCounter;
 use crate::postgres::connect::lock_sql;
-use crate::postgres::copy::{STAGE, column_list, move_sql, rows_sql};
+use crate::postgres::copy::{STAGING, column_list, move_sql, rows_sql};
 use crate::postgres::cursor::{locked, where_keys, where_range};
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::quote_table;
@@ -93,7 +93,7 @@ async fn in_transaction(
         } else {
             let sql = format!(
                 "DELETE FROM {table} AS t{}; WITH written AS (INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
-                 SELECT {columns} FROM {STAGE} RETURNING 1) SELECT count(*) FROM written",
+                 SELECT {columns} FROM {STAGING} RETURNING 1) SELECT count(*) FROM written",
                 where_keys(plan, wanted)
             );
             let row = target.row(&what, &sql).await?;
@@ -139,7 +139,7 @@ async fn check_digest(sides: Sides<'_>) -> Result<()> {
     Err(Error::new(Side::Target, Kind::TableChanged, words))
 }
 
-/// Sends the source's rows of some keys to the stage; gives how many.
+/// Sends the source's rows of some keys to the staging table; gives how many.
 async fn send(sides: Sides<'_>, keys: &[Key]) -> Result<u64> {
     let Sides {
         source,
@@ -171,7 +171,7 @@ async fn send(sides: Sides<'_>, keys: &[Key]) -> Result<u64> {
     begun.map_err(reading)?;
     let mut stream = pin!(stream.map_err(reading)?);
     let into = format!(
-        "COPY {STAGE} ({}) FROM STDIN (FORMAT {})",
+        "COPY {STAGING} ({}) FROM STDIN (FORMAT {})",
         column_list(plan),
         plan.format.name()
     );
