@@ -7,9 +7,13 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::blobs::{Blobs, Disk};
 use super::{Journal, JournalError, SledJournal, Store, Write};
+
+/// What happens at once, or never.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The inode of a file.
 type Inode = u64;
@@ -211,4 +215,19 @@ fn a_flush_without_new_large_values_syncs_the_log_only() {
     let log = directory.path().join("db").metadata().unwrap().ino();
     assert_eq!(disk.bytes.lock().unwrap().keys().collect::<Vec<_>>(), [&log]);
     assert!(disk.names.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_value_that_cannot_be_written_ends_the_journal_and_nothing_waits_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(Arc::new(SledJournal::open(directory.path()).unwrap())).unwrap();
+    let before = store.apply(vec![put(0, 10)]).unwrap();
+    std::fs::remove_dir(directory.path().join("blobs")).unwrap();
+    store.apply(vec![put(1, 1 << 20)]).unwrap_err();
+    let ended = tokio::time::timeout(DEADLINE, store.durable(before)).await;
+    ended.expect("whoever waits hears of it").unwrap_err();
+    store.apply(vec![put(2, 10)]).unwrap_err();
+    let dropped = tokio::task::spawn_blocking(move || drop(store));
+    let dropped = tokio::time::timeout(DEADLINE, dropped).await;
+    dropped.expect("it is let go").unwrap();
 }

@@ -3,12 +3,14 @@
 //! Three things sled 0.34.7 does not do by itself are done here. Its `flush` ends in `sync_file_range`, which does not
 //! survive a power cut, so each flush is followed by `sync_data` on sled's own file. It syncs no large values, which it
 //! keeps in files of their own, so each flush syncs those that are new (`blobs`). And damaged bytes make it panic, so every
-//! call is caught, its panic text kept off the terminal, and told as [`JournalError::Damaged`].
+//! call is caught, its panic text kept off the terminal, and told as [`JournalError::Damaged`]. After a batch that it could
+//! not write it would wait for ever, at the next flush or on the way out: then it is not called again.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,6 +35,8 @@ pub struct SledJournal {
     /// Held while a batch is applied, and from the last look for new blobs to the end of sled's flush: the log that is written
     /// names none that is not synced.
     batch: Mutex<()>,
+    /// A batch failed on the way: sled's log has a hole, and whatever waits for what comes after it waits for ever.
+    broken: AtomicBool,
     /// How far the flushes have come, 8 bytes, little-endian.
     mark: File,
     path: PathBuf,
@@ -80,6 +84,7 @@ impl SledJournal {
             blobs,
             disk,
             batch: Mutex::default(),
+            broken: AtomicBool::new(false),
             mark,
             path: path.to_owned(),
         })
@@ -103,10 +108,33 @@ fn open_when_released(path: &Path, config: &sled::Config) -> Result<sled::Db, Jo
 impl SledJournal {
     /// A call into sled that changes no record.
     fn reading<T>(&self, call: impl FnOnce() -> sled::Result<T>) -> Result<T, JournalError> {
+        self.check()?;
         guard(&self.path, "read", || {
             let _writing = self.blobs.writing();
             call()
         })
+    }
+
+    /// A call into sled after whose failure there is none.
+    fn writing<T>(&self, call: impl FnOnce() -> sled::Result<T>) -> Result<T, JournalError> {
+        self.check()?;
+        guard(&self.path, "written", call).inspect_err(|_| self.broken.store(true, Ordering::SeqCst))
+    }
+
+    fn check(&self) -> Result<(), JournalError> {
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(JournalError::Poisoned("sled could not write a batch".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for SledJournal {
+    fn drop(&mut self) {
+        if self.broken.load(Ordering::SeqCst) {
+            // sled flushes when the last of these is dropped.
+            std::mem::forget(self.tree.clone());
+        }
     }
 }
 
@@ -136,7 +164,7 @@ impl Journal for SledJournal {
             }
         }
         let _alone = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
-        guard(&self.path, "written", || {
+        self.writing(|| {
             let _writing = self.blobs.writing();
             self.tree.apply_batch(batch)
         })
@@ -150,7 +178,7 @@ impl Journal for SledJournal {
             let _alone = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
             // Those of batches that came meanwhile.
             self.blobs.sync(disk).map_err(failed)?;
-            guard(&self.path, "written", || self.tree.flush())?;
+            self.writing(|| self.tree.flush())?;
         }
         disk.sync_data(&self.log).map_err(failed)
     }
