@@ -20,7 +20,7 @@ use temporalio_protos::temporal::api::workflowservice::v1::*;
 use tonic::Code;
 
 use super::clock::duration;
-use super::journal::{Journal, MemoryJournal, Store, Write, event_key, run_key};
+use super::journal::{Journal, MemoryJournal, SledJournal, Store, Write, event_key, run_key};
 use super::*;
 
 /// A service whose process can die: the journal stays.
@@ -353,16 +353,27 @@ async fn run_with_maps(service: &Service) {
 }
 
 async fn signal_with_header(service: &Service, workflow_id: &str) {
-    let request = SignalWorkflowExecutionRequest {
+    signal(service, workflow_id, |request| {
+        request.header = Some(Header { fields: map(payload) });
+    })
+    .await;
+}
+
+async fn signal(
+    service: &Service,
+    workflow_id: &str,
+    with: impl FnOnce(&mut SignalWorkflowExecutionRequest),
+) {
+    let mut request = SignalWorkflowExecutionRequest {
         namespace: NAMESPACE.into(),
         workflow_execution: Some(WorkflowExecution {
             workflow_id: workflow_id.into(),
             ..Default::default()
         }),
         signal_name: "s".into(),
-        header: Some(Header { fields: map(payload) }),
         ..Default::default()
     };
+    with(&mut request);
     let _: SignalWorkflowExecutionResponse = call(service, "SignalWorkflowExecution", request).await.unwrap();
 }
 
@@ -383,4 +394,55 @@ async fn runs_whose_events_have_maps_open_every_time_with_the_same_history() {
         let now = [history(&service, "open").await, history(&service, "closed").await];
         assert!(now == before, "another history at start {start}");
     }
+}
+
+#[tokio::test]
+async fn a_journal_that_lost_the_file_of_a_large_event_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = |path: &std::path::Path| {
+        let store = Store::open(Arc::new(SledJournal::open(path)?))?;
+        Service::open(store, Clock::Manual(Lab::new().now), Mode::Serve)
+    };
+    let service = open(directory.path()).unwrap();
+    start(&service).await;
+    for number in 0..3 {
+        signal(&service, "w", |request| {
+            request.input = Some(Payloads {
+                payloads: vec![payload(vec![number; 1 << 20])],
+            });
+        })
+        .await;
+    }
+    let before = history(&service, "w").await;
+    drop(service);
+    let files = |path: &std::path::Path| -> Vec<_> {
+        let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
+        entries
+            .filter(|entry| entry.file_type().unwrap().is_file())
+            .map(|entry| entry.file_name())
+            .collect()
+    };
+    let large = files(&directory.path().join("blobs"));
+    assert!(!large.is_empty());
+    let mut refused = 0;
+    for lost in &large {
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::create_dir(copy.path().join("blobs")).unwrap();
+        for name in files(directory.path()) {
+            std::fs::copy(directory.path().join(&name), copy.path().join(&name)).unwrap();
+        }
+        for name in large.iter().filter(|name| *name != lost) {
+            let name = std::path::Path::new("blobs").join(name);
+            std::fs::copy(directory.path().join(&name), copy.path().join(&name)).unwrap();
+        }
+        match open(copy.path()) {
+            // A file may be one that is no longer needed, and not removed yet.
+            Ok(service) => assert!(history(&service, "w").await == before),
+            Err(error) => {
+                assert!(error.is_damage(), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0, "not one of {large:?} was needed");
 }

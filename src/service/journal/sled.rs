@@ -223,6 +223,9 @@ fn guard<T>(
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(sled::Error::Io(error))) => match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                Err(damaged(format!("the file of a large value is gone ({error})")))
+            }
             // What sled says when it reads nonsense lengths or offsets.
             std::io::ErrorKind::UnexpectedEof
             | std::io::ErrorKind::InvalidData
