@@ -86,13 +86,13 @@ pub(super) fn refuse(error: &Error, attempt: u32, unknown: impl FnOnce() -> u32)
         Retry::RetryLimited => unknown() >= UNKNOWN_ATTEMPTS,
         Retry::Never | Retry::Again => true,
     };
-    tracing::warn!(
-        side = failure.side,
-        kind = failure.kind,
-        attempt,
-        is_final,
-        "{failure}"
-    );
+    let (side, kind) = (&failure.side, &failure.kind);
+    if error.retry() == Retry::Again {
+        // The job prepares again, and says what became of it.
+        tracing::info!(side, kind, attempt, "{failure}");
+    } else {
+        tracing::warn!(side, kind, attempt, is_final, "{failure}");
+    }
     let answer = ApplicationFailure::builder(failure.clone())
         .type_name(failure.kind.clone())
         .non_retryable(is_final)
@@ -131,4 +131,41 @@ pub(super) fn options(start_to_close: Duration) -> ActivityOptions {
         .cancellation_type(ActivityCancellationType::WaitCancellationCompleted)
         .retry_policy(retry)
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::Kind;
+
+    fn error(kind: Kind) -> Error {
+        Error::new(Side::Target, kind, "something is wrong")
+    }
+
+    #[test]
+    fn the_kind_alone_says_whether_to_prepare_again() {
+        for kind in [Kind::TableChanged, Kind::TargetRewound] {
+            assert!(Failure::of(&error(kind)).asks_to_prepare_again(), "{kind:?}");
+            let (_, is_final) = refuse(&error(kind), 1, || unreachable!("it is known"));
+            assert!(is_final, "no attempt of this activity can mend it");
+        }
+        for kind in [Kind::Transient, Kind::Fenced, Kind::Unknown] {
+            assert!(!Failure::of(&error(kind)).asks_to_prepare_again(), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_error_is_final_by_its_own_count_whatever_the_attempt() {
+        assert!(!refuse(&error(Kind::Unknown), 60, || 1).1);
+        assert!(refuse(&error(Kind::Unknown), 60, || UNKNOWN_ATTEMPTS).1);
+        assert!(!refuse(&error(Kind::Transient), 60, || unreachable!("it is known")).1);
+        assert!(refuse(&error(Kind::Privilege), 1, || unreachable!("it is known")).1);
+    }
+
+    #[test]
+    fn a_failure_of_an_earlier_version_stays_readable() {
+        let frozen = r#"{"side":"target","kind":"Fenced","message":"m","hint":"h"}"#;
+        let failure: Failure = serde_json::from_str(frozen).expect("the first version's form");
+        assert!(!failure.asks_to_prepare_again());
+    }
 }

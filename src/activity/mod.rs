@@ -61,7 +61,6 @@ const MAX_SESSIONS: usize = 65;
 
 /// The activities of one job, with what they need on this worker.
 pub struct Activities {
-    job: String,
     source: Pool,
     target: Pool,
     /// How the table is copied, as it was found last.
@@ -103,7 +102,6 @@ impl Activities {
         let application = format!("longhaul {}", spec.name);
         let limit = spec.tuning.max_rate_bytes_per_second.and_then(NonZeroU64::new);
         Self {
-            job: spec.name.to_string(),
             source: Pool::new(source, Side::Source, application.clone(), MAX_SESSIONS),
             target: Pool::new(target, Side::Target, application, MAX_SESSIONS),
             plan: Mutex::new(None),

@@ -304,10 +304,17 @@ fn settings_sql(side: Side, server_version: u32) -> String {
         ("timezone", "UTC"),
         ("extra_float_digits", "3"),
         ("bytea_output", "hex"),
+        // How values are read back: NULL in an array is a null, and a piece of XML need not be a document.
+        ("array_nulls", "on"),
+        ("xmloption", "content"),
+        // Names of tables and types are values too (regclass and its like), and stand in expressions that are compared.
+        ("quote_all_identifiers", "off"),
         ("standard_conforming_strings", "on"),
         ("row_security", "off"),
         ("statement_timeout", "0"),
         ("lock_timeout", "60s"),
+        // Nothing here takes long to compute, and to compile a look into the catalogs takes longer than the look.
+        ("jit", "off"),
         ("idle_in_transaction_session_timeout", "5min"),
         ("tcp_keepalives_idle", "30"),
         ("tcp_keepalives_interval", "10"),
@@ -320,7 +327,6 @@ fn settings_sql(side: Side, server_version: u32) -> String {
             ("tcp_user_timeout", "10min"),
             ("enable_seqscan", "off"),
             ("enable_sort", "off"),
-            ("jit", "off"),
             ("max_parallel_workers_per_gather", "0"),
         ]),
         Side::Target => settings.push(("tcp_user_timeout", "60s")),

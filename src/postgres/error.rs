@@ -315,18 +315,28 @@ impl std::error::Error for Error {
 fn classify(error: &tokio_postgres::Error) -> (Kind, Option<String>) {
     if let Some(error) = error.as_db_error() {
         let code = error.code().code();
-        // A value that outgrows the 1 GB of an allocation comes as an internal error.
-        let too_large = code == "XX000" && error.message().starts_with("invalid memory alloc request size");
-        let too_large =
-            too_large || (code == "53200" && error.detail().is_some_and(|it| it.contains("string buffer")));
-        let kind = if too_large {
-            Kind::Limit
-        } else {
-            kind_of_sqlstate(code)
-        };
-        return (kind, Some(code.to_owned()));
+        return (kind_of_server_error(code, error), Some(code.to_owned()));
     }
     (kind_without_sqlstate(error), None)
+}
+
+fn kind_of_server_error(code: &str, error: &tokio_postgres::error::DbError) -> Kind {
+    let message = error.message();
+    // A value that outgrows the 1 GB of an allocation comes as an internal error, or as one of memory.
+    let is_too_large = (code == "XX000" && message.starts_with("invalid memory alloc request size"))
+        || (code == "53200"
+            && error
+                .detail()
+                .is_some_and(|detail| detail.contains("string buffer")));
+    // The ledger was there when the job began: a target without it is one from before that.
+    let is_without_ledger = matches!(code, "42P01" | "3F000") && message.contains("\"longhaul");
+    if is_too_large {
+        Kind::Limit
+    } else if is_without_ledger {
+        Kind::TargetRewound
+    } else {
+        kind_of_sqlstate(code)
+    }
 }
 
 fn kind_of_sqlstate(code: &str) -> Kind {

@@ -40,7 +40,7 @@ pub struct CopyTable {
     pub(super) in_flight: u32,
     pub(super) pace: Pace,
     pub(super) next_run_ms: Option<u64>,
-    /// How often in a row the table was prepared again, with no batch confirmed in between.
+    /// How often in a row the table was prepared again, with neither a batch confirmed nor a round over in between.
     pub(super) prepared_in_vain: u32,
     /// `None` until the table is prepared.
     pub(super) at: Option<TableState>,
@@ -240,7 +240,10 @@ impl CopyTable {
         if let Some(highest) = round.found.now.key.clone() {
             Self::copy(ctx, highest).await?;
         }
-        ctx.state_mut(|state| state.at.as_mut().map(|at| at.settle(round.found)));
+        ctx.state_mut(|state| {
+            state.prepared_in_vain = 0;
+            state.at.as_mut().map(|at| at.settle(round.found))
+        });
         Ok(())
     }
 

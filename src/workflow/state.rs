@@ -101,7 +101,12 @@ impl TableState {
     /// The table was prepared again: what the ledger says now is what holds.
     pub(super) fn begin_again(&mut self, prepared: PrepareOutput) {
         self.plan = prepared.plan;
-        self.position = prepared.position;
+        // The numbers of batches that are lost are not given again.
+        let next_batch = self.position.next_batch.max(prepared.position.next_batch);
+        self.position = Position {
+            next_batch,
+            ..prepared.position
+        };
         self.told.clear();
         self.prepared_again = self.prepared_again.saturating_add(1);
         // Who was noted, was noted of rows that may be lost; the ledger says what is settled.
@@ -342,6 +347,7 @@ mod tests {
         let mut state = TableState::begin(prepared(None), true);
         state.confirm(Pass::Copy, 12, &[], tally(10, 300));
         state.noted = Some(noted("8", 1));
+        state.position.next_batch = 40;
         state.begin_round(found(noted("8", 0), None));
         for (rows, since) in [(10, "then"), (5, "later")] {
             let lost = Lost {
@@ -362,6 +368,7 @@ mod tests {
         };
         assert_eq!((&state.lost, state.prepared_again), (&lost, 3));
         assert_eq!((&state.noted, &state.round), (&None, &None));
+        assert_eq!(state.position.next_batch, 40, "a number is given once");
         assert_eq!((state.told.now(), state.position.tally.rows), (&[][..], 50));
     }
 

@@ -1,8 +1,8 @@
 //! Values arrive as they left, in both formats, along every kind of key, once.
 
-use crate::servers::{Databases, key, range, request, sql, value};
-use longhaul::postgres::{CopyMode, Kind, Unmetered, copy, copy_range};
-use longhaul::table::{CopyFormat, KeyRange, OnConflict};
+use crate::servers::{Databases, another_look, batch, key, range, spec, sql, value};
+use longhaul::postgres::{Kind, Side, Unmetered, cursor, ledger, target_is_empty, verify};
+use longhaul::table::{CopyFormat, OnConflict, Tally};
 
 const BUILTIN: &str = "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, b boolean, i int, s smallint,
     n numeric, n2 numeric(12, 3), f real, d double precision, txt text, v varchar(40), c char(7), raw bytea, u uuid, j json,
@@ -30,9 +30,9 @@ async fn every_builtin_type_arrives_unchanged_in_binary() {
         rows = rows.replace("(3, false, 0, -1, 'Infinity'", "(3, false, 0, -1, '-1e-20'");
     }
     let databases = Databases::new(&ddl, &rows).await;
-    let (plan, epoch) = databases.opened("t").await;
-    assert_eq!(plan.format, CopyFormat::Binary);
-    assert_eq!(databases.copy_all(&plan, epoch, 2, CopyMode::Append).await, 2);
+    let run = databases.opened("t").await;
+    assert_eq!(run.plan.format, CopyFormat::Binary);
+    assert_eq!(databases.copy_all(&run, 2).await, 2);
     databases.assert_same("t").await;
 }
 
@@ -51,9 +51,9 @@ async fn types_of_users_arrive_unchanged_in_text() {
            (2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL), (3, 'sad', '{}', -1, ROW(NULL, NULL), '{}', 'empty', 'pg_class', '', '', 'null')"#,
     )
     .await;
-    let (plan, epoch) = databases.opened("t").await;
-    assert_eq!(plan.format, CopyFormat::Text);
-    assert_eq!(databases.copy_all(&plan, epoch, 2, CopyMode::Append).await, 2);
+    let run = databases.opened("t").await;
+    assert_eq!(run.plan.format, CopyFormat::Text);
+    assert_eq!(databases.copy_all(&run, 2).await, 2);
     databases.assert_same("t").await;
 }
 
@@ -77,9 +77,6 @@ async fn every_kind_of_key_pages_through_all_rows() {
         INSERT INTO \"Format's\" SELECT 'it''s ' || i || E'\\n\\\\' , i FROM generate_series(1, 500) i;
         INSERT INTO second SELECT i, -i FROM generate_series(1, 500) i; ANALYZE";
     let databases = Databases::new(ddl, fill).await;
-    longhaul::postgres::ledger::ensure(&databases.target)
-        .await
-        .expect("a ledger");
     for table in [
         "composite",
         "uuids",
@@ -92,20 +89,18 @@ async fn every_kind_of_key_pages_through_all_rows() {
         "\"Format's\"",
         "second",
     ] {
-        let plan = databases
-            .examine(table)
-            .await
-            .unwrap_or_else(|error| panic!("{table}: {}", error.chain()));
-        sql(&databases.target_url, "DELETE FROM longhaul.jobs").await;
-        let state = longhaul::postgres::ledger::open(&databases.target, &databases.source, "j", &plan).await;
-        let epoch = state.unwrap_or_else(|error| panic!("{}", error.chain())).epoch;
-        let batches = databases.copy_all(&plan, epoch, 37, CopyMode::Append).await;
-        assert_eq!(batches, 14, "{table}");
+        let run = databases.opened(table).await;
+        assert_eq!(databases.copy_all(&run, 37).await, 14, "{table}");
         databases.assert_same(table).await;
-        let state = longhaul::postgres::ledger::open(&databases.target, &databases.source, "j", &plan)
+        let position = databases.opened(table).await.position;
+        assert!(
+            position.copied.is_some() && position.beyond.is_empty(),
+            "{table}: {position:?}"
+        );
+        assert_eq!(position.tally.batches, 14, "{table}");
+        ledger::forget(&databases.target, &run.spec, &run.plan)
             .await
             .unwrap();
-        assert_eq!((state.segments.len(), state.batches), (1, 14), "{table}");
     }
 }
 
@@ -113,27 +108,24 @@ async fn every_kind_of_key_pages_through_all_rows() {
 async fn a_repeat_returns_the_receipt_and_writes_nothing() {
     let fill = "INSERT INTO t SELECT i, repeat('x', i) FROM generate_series(1, 100) i";
     let databases = Databases::new("CREATE TABLE t (id int PRIMARY KEY, a text)", fill).await;
-    let (plan, epoch) = databases.opened("t").await;
-    let mut wanted = request(epoch, 0, range(None, "60"), CopyMode::Append);
-    let copy =
-        async |wanted: &_| copy_range(&databases.source, &databases.target, &plan, wanted, &Unmetered).await;
-    let first = copy(&wanted).await.unwrap();
-    assert_eq!((first.rows, first.rows_written), (60, 60));
-    let on_target = copy::checksum_range(&databases.target, &plan, &wanted.range)
+    let run = databases.opened("t").await;
+    let mut wanted = batch(0, range(None, "60"));
+    let first = databases.copy(&run, &wanted).await.unwrap();
+    assert_eq!((first.rows, first.written(), first.batches), (60, 60, 1));
+    let (plan, target) = (&run.plan, &databases.target);
+    let on_target = verify::checksum_range(target, plan, plan.format, &wanted.range, &Unmetered)
         .await
         .unwrap();
     assert_eq!(
         (on_target.rows, on_target.bytes, on_target.checksum),
         (60, first.bytes, first.checksum)
     );
-    wanted.repeat = true;
-    assert_eq!(copy(&wanted).await.unwrap(), first);
+    assert_eq!(databases.repeat(&run, &wanted).await.unwrap(), first);
     // Without the word that it is a repeat, the rows themselves tell.
-    wanted.repeat = false;
-    assert_eq!(copy(&wanted).await.unwrap(), first);
-    wanted.batch = 9;
+    assert_eq!(databases.copy(&run, &wanted).await.unwrap(), first);
+    wanted.number = 9;
     assert_eq!(
-        copy(&wanted).await.unwrap(),
+        databases.copy(&run, &wanted).await.unwrap(),
         first,
         "the same range under another number"
     );
@@ -145,13 +137,8 @@ async fn a_repeat_returns_the_receipt_and_writes_nothing() {
         .await,
         "60 60"
     );
-    let other = request(epoch, 0, range(Some("60"), "70"), CopyMode::Append);
-    let error = copy(&longhaul::postgres::CopyRequest {
-        repeat: true,
-        ..other
-    })
-    .await
-    .unwrap_err();
+    let other = batch(0, range(Some("60"), "70"));
+    let error = databases.repeat(&run, &other).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Ledger, "{}", error.chain());
 }
 
@@ -167,16 +154,17 @@ async fn a_row_that_is_there_already_is_a_conflict_or_kept_or_updated() {
         "INSERT INTO t OVERRIDING SYSTEM VALUE VALUES (3, 'old secret'), (20, 'own')",
     )
     .await;
-    let (plan, epoch) = databases.opened("t").await;
-    assert_eq!(plan.columns.len(), 2, "the generated column is the target's own");
-    let copy = async |batch, mode, pass| {
-        let request = longhaul::postgres::CopyRequest {
-            pass,
-            ..request(epoch, batch, range(None, "10"), mode)
-        };
-        copy_range(&databases.source, &databases.target, &plan, &request, &Unmetered).await
-    };
-    let error = copy(0, CopyMode::Append, 0).await.unwrap_err();
+    let g = "SELECT g FROM t WHERE id = 3";
+    let run = databases.opened("t").await;
+    assert_eq!(
+        run.plan.columns.len(),
+        2,
+        "the generated column is the target's own"
+    );
+    let error = databases
+        .copy(&run, &batch(0, range(None, "10")))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), Kind::ConflictingRow);
     assert!(error.hint().contains("--on-conflict"), "{}", error.hint());
     assert!(
@@ -184,28 +172,21 @@ async fn a_row_that_is_there_already_is_a_conflict_or_kept_or_updated() {
         "{}",
         error.chain()
     );
-    assert_eq!(
-        value(&databases.target_url, "SELECT count(*) FROM t").await,
-        "2",
-        "rolled back"
-    );
-    let receipt = copy(0, CopyMode::Skip, 0).await.unwrap();
-    assert_eq!((receipt.rows, receipt.rows_written), (10, 9));
-    assert_eq!(
-        value(&databases.target_url, "SELECT g FROM t WHERE id = 3").await,
-        "old secret!"
-    );
-    let receipt = copy(1, CopyMode::Update, 1).await.unwrap();
-    assert_eq!((receipt.rows, receipt.rows_written), (10, 10));
-    assert_eq!(
-        value(&databases.target_url, "SELECT g FROM t WHERE id = 3").await,
-        "new3!"
-    );
+    assert_eq!(databases.kept("t").await, "2 0", "rolled back");
+    let run = databases.opened_for("t", OnConflict::Skip).await;
+    let tally = databases.copy(&run, &batch(0, range(None, "5"))).await.unwrap();
+    assert_eq!((tally.rows, tally.skipped, tally.written()), (5, 1, 4));
+    assert_eq!(value(&databases.target_url, g).await, "old secret!");
+    sql(&databases.target_url, "DELETE FROM longhaul.batches").await;
+    let run = databases.opened_for("t", OnConflict::Update).await;
+    let tally = databases.copy(&run, &batch(1, range(None, "10"))).await.unwrap();
+    assert_eq!((tally.rows, tally.skipped, tally.written()), (10, 0, 10));
+    assert_eq!(value(&databases.target_url, g).await, "new3!");
     sql(&databases.target_url, "DELETE FROM t WHERE id IN (4, 5)").await;
-    let receipt = copy(2, CopyMode::Missing, 1).await.unwrap();
-    assert_eq!((receipt.rows, receipt.rows_written), (2, 2));
-    let receipt = copy(3, CopyMode::Missing, 1).await.unwrap();
-    assert_eq!((receipt.rows, receipt.rows_written), (0, 0));
+    let tally = databases.copy(&run, &another_look(2, range(None, "10"))).await;
+    assert_eq!((tally.as_ref().unwrap().rows, tally.unwrap().written()), (2, 2));
+    let tally = databases.copy(&run, &another_look(3, range(None, "10"))).await;
+    assert_eq!(tally.unwrap(), Tally::default());
     let passes = sql(
         &databases.target_url,
         "SELECT batch, pass, rows, rows_written FROM longhaul.batches ORDER BY 1",
@@ -217,20 +198,12 @@ async fn a_row_that_is_there_already_is_a_conflict_or_kept_or_updated() {
         .collect();
     assert_eq!(
         passes,
-        ["0 0 10 9", "1 1 10 10", "2 1 2 2"],
+        ["1 0 10 10", "2 1 2 2"],
         "a look that found nothing leaves no entry"
     );
     sql(&databases.target_url, "DELETE FROM t WHERE id = 20").await;
     databases.assert_same("t").await;
-    for on_conflict in [OnConflict::Skip, OnConflict::Update] {
-        assert!(
-            databases
-                .examine_for("t", on_conflict)
-                .await
-                .unwrap()
-                .target_key_is_unique
-        );
-    }
+    assert!(run.plan.target_key_is_unique);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,50 +215,69 @@ async fn missing_rows_are_found_without_a_unique_index_on_the_target() {
     )
     .await;
     sql(&databases.target_url, "INSERT INTO t VALUES (2, 'x'), (4, 'x')").await;
-    let (plan, epoch) = databases.opened("t").await;
+    let run = databases.opened("t").await;
     assert!(
-        !plan.target_key_is_unique && plan.warnings.iter().any(|w| w.contains("unique")),
-        "{plan:?}"
+        !run.plan.target_key_is_unique && run.plan.warnings.iter().any(|w| w.contains("unique")),
+        "{:?}",
+        run.plan
     );
-    let request = longhaul::postgres::CopyRequest {
-        pass: 1,
-        ..request(epoch, 0, range(None, "10"), CopyMode::Missing)
-    };
-    let receipt = copy_range(&databases.source, &databases.target, &plan, &request, &Unmetered)
+    let tally = databases
+        .copy(&run, &another_look(0, range(None, "10")))
         .await
         .unwrap();
-    assert_eq!(receipt.rows_written, 8);
+    assert_eq!((tally.rows, tally.written()), (8, 8));
     databases.assert_same("t").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trigger_that_drops_rows_is_noticed_and_nothing_is_kept() {
-    let databases = Databases::new(
-        "CREATE TABLE t (id int PRIMARY KEY)",
-        "INSERT INTO t SELECT generate_series(1, 10)",
-    )
-    .await;
-    let (plan, epoch) = databases.opened("t").await;
+    let dropping = "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF new.id = 7 THEN RETURN NULL; END IF; RETURN new; END $$;
+         CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()";
+    let rows = "INSERT INTO t SELECT generate_series(1, 10)";
     // Made after the plan was.
-    sql(
-        &databases.target_url,
-        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF new.id = 7 THEN RETURN NULL; END IF; RETURN new; END $$;
-         CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()",
-    )
-    .await;
-    let request = request(epoch, 0, range(None, "10"), CopyMode::Append);
-    let error = copy_range(&databases.source, &databases.target, &plan, &request, &Unmetered)
-        .await
-        .unwrap_err();
-    assert_eq!(error.kind(), Kind::CountMismatch, "{}", error.chain());
+    let databases = Databases::new("CREATE TABLE t (id int PRIMARY KEY)", rows).await;
+    let run = databases.opened("t").await;
+    sql(&databases.target_url, dropping).await;
+    let wanted = batch(0, range(None, "10"));
+    let error = databases.copy(&run, &wanted).await.unwrap_err();
     assert_eq!(
-        value(
-            &databases.target_url,
-            "SELECT count(*) + (SELECT count(*) FROM longhaul.batches) FROM t"
-        )
-        .await,
-        "0"
+        (error.kind(), error.side()),
+        (Kind::TableChanged, Side::Target),
+        "{}",
+        error.chain()
     );
+    assert_eq!(databases.kept("t").await, "0 0");
+    // There before, and allowed to fire: of the table, and of one of its partitions.
+    let partitioned = "CREATE TABLE t (id int PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (5); CREATE TABLE t2 PARTITION OF t DEFAULT";
+    for (table, trigger) in [
+        ("CREATE TABLE t (id int PRIMARY KEY)", dropping.to_owned()),
+        (partitioned, dropping.to_owned()),
+        (partitioned, dropping.replace("ON t ", "ON t2 ")),
+    ] {
+        for on_conflict in [OnConflict::Error, OnConflict::Skip, OnConflict::Update] {
+            let databases = Databases::new(table, rows).await;
+            sql(&databases.target_url, &trigger).await;
+            let mut spec = spec("t", on_conflict);
+            let error = databases.try_run(spec.clone()).await.err().unwrap();
+            assert!(error.hint().contains("--fire-triggers"), "{}", error.chain());
+            spec.fire_triggers = true;
+            let run = databases.run(spec).await;
+            let error = databases.copy(&run, &wanted).await.unwrap_err();
+            assert_eq!(
+                error.kind(),
+                Kind::CountMismatch,
+                "{trigger} {on_conflict:?}: {}",
+                error.chain()
+            );
+            assert!(error.to_string().contains("9 rows of 10"), "{error}");
+            assert_eq!(databases.kept("t").await, "0 0", "{trigger} {on_conflict:?}");
+            // What it lets through is written, and counted.
+            let tally = databases.copy(&run, &batch(1, range(None, "6"))).await.unwrap();
+            assert_eq!((tally.rows, tally.skipped), (6, 0), "{trigger} {on_conflict:?}");
+            assert_eq!(databases.kept("t").await, "6 1");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -305,12 +297,12 @@ async fn partitions_are_copied_into_one_table_and_children_are_not() {
         "CREATE TABLE p (id int, at date, PRIMARY KEY (id, at)); CREATE TABLE parent (id int PRIMARY KEY)",
     )
     .await;
-    let (plan, epoch) = databases.opened("p").await;
+    let run = databases.opened("p").await;
     assert_eq!(
-        (plan.source_is_partitioned, plan.rows_estimate),
+        (run.plan.source_is_partitioned, run.plan.rows_estimate),
         (true, Some(1000))
     );
-    assert_eq!(databases.copy_all(&plan, epoch, 300, CopyMode::Append).await, 4);
+    assert_eq!(databases.copy_all(&run, 300).await, 4);
     databases.assert_same("p").await;
     let plan = databases.examine("parent").await.unwrap();
     assert!(
@@ -318,20 +310,12 @@ async fn partitions_are_copied_into_one_table_and_children_are_not() {
         "{:?}",
         plan.warnings
     );
-    let end = longhaul::postgres::cursor::highest_key(&databases.source, &plan)
+    let end = cursor::highest_key(&databases.source, &plan).await.unwrap();
+    assert_eq!(end, Some(key(&["3"])));
+    let all = range(None, "9");
+    let read = verify::checksum_range(&databases.source, &plan, plan.format, &all, &Unmetered)
         .await
         .unwrap();
-    assert_eq!(end, Some(key(&["3"])));
-    let read = copy::checksum_range(
-        &databases.source,
-        &plan,
-        &KeyRange {
-            low: None,
-            high: key(&["9"]),
-        },
-    )
-    .await
-    .unwrap();
     assert_eq!(read.rows, 2);
 }
 
@@ -342,19 +326,12 @@ async fn an_empty_range_commits_a_receipt_of_no_rows() {
         "INSERT INTO t VALUES (100)",
     )
     .await;
-    let (plan, epoch) = databases.opened("t").await;
-    let request = request(epoch, 0, range(None, "10"), CopyMode::Append);
-    let receipt = copy_range(&databases.source, &databases.target, &plan, &request, &Unmetered)
-        .await
-        .unwrap();
-    assert_eq!((receipt.rows, receipt.bytes, receipt.checksum), (0, 0, 0));
-    assert!(
-        longhaul::postgres::target_is_empty(&databases.target, &plan)
-            .await
-            .unwrap()
-    );
+    let run = databases.opened("t").await;
+    let tally = databases.copy(&run, &batch(0, range(None, "10"))).await.unwrap();
     assert_eq!(
-        value(&databases.target_url, "SELECT count(*) FROM longhaul.batches").await,
-        "1"
+        (tally.rows, tally.bytes, tally.checksum, tally.batches),
+        (0, 0, 0, 1)
     );
+    assert!(target_is_empty(&databases.target, &run.plan).await.unwrap());
+    assert_eq!(databases.kept("t").await, "0 1");
 }

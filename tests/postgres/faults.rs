@@ -1,10 +1,9 @@
 //! The network and the servers fail at the worst moment; every row is there once all the same.
 
 use crate::proxy::{Cut, proxy};
-use crate::servers::{Databases, range, request, session, sql, value};
-use longhaul::postgres::{
-    CopyMode, CopyRequest, Kind, Retry, ServerOptions, Side, StopMode, ThrowawayServer, Unmetered, copy_range,
-};
+use crate::servers::{Databases, batch, range, session, spec, sql, value};
+use longhaul::postgres::{Kind, Retry, ServerOptions, Side, StopMode, ThrowawayServer};
+use longhaul::table::OnConflict;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,15 +13,16 @@ async fn lose(cut: Cut, committed: &str) {
         "INSERT INTO t SELECT i, repeat('x', i % 99) FROM generate_series(1, 5000) i",
     )
     .await;
-    let (plan, epoch) = databases.opened("t").await;
+    let run = databases.opened("t").await;
     let (server, database) = databases.target_url.rsplit_once('/').unwrap();
     let port = server.rsplit_once(':').unwrap().1.parse().unwrap();
     let armed = Arc::new(AtomicBool::new(true));
     let port = proxy(port, Arc::clone(&armed), cut).await;
     let url = format!("postgres://postgres@127.0.0.1:{port}/{database}");
     let target = session(&url, Side::Target).await;
-    let wanted = request(epoch, 0, range(None, "5000"), CopyMode::Append);
-    let error = copy_range(&databases.source, &target, &plan, &wanted, &Unmetered)
+    let wanted = batch(0, range(None, "5000"));
+    let error = run
+        .copy(&databases.source, &target, &wanted, false)
         .await
         .unwrap_err();
     assert_eq!(
@@ -37,14 +37,8 @@ async fn lose(cut: Cut, committed: &str) {
         committed
     );
     let target = session(&url, Side::Target).await;
-    let again = CopyRequest {
-        repeat: true,
-        ..wanted
-    };
-    let receipt = copy_range(&databases.source, &target, &plan, &again, &Unmetered)
-        .await
-        .unwrap();
-    assert_eq!((receipt.rows, receipt.rows_written), (5000, 5000));
+    let tally = run.copy(&databases.source, &target, &wanted, true).await.unwrap();
+    assert_eq!((tally.rows, tally.written(), tally.batches), (5000, 5000, 1));
     assert_eq!(
         value(
             &databases.target_url,
@@ -82,27 +76,15 @@ async fn a_target_that_crashes_and_comes_back_has_every_row_once() {
     let url = server.url("postgres");
     sql(&url, "CREATE TABLE t (id int PRIMARY KEY, a text)").await;
     let target = session(&url, Side::Target).await;
-    longhaul::postgres::ledger::ensure(&target).await.unwrap();
-    let table: longhaul::table::TableName = "t".parse().unwrap();
-    let wanted = longhaul::postgres::ExamineRequest {
-        source_table: table.clone(),
-        target_table: table,
-        on_conflict: Default::default(),
-    };
-    let plan = longhaul::postgres::examine(&databases.source, &target, &wanted)
+    let run = crate::servers::run(&databases.source, &target, spec("t", OnConflict::Error))
         .await
         .unwrap();
-    let epoch = longhaul::postgres::ledger::open(&target, &databases.source, "j", &plan)
-        .await
-        .unwrap()
-        .epoch;
-    let first = request(epoch, 0, range(None, "500"), CopyMode::Append);
-    copy_range(&databases.source, &target, &plan, &first, &Unmetered)
-        .await
-        .unwrap();
+    let first = batch(0, range(None, "500"));
+    run.copy(&databases.source, &target, &first, false).await.unwrap();
     server.stop(StopMode::Immediate).unwrap();
-    let second = request(epoch, 1, range(Some("500"), "1000"), CopyMode::Append);
-    let error = copy_range(&databases.source, &target, &plan, &second, &Unmetered)
+    let second = batch(1, range(Some("500"), "1000"));
+    let error = run
+        .copy(&databases.source, &target, &second, false)
         .await
         .unwrap_err();
     assert_eq!(error.retry(), Retry::Retry, "{}", error.chain());
@@ -117,16 +99,8 @@ async fn a_target_that_crashes_and_comes_back_has_every_row_once() {
     );
     server.restart().unwrap();
     let target = session(&url, Side::Target).await;
-    for (batch, repeat) in [(first, true), (second, true)] {
-        copy_range(
-            &databases.source,
-            &target,
-            &plan,
-            &CopyRequest { repeat, ..batch },
-            &Unmetered,
-        )
-        .await
-        .unwrap();
+    for batch in [first, second] {
+        run.copy(&databases.source, &target, &batch, true).await.unwrap();
     }
     assert_eq!(
         value(
@@ -143,7 +117,7 @@ async fn a_table_that_is_dropped_meanwhile_is_no_transient_error() {
     for on_source in [true, false] {
         let databases =
             Databases::new("CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)").await;
-        let (plan, epoch) = databases.opened("t").await;
+        let run = databases.opened("t").await;
         sql(
             if on_source {
                 &databases.source_url
@@ -153,8 +127,8 @@ async fn a_table_that_is_dropped_meanwhile_is_no_transient_error() {
             "DROP TABLE t",
         )
         .await;
-        let wanted = request(epoch, 0, range(None, "1"), CopyMode::Append);
-        let error = copy_range(&databases.source, &databases.target, &plan, &wanted, &Unmetered)
+        let error = databases
+            .copy(&run, &batch(0, range(None, "1")))
             .await
             .unwrap_err();
         assert_eq!(

@@ -1,8 +1,8 @@
 //! The ledger knows what is there, whoever asks, and lets only the last run write.
 
-use crate::servers::{Databases, key, range, request, session, sql, try_sql, value};
-use longhaul::postgres::{CopyMode, Kind, Side, Unmetered, copy_range, ledger};
-use longhaul::table::KeyRange;
+use crate::servers::{Databases, batch, key, range, session, spec, sql, try_sql, until_waiting, value};
+use longhaul::postgres::{Kind, Side, cursor, ledger};
+use longhaul::table::{KeyRange, OnConflict};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, a text)";
 const ROWS: &str = "INSERT INTO t SELECT i, 'x' || i FROM generate_series(1, 1000) i";
@@ -10,38 +10,35 @@ const ROWS: &str = "INSERT INTO t SELECT i, 'x' || i FROM generate_series(1, 100
 #[tokio::test(flavor = "multi_thread")]
 async fn gaps_between_ranges_are_seen_in_the_sources_order() {
     let databases = Databases::new(TABLE, ROWS).await;
-    let (plan, epoch) = databases.opened("t").await;
+    let run = databases.opened("t").await;
     // As text, 1000 < 200 < 9: the target must not be asked which is greater.
-    for (batch, low, high) in [
+    for (number, low, high) in [
         (0, None, "9"),
         (1, Some("9"), "30"),
         (2, Some("200"), "300"),
         (3, Some("100"), "110"),
         (7, Some("300"), "999"),
     ] {
-        let request = request(epoch, batch, range(low, high), CopyMode::Append);
-        copy_range(&databases.source, &databases.target, &plan, &request, &Unmetered)
+        databases
+            .copy(&run, &batch(number, range(low, high)))
             .await
             .unwrap();
     }
-    let state = ledger::open(&databases.target, &databases.source, "j", &plan)
-        .await
-        .unwrap();
+    let again = databases.opened("t").await;
+    let position = &again.position;
+    assert_eq!(position.copied, Some(key(&["30"])));
     assert_eq!(
-        state.segments,
-        [
-            range(None, "30"),
-            range(Some("100"), "110"),
-            range(Some("200"), "999")
-        ]
+        position.beyond,
+        [range(Some("100"), "110"), range(Some("200"), "999")]
     );
-    assert!(state.found && state.epoch == epoch + 1);
+    assert_eq!(position.end(), Some(&key(&["999"])));
+    assert!(position.epoch > run.position.epoch);
     assert_eq!(
-        (state.rows, state.batches, state.next_batch),
+        (position.tally.rows, position.tally.batches, position.next_batch),
         (30 + 10 + 799, 5, 8)
     );
     // Fill the gaps, ending where the next range begins.
-    let mut batch = state.next_batch;
+    let mut number = position.next_batch;
     let stops = [
         (Some("30"), Some("100")),
         (Some("110"), Some("200")),
@@ -49,82 +46,72 @@ async fn gaps_between_ranges_are_seen_in_the_sources_order() {
     ];
     for (low, stop) in stops {
         let (mut low, stop) = (low.map(|low| key(&[low])), stop.map(|stop| key(&[stop])));
-        while let Some(high) = longhaul::postgres::cursor::next_range_end(
-            &databases.source,
-            &plan,
-            low.as_ref(),
-            stop.as_ref(),
-            40,
-        )
-        .await
-        .unwrap()
-        {
-            let request = request(
-                state.epoch,
-                batch,
-                KeyRange {
-                    low,
-                    high: high.clone(),
-                },
-                CopyMode::Append,
-            );
-            copy_range(&databases.source, &databases.target, &plan, &request, &Unmetered)
+        while let Some(high) =
+            cursor::next_range_end(&databases.source, &again.plan, low.as_ref(), stop.as_ref(), 40)
                 .await
-                .unwrap();
-            (low, batch) = (Some(high), batch + 1);
+                .unwrap()
+        {
+            let range = KeyRange {
+                low,
+                high: high.clone(),
+            };
+            databases.copy(&again, &batch(number, range)).await.unwrap();
+            (low, number) = (Some(high), number + 1);
         }
     }
     databases.assert_same("t").await;
-    let state = ledger::open(&databases.target, &databases.source, "j", &plan)
-        .await
-        .unwrap();
-    assert_eq!((state.segments, state.rows), (vec![range(None, "1000")], 1000));
+    let position = databases.position(&again).await;
+    assert_eq!(
+        (position.copied, position.beyond, position.tally.rows),
+        (Some(key(&["1000"])), Vec::new(), 1000)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_of_an_older_epoch_is_waited_for_and_then_refused() {
     let databases = Databases::new(TABLE, ROWS).await;
-    let (plan, epoch) = databases.opened("t").await;
-    // A forgotten process in the middle of a batch.
-    let zombie = crate::servers::client(&databases.target_url).await;
-    zombie
-        .batch_execute(&format!(
-            "BEGIN; SELECT FROM longhaul.jobs WHERE job = 'j' AND epoch = {epoch} FOR SHARE"
-        ))
+    let run = databases.opened("t").await;
+    // A forgotten process in the middle of a batch: it waits for a row that is not ours to let go.
+    let (other, zombie) = (
+        crate::servers::client(&databases.target_url).await,
+        session(&databases.target_url, Side::Target).await,
+    );
+    other
+        .batch_execute("BEGIN; INSERT INTO t VALUES (1, 'x1')")
         .await
         .unwrap();
-    zombie.batch_execute("INSERT INTO t VALUES (1, 'x1'); INSERT INTO longhaul.batches VALUES ('j', 'public.t', 0, 0, '{}', '{1}', 1, 1, 9, 9)").await.unwrap();
-    let opening = ledger::open(&databases.target, &databases.source, "j", &plan);
-    tokio::pin!(opening);
-    let waits = tokio::time::timeout(std::time::Duration::from_millis(300), &mut opening).await;
-    assert!(waits.is_err(), "the batch of the older epoch is not over");
-    zombie.batch_execute("COMMIT").await.unwrap();
-    let state = opening.await.unwrap();
+    let first = batch(0, range(None, "1"));
+    let copying = run.copy(&databases.source, &zombie, &first, false);
+    let opening = async {
+        until_waiting(&databases.target_url, 1).await;
+        let opening = databases.opened("t");
+        tokio::pin!(opening);
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(300), &mut opening).await;
+        assert!(waits.is_err(), "the batch of the older epoch is not over");
+        other.batch_execute("ROLLBACK").await.unwrap();
+        opening.await
+    };
+    let (copied, now) = tokio::join!(copying, opening);
+    assert_eq!(copied.unwrap().rows, 1);
     assert_eq!(
-        (state.rows, state.segments),
-        (1, vec![range(None, "1")]),
+        (
+            now.position.tally.rows,
+            now.position.copied.clone(),
+            now.position.next_batch
+        ),
+        (1, Some(key(&["1"])), 1),
         "what it committed is seen"
     );
-    let old = request(epoch, 1, range(Some("1"), "5"), CopyMode::Append);
-    let error = copy_range(&databases.source, &databases.target, &plan, &old, &Unmetered)
-        .await
-        .unwrap_err();
+    let next = batch(1, range(Some("1"), "5"));
+    let error = databases.copy(&run, &next).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Fenced, "{}", error.chain());
-    assert_eq!(
-        ledger::set_settled(&databases.target, "j", epoch, None)
-            .await
-            .unwrap_err()
-            .kind(),
-        Kind::Fenced
-    );
-    assert_eq!(value(&databases.target_url, "SELECT count(*) FROM t").await, "1");
+    let settling = ledger::set_settled(&databases.target, &run.spec, &run.plan, run.fence.epoch, None);
+    assert_eq!(settling.await.unwrap_err().kind(), Kind::Fenced);
+    assert_eq!(databases.kept("t").await, "1 1");
     // The session of the refused batch serves the next.
-    let new = request(state.epoch, 1, range(Some("1"), "5"), CopyMode::Append);
     let source = session(&databases.source_url, Side::Source).await;
-    copy_range(&source, &databases.target, &plan, &new, &Unmetered)
-        .await
-        .unwrap();
-    assert_eq!(value(&databases.target_url, "SELECT count(*) FROM t").await, "5");
+    now.copy(&source, &databases.target, &next, false).await.unwrap();
+    assert_eq!(databases.kept("t").await, "5 2");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,49 +121,53 @@ async fn a_job_of_another_table_is_not_taken_over() {
         "",
     )
     .await;
-    databases.opened("t").await;
-    let plan = databases.examine("other").await.unwrap();
-    let error = ledger::open(&databases.target, &databases.source, "j", &plan)
-        .await
-        .unwrap_err();
+    let run = databases.opened("t").await;
+    let other = spec("other", OnConflict::Error);
+    let error = databases.try_run(other.clone()).await.err().unwrap();
     assert_eq!(error.kind(), Kind::Ledger);
     assert!(
         error.to_string().contains("public.t") && error.to_string().contains("public.other"),
         "{error}"
     );
-    ledger::forget(&databases.target, "j").await.unwrap();
-    let state = ledger::open(&databases.target, &databases.source, "j", &plan)
+    ledger::forget(&databases.target, &run.spec, &run.plan)
         .await
         .unwrap();
+    let plan = databases.examine("other").await.unwrap();
+    let found = ledger::inspect(&databases.target, &other, &plan).await.unwrap();
+    assert_eq!(found, ledger::Found::default());
+    let position = databases.run(other).await.position;
     assert!(
-        !state.found && state.segments.is_empty() && state.next_batch == 0,
-        "{state:?}"
+        position.end().is_none() && position.next_batch == 0,
+        "{position:?}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_epoch_of_a_forgotten_job_never_comes_again() {
     let databases = Databases::new(TABLE, ROWS).await;
-    let (plan, epoch) = databases.opened("t").await;
-    ledger::forget(&databases.target, "j").await.unwrap();
-    let state = ledger::open(&databases.target, &databases.source, "j", &plan)
+    let run = databases.opened("t").await;
+    ledger::forget(&databases.target, &run.spec, &run.plan)
         .await
         .unwrap();
-    assert!(state.epoch > epoch);
+    assert!(databases.opened("t").await.fence.epoch > run.fence.epoch);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_settled_is_kept() {
     let databases = Databases::new("CREATE TABLE t (a text, b int, PRIMARY KEY (a, b))", "").await;
-    let (plan, epoch) = databases.opened("t").await;
+    let run = databases.opened("t").await;
+    assert_eq!(run.position.settled, None);
     let settled = key(&["it's {a,\"b\"} \\ NULL", "7"]);
-    ledger::set_settled(&databases.target, "j", epoch, Some(&settled))
-        .await
-        .unwrap();
-    let state = ledger::open(&databases.target, &databases.source, "j", &plan)
-        .await
-        .unwrap();
-    assert_eq!(state.settled, Some(settled));
+    ledger::set_settled(
+        &databases.target,
+        &run.spec,
+        &run.plan,
+        run.fence.epoch,
+        Some(&settled),
+    )
+    .await
+    .unwrap();
+    assert_eq!(databases.opened("t").await.position.settled, Some(settled));
 }
 
 #[tokio::test(flavor = "multi_thread")]

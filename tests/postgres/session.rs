@@ -1,7 +1,8 @@
 //! Sessions, the pool, and the errors of connecting.
 
-use crate::servers::{Databases, pair, session, sql, try_sql, value};
-use longhaul::postgres::{Kind, Pool, Retry, Side, Unmetered, connect, copy_range};
+use crate::servers::{Databases, batch, pair, range, session, spec, sql, try_sql, value};
+use longhaul::postgres::{Kind, Pool, Retry, Side, connect, copy_batch};
+use longhaul::table::{CopyFormat, OnConflict};
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,13 +132,13 @@ async fn the_pool_is_bounded_reuses_sessions_and_replaces_dead_ones() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_copy_rolls_back_and_closes_its_sessions() {
-    use crate::servers::{range, request};
     let databases = Databases::new(
         "CREATE TABLE t (id int PRIMARY KEY, a text)",
         "INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 50000) i",
     )
     .await;
-    let (plan, epoch) = databases.opened("t").await;
+    let run = databases.opened("t").await;
+    let wanted = batch(0, range(None, "50000"));
     let sources = Pool::new(
         databases.source_url.parse().unwrap(),
         Side::Source,
@@ -153,16 +154,12 @@ async fn a_dropped_copy_rolls_back_and_closes_its_sessions() {
     {
         let (source, target) = (sources.acquire().await.unwrap(), targets.acquire().await.unwrap());
         let slow = longhaul::postgres::Throttle::new(std::num::NonZeroU64::new(1_000_000));
-        let request = request(
-            epoch,
-            0,
-            range(None, "50000"),
-            longhaul::postgres::CopyMode::Append,
-        );
         fn may_move_between_threads<T: Send>(future: T) -> T {
             future
         }
-        let copying = may_move_between_threads(copy_range(&source, &target, &plan, &request, &slow));
+        let copying = may_move_between_threads(copy_batch(
+            &source, &target, &run.plan, &run.spec, &run.fence, &wanted, false, &slow,
+        ));
         assert!(
             tokio::time::timeout(Duration::from_millis(500), copying)
                 .await
@@ -182,16 +179,8 @@ async fn a_dropped_copy_rolls_back_and_closes_its_sessions() {
     assert_eq!(value(&databases.target_url, "SELECT count(*) FROM t").await, "0");
     // The permits came back, and new sessions do the work.
     let (source, target) = (sources.acquire().await.unwrap(), targets.acquire().await.unwrap());
-    let request = request(
-        epoch,
-        0,
-        range(None, "50000"),
-        longhaul::postgres::CopyMode::Append,
-    );
-    let receipt = copy_range(&source, &target, &plan, &request, &Unmetered)
-        .await
-        .unwrap();
-    assert_eq!(receipt.rows, 50_000);
+    let tally = run.copy(&source, &target, &wanted, false).await.unwrap();
+    assert_eq!(tally.rows, 50_000);
     databases.assert_same("t").await;
 }
 
@@ -202,22 +191,41 @@ async fn no_value_of_a_row_gets_into_an_error() {
         "INSERT INTO t VALUES (1, 's3cret'), (2, 'b')",
     )
     .await;
-    let (mut plan, epoch) = databases.opened("t").await;
-    use crate::servers::{range, request};
-    let request = request(epoch, 0, range(None, "9"), longhaul::postgres::CopyMode::Append);
-    for (change, kind) in [
-        ("ALTER TABLE t ADD CHECK (a <> 's3cret')", Kind::Constraint),
-        ("ALTER TABLE t DROP CONSTRAINT t_a_check; ALTER TABLE t ALTER a TYPE int USING NULL", Kind::InvalidValue),
+    // Tables as the target's will be, for the plan's digest alone.
+    sql(
+        &databases.source_url,
+        "CREATE TABLE numbers (id int PRIMARY KEY, a int); CREATE TABLE short (id int PRIMARY KEY, a varchar(3))",
+    )
+    .await;
+    let run = databases.opened("t").await;
+    let wanted = batch(0, range(None, "9"));
+    for (change, like, kind) in [
+        ("ALTER TABLE t ADD CHECK (a <> 's3cret')", "t", Kind::Constraint),
+        (
+            "ALTER TABLE t DROP CONSTRAINT t_a_check; ALTER TABLE t ALTER a TYPE int USING NULL",
+            "numbers",
+            Kind::InvalidValue,
+        ),
         (
             "ALTER TABLE t ALTER a TYPE text; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''bad %'', new.a; END';
              CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()",
+            "t",
             Kind::Constraint,
         ),
-        ("DROP TRIGGER g ON t; ALTER TABLE t ALTER a TYPE varchar(3)", Kind::InvalidValue),
+        (
+            "DROP TRIGGER g ON t; ALTER TABLE t ALTER a TYPE varchar(3)",
+            "short",
+            Kind::InvalidValue,
+        ),
     ] {
         sql(&databases.target_url, change).await;
-        plan.format = longhaul::table::CopyFormat::Text;
-        let error = copy_range(&databases.source, &databases.target, &plan, &request, &Unmetered).await.unwrap_err();
+        let mut run = run.clone();
+        let mut now = spec("t", OnConflict::Error);
+        (now.source_table, now.fire_triggers) = (like.parse().unwrap(), true);
+        let now = longhaul::postgres::examine(&databases.source, &databases.target, &now).await;
+        run.fence.digest.target = now.unwrap_or_else(|error| panic!("{}", error.chain())).digest.target;
+        run.plan.format = CopyFormat::Text;
+        let error = databases.copy(&run, &wanted).await.unwrap_err();
         assert_eq!((error.kind(), error.retry()), (kind, Retry::Never), "{change}: {}", error.chain());
         assert!(!error.chain().contains("s3cret") && !format!("{error:?}").contains("s3cret"), "{error:?}");
         assert!(error.chain().contains("SQLSTATE"), "{}", error.chain());
@@ -227,9 +235,11 @@ async fn no_value_of_a_row_gets_into_an_error() {
 /// Activities run on any thread: this need only compile.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_future_may_move_between_threads() {
-    use longhaul::postgres::{ExamineRequest, copy, cursor, examine, ledger, target_is_empty, writers};
+    use longhaul::postgres::{
+        Ask, Unmetered, cursor, examine, ledger, look, target_is_empty, verify, writers,
+    };
     let databases = Databases::new("CREATE TABLE t (id int PRIMARY KEY)", "").await;
-    let plan = databases.examine("t").await.unwrap();
+    let spec = spec("t", OnConflict::Error);
     let pool = Pool::new(
         databases.source_url.parse().unwrap(),
         Side::Source,
@@ -239,28 +249,39 @@ async fn every_future_may_move_between_threads() {
     let work = async move {
         let (source, target) = (&databases.source, &databases.target);
         drop(pool.acquire().await?);
-        let (source_table, target_table) = (plan.source.clone(), plan.target.clone());
-        examine(
-            source,
-            target,
-            &ExamineRequest {
-                source_table,
-                target_table,
-                on_conflict: plan.on_conflict,
-            },
-        )
-        .await?;
+        let plan = examine(source, target, &spec).await?;
+        look(source, target, &spec, &Ask::default()).await?;
         ledger::ensure(target).await?;
-        let state = ledger::open(target, source, "j", &plan).await?;
+        ledger::inspect(target, &spec, &plan).await?;
+        let run = databases.try_run(spec.clone()).await?;
         let noted = writers::note(source, &plan).await?;
         writers::still_open(source, &noted).await?;
         let high = cursor::next_range_end(source, &plan, None, None, 5).await?;
         assert_eq!((high, target_is_empty(target, &plan).await?), (None, true));
-        let everything = crate::servers::range(None, "9");
-        ledger::find(target, "j", &plan, 0, &everything).await?;
-        ledger::set_settled(target, "j", state.epoch, noted.key.as_ref()).await?;
-        copy::checksum_range(source, &plan, &everything).await?;
-        ledger::forget(target, "j").await
+        let wanted = batch(0, range(None, "9"));
+        ledger::find(target, &spec, &plan, &wanted).await?;
+        ledger::check(target, &spec, &plan, &run.fence).await?;
+        databases.copy(&run, &wanted).await?;
+        databases
+            .copy(&run, &crate::servers::another_look(1, wanted.range.clone()))
+            .await?;
+        let position = ledger::read(target, source, &spec, &plan).await?;
+        ledger::conclude(target, source, &spec, &plan, &run.fence, &position).await?;
+        ledger::lost(target, &spec, &plan, &position, &position).await?;
+        ledger::stored_plan(target, &spec).await?;
+        let settled = noted.key.as_ref();
+        ledger::set_settled(target, &spec, &plan, run.fence.epoch, settled).await?;
+        let all = &wanted.range;
+        verify::checksum_range(source, &plan, plan.format, all, &Unmetered).await?;
+        let end = verify::end_of_units(target, &plan, &spec, None).await?;
+        assert_eq!(end.as_ref(), Some(&all.high));
+        let sides = databases.sides(&plan);
+        verify::against_receipts(target, &plan, &spec, all, &Unmetered).await?;
+        let found = verify::against_source(sides, all, true).await?;
+        verify::by_keys(sides, all, true).await?;
+        verify::only_on_target(sides, all).await?;
+        verify::repair(sides, &spec, Some(&run.fence), all, &found, true).await?;
+        ledger::forget(target, &spec, &plan).await
     };
     tokio::spawn(work).await.unwrap().unwrap();
 }

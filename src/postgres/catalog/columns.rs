@@ -65,7 +65,7 @@ pub(super) struct UniqueIndex {
     pub is_primary: bool,
     /// The key columns' names, in the index's order.
     pub columns: Vec<String>,
-    /// A btree whose order is that of `ORDER BY`, with the columns' own collations, over columns that are never null.
+    /// A btree whose order is that of `ORDER BY`, with the columns' own collations.
     pub is_ordered: bool,
     /// Whether only equal bytes are equal to it, where its columns have collations.
     pub is_deterministic: bool,
@@ -148,9 +148,7 @@ pub(super) async fn read_indexes(session: &Session, what: &str, table: u32) -> R
     // One row a column; the primary key first, then the index of fewest columns, then the oldest.
     let sql = format!(
         "SELECT i.indexrelid, i.indisprimary, a.attname,
-                am.amname = 'btree' AND a.attnotnull AND o.opcdefault AND i.indoption[k.n] = 0
-                    AND i.indcollation[k.n] = a.attcollation AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint n
-                        WHERE n.conrelid = i.indrelid AND n.contype = 'n' AND NOT n.convalidated AND a.attnum = ANY (n.conkey)),
+                am.amname = 'btree' AND o.opcdefault AND i.indoption[k.n] = 0 AND i.indcollation[k.n] = a.attcollation,
                 coalesce(co.collisdeterministic, true)
          FROM pg_catalog.pg_index i
          JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid JOIN pg_catalog.pg_am am ON am.oid = c.relam

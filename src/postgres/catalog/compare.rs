@@ -231,16 +231,21 @@ fn copied<'a>(table: &'a Relation, columns: &'a [Column]) -> impl Iterator<Item 
 
 /// Binary where every column's bytes mean the same on both servers, else text.
 pub(super) fn format(source: &Relation, target: &Relation, columns: &[Column]) -> CopyFormat {
-    let is_across = |version: u32| (source.server_version >= version) != (target.server_version >= version);
+    let interval_differs = are_across(INFINITE_INTERVALS, source.server_version, target.server_version);
     let exact = |attribute: &Attribute| {
         attribute.type_oid < FIRST_UNPINNED_OID
             && attribute.can_binary
             // regclass and its like travel as OIDs, which name other objects elsewhere.
             && !attribute.type_name.trim_start_matches('_').starts_with("reg")
-            && !(attribute.structure.contains(INTERVAL) && is_across(INFINITE_INTERVALS))
+            && !(interval_differs && attribute.structure.contains(INTERVAL))
     };
     let all = copied(source, columns).all(exact) && copied(target, columns).all(exact);
     if all { CopyFormat::Binary } else { CopyFormat::Text }
+}
+
+/// Whether one of two servers is of that version and the other is older.
+fn are_across(version: u32, one: u32, other: u32) -> bool {
+    (one >= version) != (other >= version)
 }
 
 pub(super) fn warnings(
@@ -288,4 +293,25 @@ pub(super) fn warnings(
         );
     }
     warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_without_end_begin_with_version_17() {
+        for (one, other, differ) in [
+            (170_000, 160_004, true),
+            (120_000, 180_004, true),
+            (170_010, 180_000, false),
+            (120_000, 160_004, false),
+        ] {
+            assert_eq!(
+                are_across(INFINITE_INTERVALS, one, other),
+                differ,
+                "{one} {other}"
+            );
+        }
+    }
 }

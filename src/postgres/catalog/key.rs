@@ -1,7 +1,7 @@
 //! Chooses the key that a table is copied along, and says what can be relied on: that equal values look alike, that both
 //! sides order them alike.
 
-use super::columns::{Attribute, FIRST_UNPINNED_OID};
+use super::columns::{Attribute, FIRST_UNPINNED_OID, UniqueIndex};
 use super::structure::Structure;
 use super::table::Relation;
 use crate::postgres::error::{Error, Kind, Result, Side};
@@ -9,7 +9,9 @@ use crate::table::{Column, KeyColumn};
 
 /// The primary key, or else the unique index of fewest columns that orders not-null columns.
 pub(super) fn choose(source: &Relation, target: &Relation) -> Result<Vec<KeyColumn>> {
-    let Some(index) = source.indexes.iter().find(|index| index.is_ordered) else {
+    let never_null = |name: &String| source.column(name).is_some_and(|column| column.never_null);
+    let serves = |index: &&UniqueIndex| index.is_ordered && index.columns.iter().all(never_null);
+    let Some(index) = source.indexes.iter().find(serves) else {
         return Err(no_key(source));
     };
     let columns = index.columns.iter().filter_map(|name| source.column(name));
@@ -21,9 +23,10 @@ pub(super) fn choose(source: &Relation, target: &Relation) -> Result<Vec<KeyColu
             is_exact: is_exact(column) && target.column(&column.name).is_some_and(is_exact),
         })
         .collect();
+    // Any of them may decide what is the same row.
     if target
-        .unique_index_on(&key)
-        .is_some_and(|index| !index.is_deterministic)
+        .unique_indexes_on(&key)
+        .any(|index| !index.is_deterministic)
     {
         key.iter_mut().for_each(|column| column.is_exact = false);
     }

@@ -118,7 +118,7 @@ async fn decide(
     let key = key::choose(&read, &written)?;
     key::check_on_target(&written, &columns, &key)?;
     compare::check_updates(&written, &columns, &key, spec.on_conflict)?;
-    let target_key_is_unique = written.unique_index_on(&key).is_some();
+    let target_key_is_unique = written.unique_indexes_on(&key).next().is_some();
     if spec.on_conflict != OnConflict::Error && !target_key_is_unique {
         let names: Vec<_> = key.iter().map(|column| column.name.as_str()).collect();
         return Err(Error::new(

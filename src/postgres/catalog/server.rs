@@ -21,15 +21,9 @@ pub(super) struct ServerIdentity {
 }
 
 impl ServerIdentity {
-    /// Whether money looks alike on both: the same locale, or both without one.
+    /// Whether money looks alike on both.
     pub(super) fn has_money_of(&self, other: &Self) -> bool {
-        let plain = |locale: &str| {
-            matches!(
-                locale.to_ascii_lowercase().as_str(),
-                "c" | "posix" | "c.utf-8" | "c.utf8"
-            )
-        };
-        self.money_locale == other.money_locale || (plain(&self.money_locale) && plain(&other.money_locale))
+        is_same_money(&self.money_locale, &other.money_locale)
     }
 
     /// Whether both are one server, or a server and its standby; a clone that was promoted is another server.
@@ -68,4 +62,33 @@ pub(super) async fn read_identity(session: &Session) -> Result<ServerIdentity> {
         identity.system_identifier = session.row(&what, sql).await?.into_iter().next().flatten();
     }
     Ok(identity)
+}
+
+/// The same locale, or both without one.
+fn is_same_money(one: &str, other: &str) -> bool {
+    let is_plain = |locale: &str| {
+        matches!(
+            locale.to_ascii_lowercase().as_str(),
+            "c" | "posix" | "c.utf-8" | "c.utf8"
+        )
+    };
+    one == other || (is_plain(one) && is_plain(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_is_the_same_where_no_locale_shapes_it() {
+        for (one, other, same) in [
+            ("C", "POSIX", true),
+            ("C.UTF-8", "C.utf8", true),
+            ("de_DE.UTF-8", "de_DE.UTF-8", true),
+            ("C", "ja_JP.UTF-8", false),
+            ("de_DE.UTF-8", "en_US.UTF-8", false),
+        ] {
+            assert_eq!(is_same_money(one, other), same, "{one} {other}");
+        }
+    }
 }

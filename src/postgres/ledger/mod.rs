@@ -274,9 +274,11 @@ pub(super) fn bounds(range: &KeyRange) -> (String, String) {
     (quote_text_array(low), quote_text_array(&range.high.0))
 }
 
-/// What an index entry can hold of a key of any length.
+/// What an index entry can hold of a key of any length. Not md5: servers that keep to FIPS have none.
 pub(super) fn low_hash(low: &str) -> String {
-    format!("pg_catalog.md5({low}::text)")
+    format!(
+        "pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to({low}::text, pg_catalog.getdatabaseencoding())), 'hex')"
+    )
 }
 
 pub(super) fn of_table(spec: &TableSpec, plan: &Plan) -> String {

@@ -119,7 +119,7 @@ pub async fn against_source(sides: Sides<'_>, range: &KeyRange, count_missing: b
         }
         suspects.extend(rows::compare_range(sides, &range).await?);
     }
-    settle(sides, suspects, count_missing, &mut findings).await?;
+    look_once_more(sides, suspects, count_missing, &mut findings).await?;
     Ok(findings)
 }
 
@@ -154,7 +154,7 @@ pub async fn by_keys(sides: Sides<'_>, range: &KeyRange, count_missing: bool) ->
         suspects.extend(found);
         low = Some(high);
     }
-    settle(sides, suspects, count_missing, &mut findings).await?;
+    look_once_more(sides, suspects, count_missing, &mut findings).await?;
     Ok(findings)
 }
 
@@ -170,12 +170,12 @@ pub async fn only_on_target(sides: Sides<'_>, range: &KeyRange) -> Result<Findin
     let (_, mut suspects) = rows::compare_keys(sides, Side::Target, range).await?;
     // What both have was compared from the source's side.
     suspects.retain(|suspect| matches!(suspect, Difference::Extra { .. }));
-    settle(sides, suspects, true, &mut findings).await?;
+    look_once_more(sides, suspects, true, &mut findings).await?;
     Ok(findings)
 }
 
 /// Looks again at what was found different, and counts what still is.
-async fn settle(
+async fn look_once_more(
     sides: Sides<'_>,
     suspects: Vec<Difference>,
     count_missing: bool,
