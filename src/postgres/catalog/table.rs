@@ -61,16 +61,19 @@ pub(super) async fn resolve(session: &Session, wanted: &TableName) -> Result<Tab
         return Err(unknown_table(session, wanted).await?);
     };
     let sql = format!(
-        "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE c.oid = {oid}"
+        "SELECT n.nspname, c.relname, c.relkind FROM pg_catalog.pg_class c
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid}"
     );
-    match session.rows(&what, &sql).await?.pop().map(Fields::of) {
-        Some(mut row) => Ok(TableName {
-            schema: Some(row.text()),
-            name: row.text(),
-        }),
-        None => Err(unknown_table(session, wanted).await?),
-    }
+    let Some(mut row) = session.rows(&what, &sql).await?.pop().map(Fields::of) else {
+        return Err(unknown_table(session, wanted).await?);
+    };
+    let name = TableName {
+        schema: Some(row.text()),
+        name: row.text(),
+    };
+    // Said before anything that the other side lacks: nobody shall make a table there for what is none here.
+    check_kind(session.side(), &name, row.letter())?;
+    Ok(name)
 }
 
 /// A statement under the search path that the user would have: both in one message, and so in one transaction, after which
