@@ -4,6 +4,7 @@
 
 mod binary;
 mod control;
+mod failover;
 mod failpoints;
 mod interrupts;
 mod kills;
