@@ -18,7 +18,8 @@ const LOST: u64 = 6000;
 const SLOW: [&str; 4] = ["--batch-rows", "500", "--max-rate", "3MB/s"];
 const FAST: [&str; 4] = ["--batch-rows", "500", "--max-rate", "none"];
 const SYNC: [&str; 4] = ["--interval", "2s", "--batch-rows", "500"];
-const SAID: &str = "the target has lost";
+/// How the one sentence begins; the log tells of each batch that found out.
+const SAID: &str = "warning: the target has lost";
 
 /// How the target goes back.
 #[derive(Debug, Clone, Copy)]
@@ -66,9 +67,7 @@ impl Scene {
             Earlier::Standby(standby) => {
                 let (_, database) = self.stage.target.rsplit_once('/').unwrap();
                 let url = standby.url(database);
-                until("rows on the standby", || {
-                    (count(&url) > more_than).then_some(())
-                });
+                until("rows on the standby", || (count(&url) > more_than).then_some(()));
                 standby.stop_receiving().unwrap();
             }
             Earlier::Backup(backup) => *backup = Some(self.target.backup().unwrap()),

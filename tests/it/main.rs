@@ -9,6 +9,7 @@ mod failpoints;
 mod interrupts;
 mod kills;
 mod lost;
+mod property;
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod random;
