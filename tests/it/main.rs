@@ -4,10 +4,12 @@
 
 mod binary;
 mod control;
+mod failover;
 mod failpoints;
 mod interrupts;
 mod kills;
 mod lost;
+mod property;
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod random;

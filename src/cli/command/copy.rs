@@ -16,6 +16,7 @@ use crate::postgres::{
     Ask, ConnectionString, Error, Look, Session, Side, connect as connect_to, ledger, look,
 };
 use crate::service::Mode;
+use crate::table::Tally;
 use crate::worker;
 use crate::workflow::{CopyTable, JobInput};
 
@@ -225,8 +226,10 @@ async fn begin(
         context.printer.warn(warning);
     }
     let was_complete = known.as_ref().is_some_and(Job::is_complete);
-    let mut open = known.filter(Job::is_open);
-    if let Some(job) = open.take_if(|job| restart || must_begin_anew(job, &spec)) {
+    let mut known = known;
+    let open = known.take_if(|job| job.is_open() && !restart && !must_begin_anew(job, &spec));
+    let before = known;
+    if let Some(job) = before.as_ref().filter(|job| job.is_open()) {
         let reason = if restart {
             "--restart"
         } else if job.is_earlier() {
@@ -260,6 +263,10 @@ async fn begin(
                 paused: false,
                 state: None,
                 verifying: None,
+                known: match &before {
+                    Some(job) if !restart => confirmed(&connected, job).await?,
+                    _ => None,
+                },
             };
             let started = connected
                 .client
@@ -269,6 +276,20 @@ async fn begin(
         }
     }
     run::to_the_end(context, connected, &spec, ready, false).await
+}
+
+/// What a run that has ended was told is on the target; `None` where it does not say, or where its receipts were rewritten
+/// by a repair since.
+async fn confirmed(connected: &Connected, job: &Job) -> Result<Option<Tally>, Report> {
+    let verification = super::verify::name_of(job.spec.name.as_str())?;
+    let verification = jobs::find(&connected.client, verification.as_str()).await?;
+    let is_repaired = verification
+        .and_then(|job| job.spec.verify)
+        .is_some_and(|verify| verify.repair);
+    if is_repaired {
+        return Ok(None);
+    }
+    Ok(job.progress().await.map(|progress| progress.tally))
 }
 
 async fn sessions(spec: &JobSpec, ends: &Ends) -> Result<(Session, Session), Report> {

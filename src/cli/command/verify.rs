@@ -69,6 +69,7 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
                 paused: false,
                 state: None,
                 verifying: None,
+                known: None,
             };
             let started = connected
                 .client
@@ -148,7 +149,8 @@ fn of_tables(
     Ok((spec, source, target))
 }
 
-fn name_of(job: &str) -> Result<JobName, Report> {
+/// What the verification of a job is called.
+pub(super) fn name_of(job: &str) -> Result<JobName, Report> {
     Ok(format!("{job}{SUFFIX}").parse::<JobName>()?)
 }
 
