@@ -20,4 +20,5 @@ mod server_faults;
 mod servers;
 mod stage;
 mod sync;
+mod verified;
 mod writers;

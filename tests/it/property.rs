@@ -18,23 +18,24 @@ use crate::stage::{JOB, Stage, ask, runtime, tell};
 /// So many histories, unless LONGHAUL_TEST_HISTORIES says another number.
 const HISTORIES: u64 = 4;
 const ROWS: u64 = 5000;
-const STEPS: std::ops::Range<u64> = 5..13;
+const STEPS: std::ops::Range<u64> = 6..18;
 const KINDS: [&str; 2] = ["migrate", "sync"];
 
 /// What may happen; what is named more often happens more often.
-const HAPPENINGS: [Happening; 25] = [
+const HAPPENINGS: [Happening; 26] = [
     Happening::Begin,
     Happening::Begin,
     Happening::Begin,
     Happening::Begin,
     Happening::Kill,
     Happening::Kill,
-    Happening::Wait,
     Happening::Wait,
     Happening::CrashSource,
     Happening::CrashTarget,
     Happening::Keep,
     Happening::Keep,
+    Happening::Keep,
+    Happening::GoBack,
     Happening::GoBack,
     Happening::GoBack,
     Happening::GoBack,
@@ -130,6 +131,7 @@ impl<'a> History<'a> {
     }
 
     fn run(mut self) {
+        self.begin();
         for _ in 0..self.random.within(STEPS) {
             let happening = *self.random.pick(&HAPPENINGS);
             println!("  {happening:?}");
@@ -185,7 +187,7 @@ impl<'a> History<'a> {
         if !is_open {
             self.kind = self.random.pick::<&str>(&KINDS);
         }
-        let rate = format!("{}KB/s", self.random.within(200..1500));
+        let rate = format!("{}KB/s", self.random.within(100..600));
         let mut arguments = self.settings();
         arguments.extend(["--max-rate".to_owned(), rate]);
         self.has_begun = true;
@@ -222,7 +224,7 @@ impl<'a> History<'a> {
 
     /// The moment is what is random here; nothing is waited for.
     fn wait(&mut self) {
-        std::thread::sleep(Duration::from_millis(self.random.within(20..1200)));
+        std::thread::sleep(Duration::from_millis(self.random.within(20..800)));
     }
 
     fn tune(&mut self) {
