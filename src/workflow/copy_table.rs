@@ -47,7 +47,7 @@ pub struct CopyTable {
     /// `None` until something is verified.
     pub(super) verifying: Option<VerifyState>,
     /// What an earlier run, which has ended, was told is on the target; until the table is prepared.
-    pub(super) known: Option<Tally>,
+    pub(super) known: Option<Position>,
 }
 
 #[workflow_methods]
@@ -305,12 +305,9 @@ impl CopyTable {
             table: self.spec.table_spec(),
             sync: matches!(self.spec.kind, Kind::Sync { .. }),
             lookback: self.spec.lookback_keys.is_some(),
-            known: match (&self.at, self.known) {
-                (Some(at), _) => Some(at.position.clone()),
-                (None, known) => known.map(|tally| Position {
-                    tally,
-                    ..Position::default()
-                }),
+            known: match &self.at {
+                Some(at) => Some(at.position.clone()),
+                None => self.known.clone(),
             },
         }
     }

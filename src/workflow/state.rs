@@ -26,7 +26,7 @@ pub struct JobInput {
     pub verifying: Option<VerifyState>,
     /// What an earlier run of the job, which has ended, was told is on the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub known: Option<Tally>,
+    pub known: Option<Position>,
 }
 
 /// A table that is prepared: the workflow's state, and what a run hands to the one that continues it.

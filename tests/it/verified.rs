@@ -761,7 +761,7 @@ fn a_sync_goes_on_after_its_target_was_repaired() {
 }
 
 #[test]
-fn a_verification_whose_target_goes_back_meanwhile_tells_of_what_is_there_then() {
+fn a_verification_of_a_target_that_went_back_does_not_call_it_equal() {
     let stage = copied(30_000, "500", &BTreeSet::new());
     stage.add(5000);
     stage.keep_target();
@@ -770,13 +770,48 @@ fn a_verification_whose_target_goes_back_meanwhile_tells_of_what_is_there_then()
         .end()
         .assert_code(0);
     stage.bring_target_back();
-    // The ledger went back with the rows: what it has receipts for is there.
-    verify(&stage, &[]).assert_code(0);
-    // Rows that the job has not copied, by its ledger, are not called missing.
-    verify(&stage, &["--against", "source"]).assert_code(0);
+    // The ledger went back with the rows: what it has receipts for is there, and is not all.
+    for arguments in [&[][..], &["--against", "source"]] {
+        let ended = verify(&stage, arguments).assert_code(1);
+        ended.assert_said(&["has 30000 rows", "35000 were confirmed", "run the job again"]);
+    }
     stage
         .begin(&mut stage.migrate(&["--batch-rows", "500"]))
         .end()
         .assert_code(0);
+    assert_equal(&stage);
+}
+
+#[test]
+fn a_verification_of_a_target_without_the_jobs_ledger_does_not_call_it_equal() {
+    let stage = copied(5000, "500", &BTreeSet::new());
+    tell(
+        &stage.target,
+        "DROP SCHEMA longhaul CASCADE; TRUNCATE audio_downloads",
+    );
+    for arguments in [&[][..], &["--against", "source"]] {
+        verify(&stage, arguments)
+            .assert_code(1)
+            .assert_said(&["job audio_downloads", "ledger"]);
+    }
+}
+
+#[test]
+fn a_sync_that_runs_goes_on_under_a_repair() {
+    let stage = Stage::new(10_000);
+    let process = stage.begin(&mut stage.copy("sync", &["--interval", "1s", "--batch-rows", "300"]));
+    stage.until_rows(9999);
+    tell(&stage.target, "DELETE FROM audio_downloads WHERE id % 1000 = 7");
+    let other = stage.path("other");
+    let mut command = stage.copy("verify", &["--repair"]);
+    command.env("LONGHAUL_STATE_DIR", &other);
+    stage.add(500);
+    stage.begin(&mut command).end();
+    until("a target that equals the source", || {
+        let (source, target) = stage.sums();
+        (source == target).then_some(())
+    });
+    process.interrupt();
+    process.end().assert_code(130);
     assert_equal(&stage);
 }

@@ -16,7 +16,6 @@ use crate::postgres::{
     Ask, ConnectionString, Error, Look, Session, Side, connect as connect_to, ledger, look,
 };
 use crate::service::Mode;
-use crate::table::Tally;
 use crate::worker;
 use crate::workflow::{CopyTable, JobInput};
 
@@ -264,7 +263,7 @@ async fn begin(
                 state: None,
                 verifying: None,
                 known: match &before {
-                    Some(job) if !restart => confirmed(&connected, job).await?,
+                    Some(job) if !restart => job.told().await,
                     _ => None,
                 },
             };
@@ -276,20 +275,6 @@ async fn begin(
         }
     }
     run::to_the_end(context, connected, &spec, ready, false).await
-}
-
-/// What a run that has ended was told is on the target; `None` where it does not say, or where its receipts were rewritten
-/// by a repair since.
-async fn confirmed(connected: &Connected, job: &Job) -> Result<Option<Tally>, Report> {
-    let verification = super::verify::name_of(job.spec.name.as_str())?;
-    let verification = jobs::find(&connected.client, verification.as_str()).await?;
-    let is_repaired = verification
-        .and_then(|job| job.spec.verify)
-        .is_some_and(|verify| verify.repair);
-    if is_repaired {
-        return Ok(None);
-    }
-    Ok(job.progress().await.map(|progress| progress.tally))
 }
 
 async fn sessions(spec: &JobSpec, ends: &Ends) -> Result<(Session, Session), Report> {
