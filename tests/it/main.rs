@@ -6,6 +6,8 @@ mod binary;
 mod control;
 mod failpoints;
 mod interrupts;
+mod kept;
+mod kept_rows;
 mod kills;
 mod lost;
 #[path = "../support/proxy.rs"]
