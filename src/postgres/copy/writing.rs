@@ -211,7 +211,7 @@ impl Copying<'_> {
     /// Whether the stage has two rows that the target takes for one.
     async fn has_equal_keys(&self) -> Result<bool> {
         let key = quote_list(self.plan.key.iter().map(|column| column.name.as_str()));
-        let sql = format!("SELECT FROM {STAGE} GROUP BY {key} HAVING count(*) > 1 LIMIT 1");
+        let sql = format!("SELECT FROM {STAGING} GROUP BY {key} HAVING count(*) > 1 LIMIT 1");
         let found = self.run(&sql).await?;
         Ok(!text_rows(&found).is_empty())
     }
