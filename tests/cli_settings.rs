@@ -120,11 +120,47 @@ fn the_defaults_name_every_setting_and_every_line_without_a_default_would_be_tak
 }
 
 #[test]
+fn triggers_fire_and_a_migrate_verifies_only_where_one_of_the_four_places_says_so() {
+    let (_dir, file) = job_file("fire_triggers = true\nverify = true\n");
+    let spec = |kind, line: &[&str], environment: &[(&str, &str)]| {
+        let settings = resolve(line, environment).expect("good");
+        settings.job_spec(kind, name("s"), name("t")).expect("a job")
+    };
+    let table = ["--table", "t"];
+    let migrate = |more: &[&str], environment: &[(&str, &str)]| {
+        let spec = spec(
+            JobKind::Migrate,
+            &[&["migrate"], &table[..], more].concat(),
+            environment,
+        );
+        (spec.fire_triggers, spec.verify.is_some())
+    };
+    assert_eq!(migrate(&[], &[]), (false, false));
+    assert_eq!(migrate(&["--fire-triggers"], &[]), (true, false));
+    assert_eq!(migrate(&["--verify"], &[]), (false, true));
+    assert_eq!(migrate(&["--config", &file], &[]), (true, true));
+    let no = [("LONGHAUL_FIRE_TRIGGERS", "false"), ("LONGHAUL_VERIFY", "false")];
+    assert_eq!(migrate(&["--config", &file], &no), (false, false));
+    let sync = spec(
+        JobKind::Sync,
+        &[&["sync", "--config", &file], &table[..]].concat(),
+        &[],
+    );
+    assert!(sync.fire_triggers && sync.verify.is_none(), "a sync has no end");
+    let text = refused(resolve(&["migrate"], &[("LONGHAUL_VERIFY", "perhaps")]));
+    assert!(text.contains("LONGHAUL_VERIFY"), "{text}");
+}
+
+#[test]
 fn the_help_names_the_flag_the_variable_and_the_default_of_every_setting() {
     let mut command = Args::command();
     command.build();
-    let sync = command.find_subcommand_mut("sync").expect("it exists");
-    let help = sync.clone().term_width(10_000).render_long_help().to_string();
+    // Between them these two have every setting.
+    let helps = ["sync", "migrate"].map(|name| {
+        let found = command.find_subcommand_mut(name).expect("it exists");
+        found.clone().term_width(10_000).render_long_help().to_string()
+    });
+    let help = helps.concat();
     let parsed: toml::Table = DEFAULTS.parse().expect("TOML");
     for setting in Setting::ALL {
         let line = help
@@ -138,6 +174,15 @@ fn the_help_names_the_flag_the_variable_and_the_default_of_every_setting() {
             setting.flag()
         );
         if let Some(default) = parsed.get(setting.key()) {
+            if let Some(default) = default.as_bool() {
+                // A switch says no default: it is off until it is given.
+                assert!(
+                    !default && !line.contains('<'),
+                    "{} is a switch: {line}",
+                    setting.flag()
+                );
+                continue;
+            }
             let default = default.as_integer().map_or_else(
                 || default.as_str().unwrap_or_default().to_owned(),
                 |n| n.to_string(),

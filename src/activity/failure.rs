@@ -86,13 +86,13 @@ pub(super) fn refuse(error: &Error, attempt: u32, unknown: impl FnOnce() -> u32)
         Retry::RetryLimited => unknown() >= UNKNOWN_ATTEMPTS,
         Retry::Never | Retry::Again => true,
     };
-    tracing::warn!(
-        side = failure.side,
-        kind = failure.kind,
-        attempt,
-        is_final,
-        "{failure}"
-    );
+    let (side, kind) = (&failure.side, &failure.kind);
+    if error.retry() == Retry::Again {
+        // The job prepares again, and says what became of it.
+        tracing::info!(side, kind, attempt, "{failure}");
+    } else {
+        tracing::warn!(side, kind, attempt, is_final, "{failure}");
+    }
     let answer = ApplicationFailure::builder(failure.clone())
         .type_name(failure.kind.clone())
         .non_retryable(is_final)

@@ -1,6 +1,6 @@
 //! `prepare`: looks at both tables, takes the ledger over, and says where to go on.
 //!
-//! Timeouts: an hour. Retried without limit while the error can pass. Idempotent: a repeat takes the ledger over once more,
+//! Timeouts: a day, with heartbeats (rows may have to be counted). Retried without limit while the error can pass. Idempotent: a repeat takes the ledger over once more,
 //! with a higher epoch, and finds the same batches lost.
 
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub struct PrepareOutput {
 
 /// How the workflow runs it.
 pub fn options() -> ActivityOptions {
-    failure::options(Duration::from_secs(3600))
+    failure::options(Duration::from_secs(24 * 3600))
 }
 
 impl Activities {

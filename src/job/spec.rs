@@ -253,6 +253,7 @@ mod tests {
             },
             on_conflict: OnConflict::Error,
             fire_triggers: false,
+            verify: None,
             lookback_keys: None,
         }
     }

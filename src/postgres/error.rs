@@ -227,7 +227,14 @@ impl Error {
 
     /// An error that the driver returned while `context` was being done.
     pub fn query(side: Side, context: impl Into<String>, error: &tokio_postgres::Error) -> Self {
-        let (kind, sqlstate) = classify(error);
+        let (mut kind, sqlstate) = classify(error);
+        // The ledger is made before anything asks it: a target without one has gone back to before that.
+        if side == Side::Target
+            && kind == Kind::UndefinedObject
+            && error.as_db_error().is_some_and(is_of_ledger)
+        {
+            kind = Kind::TargetRewound;
+        }
         let mut made = Self::new(side, kind, context);
         made.0.sqlstate = sqlstate;
         made.0.cause = Some(Cause(cause_text(error)));
@@ -315,18 +322,32 @@ impl std::error::Error for Error {
 fn classify(error: &tokio_postgres::Error) -> (Kind, Option<String>) {
     if let Some(error) = error.as_db_error() {
         let code = error.code().code();
-        // A value that outgrows the 1 GB of an allocation comes as an internal error.
-        let too_large = code == "XX000" && error.message().starts_with("invalid memory alloc request size");
-        let too_large =
-            too_large || (code == "53200" && error.detail().is_some_and(|it| it.contains("string buffer")));
-        let kind = if too_large {
-            Kind::Limit
-        } else {
-            kind_of_sqlstate(code)
-        };
-        return (kind, Some(code.to_owned()));
+        return (kind_of_server_error(code, error), Some(code.to_owned()));
     }
     (kind_without_sqlstate(error), None)
+}
+
+fn kind_of_server_error(code: &str, error: &tokio_postgres::error::DbError) -> Kind {
+    let message = error.message();
+    // A value that outgrows the 1 GB of an allocation comes as an internal error, or as one of memory.
+    let is_too_large = (code == "XX000" && message.starts_with("invalid memory alloc request size"))
+        || (code == "53200"
+            && error
+                .detail()
+                .is_some_and(|detail| detail.contains("string buffer")));
+    if is_too_large {
+        Kind::Limit
+    } else {
+        kind_of_sqlstate(code)
+    }
+}
+
+/// Whether the server misses a table of the ledger. Its words are translated, names are not.
+fn is_of_ledger(error: &tokio_postgres::error::DbError) -> bool {
+    let tables = ["jobs", "tables", "batches", "format"];
+    let named = tables.map(|table| format!("longhaul.{table}"));
+    *error.code() == tokio_postgres::error::SqlState::UNDEFINED_TABLE
+        && named.iter().any(|name| error.message().contains(name))
 }
 
 fn kind_of_sqlstate(code: &str) -> Kind {

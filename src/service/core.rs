@@ -255,6 +255,6 @@ fn write_change(change: &Change, writes: &mut Vec<Write>) {
         change
             .events
             .iter()
-            .map(|event| Write::Put(event_key(run_id, event.event_id), event.encode_to_vec())),
+            .map(|it| Write::Put(event_key(run_id, it.event.event_id), it.bytes.clone())),
     );
 }

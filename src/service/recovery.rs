@@ -2,15 +2,16 @@
 //!
 //! sled can lose records without a word when its file is damaged. So there is an inventory of all runs (their number and
 //! the sum of their ids' hashes), and each run's record holds the number of its events and a running checksum over them.
+//! The checksum is over the bytes that are stored: an event that is decoded and encoded again may give others.
 
 use prost::Message;
 
 use super::Service;
 use super::core::Core;
-use super::events::read_events;
+use super::events::read_stored_events;
 use super::history::{RunState, chain};
 use super::inventory::Inventory;
-use super::journal::{JournalError, Store, Table, table_range};
+use super::journal::{JournalError, Store, Table, event_key, event_range, table_range};
 
 /// Events read at a time while a run is checked.
 const PAGE: usize = 4096;
@@ -75,16 +76,25 @@ fn prove_whole(store: &Store, run: &RunState) -> Result<(), JournalError> {
     let mut checksum = 0;
     let mut next = 1;
     while next < run.next_event_id {
-        for event in read_events(store, run, next, PAGE)? {
-            if event.event_id != next {
+        for (key, bytes) in read_stored_events(store, run, next, PAGE)? {
+            if key != event_key(&run.run_id, next) {
                 return Err(store.damaged(format!(
-                    "run {} has event {} in the place of {next}",
-                    run.run_id, event.event_id
+                    "run {} has record {} in the place of event {next}",
+                    run.run_id,
+                    key.escape_ascii()
                 )));
             }
-            checksum = chain(checksum, &event);
+            checksum = chain(checksum, &bytes);
             next += 1;
         }
+    }
+    let (low, high) = event_range(&run.run_id, next, i64::MAX);
+    if !store.scan(&low, &high, 1)?.is_empty() {
+        return Err(store.damaged(format!(
+            "run {} has more events than the {} it counts",
+            run.run_id,
+            run.last_event_id()
+        )));
     }
     if checksum != run.events_checksum {
         return Err(store.damaged(format!(
@@ -117,7 +127,7 @@ impl Service {
                 Ok(())
             });
             match recovered {
-                // Nobody waits for it: the settling task hands out the tasks once they are durable.
+                // Nobody waits for it: the releasing task hands out the tasks once they are durable.
                 Ok(((), pending)) => drop(
                     self.inner
                         .pending

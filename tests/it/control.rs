@@ -106,9 +106,14 @@ fn a_running_job_is_seen_paused_tuned_and_resumed_from_a_second_process() {
 }
 
 #[test]
-fn a_finished_job_says_so_and_is_not_done_again() {
+fn a_finished_job_that_is_run_again_looks_at_the_target_and_brings_new_keys() {
     let stage = Stage::new(2000);
-    stage.begin(&mut stage.migrate(&[])).end().assert_code(0);
+    let first = stage.begin(&mut stage.migrate(&[])).end().assert_code(0);
+    first.assert_said(&[
+        "copies up to key (2000)",
+        "is complete: 2,000 rows",
+        "checked on the target",
+    ]);
     let status = stage.status();
     assert_eq!(
         (&status["state"], &status["worker_pid"]),
@@ -127,12 +132,6 @@ fn a_finished_job_says_so_and_is_not_done_again() {
         listed.contains("completed") && listed.contains("2,000"),
         "{listed}"
     );
-
-    stage
-        .begin(&mut stage.migrate(&[]))
-        .end()
-        .assert_code(0)
-        .assert_said(&["is complete", "--restart"]);
     stage
         .run(&["resume", JOB])
         .assert_code(0)
@@ -141,7 +140,28 @@ fn a_finished_job_says_so_and_is_not_done_again() {
         .run(&["pause", JOB])
         .assert_code(1)
         .assert_said(&["completed"]);
+
+    let batches = || ask(&stage.target, "SELECT count(*) FROM longhaul.batches");
+    let before = batches();
+    stage
+        .begin(&mut stage.migrate(&[]))
+        .end()
+        .assert_code(0)
+        .assert_said(&["was complete, with 2,000 rows", "is complete: 2,000 rows"]);
+    assert_eq!(batches(), before, "nothing is copied twice");
+    assert_ne!(
+        stage.status()["run_id"],
+        status["run_id"],
+        "it was looked at again"
+    );
+    stage.add(30);
+    stage
+        .begin(&mut stage.migrate(&[]))
+        .end()
+        .assert_code(0)
+        .assert_said(&["copies up to key (2030)", "is complete: 2,030 rows"]);
     stage.assert_moved();
+    assert_eq!(stage.status()["tables"][0]["rows_done"], 2030);
 }
 
 #[test]

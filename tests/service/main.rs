@@ -12,6 +12,8 @@ use temporalio_client::{
     WorkflowFetchHistoryOptions, WorkflowGetResultOptions, WorkflowQueryOptions, WorkflowSignalOptions,
     WorkflowStartOptions, WorkflowTerminateOptions,
 };
+use temporalio_common::MemoValues;
+use temporalio_protos::temporal::api::common::v1::{Header, Payload};
 use temporalio_protos::temporal::api::enums::v1::EventType;
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
 use workflows::{Counting, Flaky, Long, Sample};
@@ -312,6 +314,69 @@ fn a_workflow_goes_on_where_it_was_when_its_process_died() {
             10
         );
     });
+}
+
+/// As [`start`], with maps of more keys than would come back in the same order by chance.
+fn start_with_maps(id: &str) -> WorkflowStartOptions {
+    let keys = || (0..8_u8).map(|key| (format!("key {key}"), key));
+    let mut memo = MemoValues::new();
+    for (name, value) in keys() {
+        memo.insert(name, value);
+    }
+    let payload = |value| Payload {
+        data: vec![value],
+        ..Default::default()
+    };
+    let fields = keys().map(|(name, value)| (name, payload(value))).collect();
+    WorkflowStartOptions::new(QUEUE, id)
+        .memo(memo)
+        .header(Header { fields })
+        .build()
+}
+
+#[test]
+fn an_open_and_a_closed_workflow_with_maps_are_there_after_every_start() {
+    let mut directory = tempfile::tempdir().unwrap();
+    for process in 0..8 {
+        let copy = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let Connected {
+                client,
+                place: _place,
+            } = connect::own(directory.path()).await.unwrap();
+            let _worker = worker(&client);
+            if process == 0 {
+                for (id, wanted) in [("open", 100), ("closed", 0)] {
+                    client
+                        .start_workflow(Counting::run, wanted, start_with_maps(id))
+                        .await
+                        .unwrap();
+                }
+            }
+            let closed = client.get_workflow_handle::<Counting>("closed");
+            let result = closed.get_result(WorkflowGetResultOptions::default()).await;
+            assert_eq!(result.unwrap(), 0);
+            let open = client.get_workflow_handle::<Counting>("open");
+            open.signal(Counting::add, 1, WorkflowSignalOptions::default())
+                .await
+                .unwrap();
+            while open
+                .query(Counting::value, (), WorkflowQueryOptions::default())
+                .await
+                .unwrap_or(0)
+                != process + 1
+            {
+                tokio::task::yield_now().await;
+            }
+            copy_directory(directory.path(), copy.path());
+        });
+        directory = copy;
+    }
 }
 
 fn copy_directory(from: &std::path::Path, to: &std::path::Path) {

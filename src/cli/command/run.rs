@@ -108,6 +108,7 @@ pub async fn to_the_end(
 struct Told {
     up_to: bool,
     batches_lost: u64,
+    rows_lost: u64,
 }
 
 impl Told {
@@ -128,10 +129,10 @@ impl Told {
                 "the target has lost {} batches ({} rows) of job {} that it had confirmed after {since}: it was failed over or \
                  restored to an older state; they are copied again",
                 figures::count(table.batches_lost - self.batches_lost),
-                figures::count(table.rows_lost),
+                figures::count(table.rows_lost - self.rows_lost),
                 spec.name
             ));
-            self.batches_lost = table.batches_lost;
+            (self.batches_lost, self.rows_lost) = (table.batches_lost, table.rows_lost);
         }
     }
 }
@@ -226,7 +227,7 @@ async fn ended(
     match job.status {
         WorkflowExecutionStatus::Completed if spec.kind == Kind::Verify => {
             let findings = status.findings.clone().unwrap_or_default();
-            super::verify::ended(context, name.as_str(), &findings, took, json)
+            super::verify::ended(context, spec, &findings, took, json)
         }
         WorkflowExecutionStatus::Completed => {
             let took = humantime::format_duration(Duration::from_millis(

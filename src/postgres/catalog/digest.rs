@@ -127,9 +127,10 @@ pub(in crate::postgres) fn digest_sql(table: &TableName) -> String {
     )
 }
 
-/// One row, one text: which files the table and its partitions are in; null where there is no such table.
+/// One row, one text: which files the table and its partitions are in, as `(oid,file,..)` between spaces, in the order of
+/// the oids; null where there is no such table.
 pub(in crate::postgres) fn files_sql(table: &TableName) -> String {
-    format!("WITH {} SELECT {}", tree(table), hash(&format!("({FILES})")))
+    format!("WITH {} SELECT ({FILES})", tree(table))
 }
 
 fn tree(table: &TableName) -> String {

@@ -52,29 +52,37 @@ pub(super) async fn resolve(session: &Session, wanted: &TableName) -> Result<Tab
         "SELECT pg_catalog.to_regclass({})::pg_catalog.oid",
         quote_literal(&quote_table(wanted))
     );
-    // Both in one message, and so in one transaction: the path is back to the session's own when it ends.
     let sql = match wanted.schema {
         Some(_) => regclass,
-        None => format!(
-            "SELECT pg_catalog.set_config('search_path', s.reset_val, true) FROM pg_catalog.pg_settings s
-             WHERE s.name = 'search_path'; {regclass}"
-        ),
+        None => under_users_path(&regclass),
     };
     let oid = session.row(&what, &sql).await?.pop().flatten();
     let Some(oid) = oid else {
         return Err(unknown_table(session, wanted).await?);
     };
     let sql = format!(
-        "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE c.oid = {oid}"
+        "SELECT n.nspname, c.relname, c.relkind FROM pg_catalog.pg_class c
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid}"
     );
-    match session.rows(&what, &sql).await?.pop().map(Fields::of) {
-        Some(mut row) => Ok(TableName {
-            schema: Some(row.text()),
-            name: row.text(),
-        }),
-        None => Err(unknown_table(session, wanted).await?),
-    }
+    let Some(mut row) = session.rows(&what, &sql).await?.pop().map(Fields::of) else {
+        return Err(unknown_table(session, wanted).await?);
+    };
+    let name = TableName {
+        schema: Some(row.text()),
+        name: row.text(),
+    };
+    // Said before anything that the other side lacks: nobody shall make a table there for what is none here.
+    check_kind(session.side(), &name, row.letter())?;
+    Ok(name)
+}
+
+/// A statement under the search path that the user would have: both in one message, and so in one transaction, after which
+/// the path is the session's own again.
+fn under_users_path(statement: &str) -> String {
+    format!(
+        "SELECT pg_catalog.set_config('search_path', s.reset_val, true) FROM pg_catalog.pg_settings s
+         WHERE s.name = 'search_path'; {statement}"
+    )
 }
 
 /// All about a table whose name has a schema.
@@ -150,13 +158,17 @@ fn check_kind(side: Side, name: &TableName, kind: char) -> Result<()> {
 
 async fn unknown_table(session: &Session, wanted: &TableName) -> Result<Error> {
     let side = session.side();
-    let sql = "SELECT n.nspname, c.relname, pg_catalog.pg_table_is_visible(c.oid)
-               FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-               WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_'
-                 AND n.nspname NOT IN ('information_schema', 'longhaul')";
-    let rows = session
-        .rows(&format!("list the tables of the {side}"), sql)
-        .await?;
+    let what = format!("list the tables of the {side}");
+    let schemas = under_users_path("SELECT pg_catalog.current_schemas(false)");
+    let schemas = session.row(&what, &schemas).await?.pop().flatten();
+    let sql = format!(
+        "SELECT n.nspname, c.relname, n.nspname = ANY ({}::pg_catalog.name[])
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_'
+           AND n.nspname NOT IN ('information_schema', 'longhaul')",
+        quote_literal(schemas.as_deref().unwrap_or("{}"))
+    );
+    let rows = session.rows(&what, &sql).await?;
     let candidates = rows.into_iter().map(Fields::of).map(|mut row| {
         let name = TableName {
             schema: Some(row.text()),

@@ -73,7 +73,8 @@ INSERT INTO longhaul.tables (job, table_name, target_table, key_columns, epoch, 
 ALTER TABLE longhaul.jobs DROP COLUMN source_table, DROP COLUMN target_table, DROP COLUMN key_columns,
     DROP COLUMN epoch, DROP COLUMN runs, DROP COLUMN settled;
 ALTER TABLE longhaul.batches ADD COLUMN format text, ADD COLUMN low_hash text;
-UPDATE longhaul.batches SET low_hash = pg_catalog.md5(low::text);
+UPDATE longhaul.batches SET low_hash =
+    pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(low::text, pg_catalog.getdatabaseencoding())), 'hex');
 ALTER TABLE longhaul.batches ALTER COLUMN low_hash SET NOT NULL;
 DROP INDEX longhaul.batches_low;
 CREATE UNIQUE INDEX batches_low ON longhaul.batches (job, table_name, low_hash) WHERE pass = 0;
@@ -128,7 +129,11 @@ async fn upgrade(target: &Session) -> Result<()> {
     let sql = format!(
         "DO $upgrade$ BEGIN IF (SELECT max(version) FROM longhaul.format) = 1 THEN {FROM_1} END IF; END $upgrade$;"
     );
-    change(target, "bring the ledger on the target to format 2", &sql).await
+    let upgraded = change(target, "bring the ledger on the target to format 2", &sql).await;
+    upgraded.map_err(|error| match error.kind() {
+        Kind::Privilege => error.hinted("run longhaul once as the owner of the tables in schema longhaul"),
+        _ => error,
+    })
 }
 
 /// Runs statements in one transaction, one process at a time.

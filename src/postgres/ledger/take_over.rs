@@ -68,6 +68,7 @@ pub async fn take_over(
         let entry = read_entry(target, spec, plan).await?;
         if let Some(entry) = &entry {
             check_entry(target, spec, plan, entry, &mine).await?;
+            warn_of_rewrite(spec, plan, entry);
         }
         let epoch = write_entry(target, spec, plan).await?;
         let position = read_position(target, source, plan, &mine).await?;
@@ -120,7 +121,10 @@ pub async fn lost(
 ) -> Result<Option<Lost>> {
     let batches = known.tally.batches.saturating_sub(now.tally.batches);
     let rows = known.tally.rows.saturating_sub(now.tally.rows);
-    if batches == 0 && rows == 0 {
+    // Fewer batches with the same rows: a repair has joined their receipts. Of a run that has ended all that is known is how
+    // far it came: where the ledger comes as far, it was a repair that found rows gone from the source as well.
+    let is_of_the_past = known.epoch == 0;
+    if rows == 0 || (is_of_the_past && now.copied == known.copied && now.beyond.is_empty()) {
         return Ok(None);
     }
     let sql = format!(
@@ -291,7 +295,10 @@ async fn check_entry(
         0
     };
     if without_rows == 0 {
-        return Ok(());
+        return match &entry.target_files {
+            Some(before) if moved => check_partitions(target, spec, plan, before, mine).await,
+            _ => Ok(()),
+        };
     }
     let words = format!(
         "target table {} has lost rows that job {} has copied: {without_rows} of {} ranges with rows have none any more; \
@@ -301,6 +308,79 @@ async fn check_entry(
         ranges.len()
     );
     Err(Error::new(Side::Target, Kind::Emptied, words))
+}
+
+/// A partition that is gone or was emptied leaves rows in every range, of other partitions: then all rows are counted.
+async fn check_partitions(
+    target: &Session,
+    spec: &TableSpec,
+    plan: &Plan,
+    before: &str,
+    mine: &str,
+) -> Result<()> {
+    let oid = |file: &str| {
+        file.trim_start_matches('(')
+            .split(',')
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let now: Vec<_> = plan.target_files.split(' ').map(oid).collect();
+    let what = format!("look for the rows of target table {}", plan.target);
+    let table = quote_table(&plan.target);
+    let mut suspicious = before.split(' ').any(|file| !now.contains(&oid(file)));
+    if !suspicious {
+        let sql = format!(
+            "SELECT pg_catalog.format('SELECT FROM ONLY %I.%I LIMIT 1', n.nspname, c.relname)
+             FROM pg_catalog.pg_partition_tree({}::pg_catalog.regclass) p JOIN pg_catalog.pg_class c ON c.oid = p.relid
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE p.isleaf AND p.level > 0 AND c.relkind = 'r'",
+            quote_literal(&table)
+        );
+        for probe in target
+            .rows(&what, &sql)
+            .await?
+            .into_iter()
+            .filter_map(|mut row| row.pop().flatten())
+        {
+            suspicious |= target.rows(&what, &probe).await?.is_empty();
+        }
+    }
+    if !suspicious {
+        return Ok(());
+    }
+    let row = target
+        .row(&what, &format!("SELECT count(*) FROM {table}"))
+        .await?;
+    let there = row
+        .into_iter()
+        .next()
+        .flatten()
+        .and_then(|text| text.parse::<u64>().ok())
+        .unwrap_or(0);
+    let (tally, _) = super::segments::read_tally(target, mine).await?;
+    if there >= tally.rows {
+        return Ok(());
+    }
+    let words = format!(
+        "target table {} has lost rows that job {} has copied: {there} are there, and {} were; a partition was emptied, \
+         detached or dropped",
+        plan.target, spec.job, tally.rows
+    );
+    Err(Error::new(Side::Target, Kind::Emptied, words))
+}
+
+/// Nobody can tell a VACUUM FULL of the source from a TRUNCATE that was followed by other rows.
+fn warn_of_rewrite(spec: &TableSpec, plan: &Plan, entry: &Entry) {
+    let before = entry.plan.as_ref().map(|earlier| &earlier.source_files);
+    if before.is_some_and(|before| *before != plan.source_files) {
+        tracing::warn!(
+            "source table {} was rewritten, or emptied and filled anew, since job {} last looked at it: rows that were \
+             copied before that are as they were then (longhaul verify {} --against source tells whether they differ)",
+            plan.source,
+            spec.job,
+            spec.job
+        );
+    }
 }
 
 /// The ranges of the ledger that brought rows.

@@ -120,7 +120,7 @@ pub async fn against_source(sides: Sides<'_>, range: &KeyRange, count_missing: b
         suspects.extend(rows::compare_range(sides, &range).await?);
     }
     let counts = |found: &Difference| count_missing || !matches!(found, Difference::Missing { .. });
-    settle(sides, suspects, counts, &mut findings).await?;
+    look_once_more(sides, suspects, counts, &mut findings).await?;
     Ok(findings)
 }
 
@@ -161,7 +161,7 @@ pub async fn by_keys(sides: Sides<'_>, range: &KeyRange, count_missing: bool) ->
         Difference::Changed { .. } | Difference::Range { .. } => true,
     };
     suspects.retain(counts);
-    settle(sides, suspects, counts, &mut findings).await?;
+    look_once_more(sides, suspects, counts, &mut findings).await?;
     Ok(findings)
 }
 
@@ -178,12 +178,12 @@ pub async fn only_on_target(sides: Sides<'_>, range: &KeyRange) -> Result<Findin
     // What both have was compared from the source's side.
     let counts = |found: &Difference| matches!(found, Difference::Extra { .. });
     suspects.retain(counts);
-    settle(sides, suspects, counts, &mut findings).await?;
+    look_once_more(sides, suspects, counts, &mut findings).await?;
     Ok(findings)
 }
 
 /// Looks again at what was found different, and counts what still is.
-async fn settle(
+async fn look_once_more(
     sides: Sides<'_>,
     suspects: Vec<Difference>,
     counts: impl Fn(&Difference) -> bool,

@@ -82,7 +82,7 @@ pub(super) fn replace_sql(plan: &Plan, spec: &TableSpec, range: &KeyRange, tally
                   WHERE {mine_b} AND b.batch = old.batch AND b.batch <> (SELECT batch FROM kept))
          UPDATE longhaul.batches b SET high = {high}, format = {format}, rows = {rows}, rows_written = {rows},
              bytes = {bytes}, checksum = {checksum}, committed_at = now()
-         WHERE {mine_b} AND b.batch = (SELECT batch FROM kept)",
+         WHERE {mine_b} AND b.batch = (SELECT batch FROM kept) RETURNING 1",
         hash = ledger::low_hash(&low),
         next = ledger::low_hash("c.high"),
         within = within(plan, "b", &low, &high),

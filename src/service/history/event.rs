@@ -10,7 +10,7 @@ use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
 
 use super::super::clock::timestamp;
-use super::{Change, chain};
+use super::{Appended, Change, chain};
 
 impl Change {
     /// Appends an event and gives its id.
@@ -75,10 +75,11 @@ impl Change {
         event.event_id = self.state.next_event_id;
         event.task_id = event.event_id;
         self.state.next_event_id += 1;
-        self.state.history_bytes += i64::try_from(event.encoded_len()).unwrap_or(0);
-        self.state.events_checksum = chain(self.state.events_checksum, &event);
+        let bytes = event.encode_to_vec();
+        self.state.history_bytes += i64::try_from(bytes.len()).unwrap_or(0);
+        self.state.events_checksum = chain(self.state.events_checksum, &bytes);
         let id = event.event_id;
-        self.events.push(event);
+        self.events.push(Appended { event, bytes });
         id
     }
 }

@@ -15,10 +15,9 @@ mod tests;
 mod update;
 mod workflow_task;
 
-use prost::Message;
 use temporalio_protos::temporal::api::enums::v1::WorkflowExecutionStatus;
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::Xxh3;
 
 pub use activity::ActivityStart;
 pub use close::StartRun;
@@ -77,12 +76,22 @@ pub enum Dispatch {
     },
 }
 
+/// An event with its id given, and the bytes that stand for it in the journal and in the checksum. They are made once: its
+/// maps have no order, so encoding it again may give others.
+#[derive(Debug, Clone)]
+pub struct Appended {
+    /// What was encoded.
+    pub event: HistoryEvent,
+    /// To be stored as they are.
+    pub bytes: Vec<u8>,
+}
+
 /// One transaction on one run.
 pub struct Change {
     /// The run as it will be.
     pub state: RunState,
-    /// Events to be written, their ids given.
-    pub events: Vec<HistoryEvent>,
+    /// Events to be written.
+    pub events: Vec<Appended>,
     /// Tasks to be handed out.
     pub dispatch: Vec<Dispatch>,
     /// When this happens.
@@ -132,9 +141,10 @@ impl RunState {
     }
 }
 
-/// The checksum after one more event.
-pub fn chain(checksum: u64, event: &HistoryEvent) -> u64 {
-    let mut bytes = checksum.to_le_bytes().to_vec();
-    event.encode_raw(&mut bytes);
-    xxh3_64(&bytes)
+/// The checksum after one more event, over the bytes that are stored.
+pub fn chain(checksum: u64, event: &[u8]) -> u64 {
+    let mut hasher = Xxh3::new();
+    hasher.update(&checksum.to_le_bytes());
+    hasher.update(event);
+    hasher.digest()
 }

@@ -117,7 +117,7 @@ impl Change {
             (task.scheduled_event_id, task.started_event_id) = (first, first + 1);
             trial.write_transient(&task);
             self.state.workflow_task = Some(task);
-            return Ok(trial.events);
+            return Ok(trial.events.into_iter().map(|it| it.event).collect());
         }
         task.started_event_id = self.append(started(&task, self.state.history_bytes));
         self.state.workflow_task = Some(task);

@@ -1,16 +1,20 @@
 //! The journal on disk, in sled: the only file that names it.
 //!
-//! Two things sled 0.34.7 does not do by itself are done here. Its `flush` ends in `sync_file_range`, which does not
-//! survive a power cut, so each flush is followed by `sync_data` on sled's own file. And damaged bytes make it panic, so
-//! every call is caught, its panic text kept off the terminal, and told as [`JournalError::Damaged`].
+//! Three things sled 0.34.7 does not do by itself are done here. Its `flush` ends in `sync_file_range`, which does not
+//! survive a power cut, so each flush is followed by `sync_data` on sled's own file. It syncs no large values, which it
+//! keeps in files of their own, so each flush syncs those that are new (`blobs`). And damaged bytes make it panic, so every
+//! call is caught, its panic text kept off the terminal, and told as [`JournalError::Damaged`]. After a batch that it could
+//! not write it would wait for ever, at the next flush or on the way out: then it is not called again.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::blobs::{Blobs, Disk, OwnDisk};
 use super::{Journal, JournalError, Record, Write};
 
 /// Enough for the open runs; the rest is read when asked for.
@@ -26,6 +30,13 @@ pub struct SledJournal {
     tree: sled::Db,
     /// sled's log file, opened a second time for `sync_data`.
     log: File,
+    blobs: Blobs,
+    disk: Arc<dyn Disk>,
+    /// Held while a batch is applied, and from the last look for new blobs to the end of sled's flush: the log that is written
+    /// names none that is not synced.
+    batch: Mutex<()>,
+    /// A batch failed on the way: sled's log has a hole, and whatever waits for what comes after it waits for ever.
+    broken: AtomicBool,
     /// How far the flushes have come, 8 bytes, little-endian.
     mark: File,
     path: PathBuf,
@@ -34,12 +45,21 @@ pub struct SledJournal {
 impl SledJournal {
     /// Opens the journal in `path`, or makes an empty one there.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
+        Self::open_on(path, Arc::new(OwnDisk))
+    }
+
+    pub(super) fn open_on(path: &Path, disk: Arc<dyn Disk>) -> Result<Self, JournalError> {
         silence_panics_of_sled();
         let config = sled::Config::new()
             .path(path)
             .cache_capacity(CACHE_BYTES)
             .mode(sled::Mode::LowSpace)
             .flush_every_ms(None);
+        let blobs = Blobs::of(path);
+        // Before sled writes a snapshot that names them.
+        blobs
+            .sync_found(disk.as_ref())
+            .map_err(|error| io(path, "opened", &error))?;
         let tree = open_when_released(path, &config)?;
         let log = File::open(path.join("db")).map_err(|error| io(path, "opened", &error))?;
         let options = File::options()
@@ -56,9 +76,15 @@ impl SledJournal {
             let synced = File::open(directory).and_then(|directory| directory.sync_all());
             synced.map_err(|error| io(directory, "opened", &error))?;
         }
+        // What is read from now on is acted on, and may come from a process that died before its flush had ended.
+        disk.sync_data(&log).map_err(|error| io(path, "opened", &error))?;
         Ok(Self {
             tree,
             log,
+            blobs,
+            disk,
+            batch: Mutex::default(),
+            broken: AtomicBool::new(false),
             mark,
             path: path.to_owned(),
         })
@@ -79,21 +105,54 @@ fn open_when_released(path: &Path, config: &sled::Config) -> Result<sled::Db, Jo
     }
 }
 
-impl Journal for SledJournal {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, JournalError> {
+impl SledJournal {
+    /// A call into sled that changes no record.
+    fn reading<T>(&self, call: impl FnOnce() -> sled::Result<T>) -> Result<T, JournalError> {
+        self.check()?;
         guard(&self.path, "read", || {
-            Ok(self.tree.get(key)?.map(|value| value.to_vec()))
+            let _writing = self.blobs.writing();
+            call()
         })
     }
 
+    /// A call into sled after whose failure there is none.
+    fn writing<T>(&self, call: impl FnOnce() -> sled::Result<T>) -> Result<T, JournalError> {
+        self.check()?;
+        guard(&self.path, "written", call).inspect_err(|_| self.broken.store(true, Ordering::SeqCst))
+    }
+
+    fn check(&self) -> Result<(), JournalError> {
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(JournalError::Poisoned("sled could not write a batch".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for SledJournal {
+    fn drop(&mut self) {
+        if self.broken.load(Ordering::SeqCst) {
+            // sled flushes when the last of these is dropped.
+            std::mem::forget(self.tree.clone());
+        }
+    }
+}
+
+impl Journal for SledJournal {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, JournalError> {
+        self.reading(|| Ok(self.tree.get(key)?.map(|value| value.to_vec())))
+    }
+
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Record>, JournalError> {
-        guard(&self.path, "read", || {
-            let range = self.tree.range(from.to_vec()..to.to_vec());
-            range
-                .take(limit)
-                .map(|item| item.map(|(key, value)| (key.to_vec(), value.to_vec())))
-                .collect()
-        })
+        let mut range = self.tree.range(from.to_vec()..to.to_vec());
+        let mut records = Vec::new();
+        // Step by step: a flush need not wait for the end of a long history.
+        while records.len() < limit
+            && let Some((key, value)) = self.reading(|| range.next().transpose())?
+        {
+            records.push((key.to_vec(), value.to_vec()));
+        }
+        Ok(records)
     }
 
     fn apply(&self, writes: &[Write]) -> Result<(), JournalError> {
@@ -104,14 +163,24 @@ impl Journal for SledJournal {
                 Write::Delete(key) => batch.remove(key.as_slice()),
             }
         }
-        guard(&self.path, "written", || self.tree.apply_batch(batch))
+        let _alone = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
+        self.writing(|| {
+            let _writing = self.blobs.writing();
+            self.tree.apply_batch(batch)
+        })
     }
 
     fn flush(&self) -> Result<(), JournalError> {
-        guard(&self.path, "written", || self.tree.flush())?;
-        self.log
-            .sync_data()
-            .map_err(|error| io(&self.path, "written", &error))
+        let disk = self.disk.as_ref();
+        let failed = |error| io(&self.path, "written", &error);
+        self.blobs.sync(disk).map_err(failed)?;
+        {
+            let _alone = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those of batches that came meanwhile.
+            self.blobs.sync(disk).map_err(failed)?;
+            self.writing(|| self.tree.flush())?;
+        }
+        disk.sync_data(&self.log).map_err(failed)
     }
 
     fn mark(&self, sequence: u64) -> Result<(), JournalError> {
@@ -154,6 +223,9 @@ fn guard<T>(
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(sled::Error::Io(error))) => match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                Err(damaged(format!("the file of a large value is gone ({error})")))
+            }
             // What sled says when it reads nonsense lengths or offsets.
             std::io::ErrorKind::UnexpectedEof
             | std::io::ErrorKind::InvalidData

@@ -1,0 +1,773 @@
+//! `CopyTable` under Temporal's own SDK and the embedded service, on a source and a target that are made up: they lose
+//! answers, fall back in time and change their tables at random, and know what must be true in the end.
+
+#![expect(clippy::unwrap_used, reason = "what a helper cannot do fails its test")]
+#![expect(missing_docs, reason = "a test's own items say what they are by their names")]
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use longhaul::activity::{
+    ConcludeInput, CopyBatchInput, Failure, NextBatchInput, NoteWritersInput, NoteWritersOutput,
+    PrepareInput, PrepareOutput,
+};
+use longhaul::connect::{self, Connected};
+use longhaul::job::{ConnectionName, JobName, JobSpec, Kind, OnConflict, Tuning, TuningChange};
+use longhaul::table::{
+    CopyFormat, Fence, Growth, Key, KeyRange, Lost, Noted, Pass, Plan, PlanDigest, Position, SourceIdentity,
+    TableName, Tally,
+};
+use longhaul::workflow::{CopyTable, JobInput, Progress};
+use temporalio_client::{
+    Client, WorkflowCancelOptions, WorkflowExecuteUpdateOptions, WorkflowFetchHistoryOptions,
+    WorkflowGetResultOptions, WorkflowHandle, WorkflowQueryOptions, WorkflowSignalOptions,
+    WorkflowStartOptions,
+};
+use temporalio_macros::activities;
+use temporalio_sdk::activities::{ActivityContext, ActivityError};
+use temporalio_sdk::{ApplicationFailure, Runtime, Worker, WorkerOptions};
+
+#[path = "it/random.rs"]
+#[expect(dead_code, reason = "the other suites use all of it")]
+mod random;
+use random::Random;
+
+/// One commit of the target, in the order of its log.
+#[derive(Debug, Clone)]
+enum Commit {
+    Epoch(u64),
+    Settled(Option<u64>),
+    Batch {
+        number: u64,
+        pass: Pass,
+        low: u64,
+        high: u64,
+        rows: BTreeSet<u64>,
+    },
+}
+
+pub struct World {
+    random: Random,
+    /// One in so many batches meets a fault; 0: none does.
+    faults: u64,
+    source: BTreeSet<u64>,
+    log: Vec<Commit>,
+    /// Goes up when a table is altered.
+    version: u32,
+    /// Rows that come by themselves, each time a batch is copied.
+    grows: bool,
+    lost_rows: u64,
+    rewinds: u64,
+    changes: u64,
+    prepares: u64,
+    copies: u64,
+    looked: Vec<(u64, u64)>,
+    in_flight: u64,
+    most_in_flight: u64,
+    hold: bool,
+}
+
+fn number(key: Option<&Key>) -> u64 {
+    key.map_or(0, |key| key.0[0].parse().unwrap())
+}
+
+fn key(number: u64) -> Key {
+    Key(vec![number.to_string()])
+}
+
+fn some(number: u64) -> Option<Key> {
+    (number > 0).then(|| key(number))
+}
+
+impl World {
+    fn epoch(&self) -> u64 {
+        let epochs = self.log.iter().filter_map(|commit| match commit {
+            Commit::Epoch(epoch) => Some(*epoch),
+            _ => None,
+        });
+        epochs.last().unwrap_or(0)
+    }
+
+    fn settled(&self) -> Option<Key> {
+        let settled = self.log.iter().filter_map(|commit| match commit {
+            Commit::Settled(settled) => Some(*settled),
+            _ => None,
+        });
+        settled.last().flatten().and_then(some)
+    }
+
+    fn target(&self) -> BTreeSet<u64> {
+        let mut rows = BTreeSet::new();
+        for commit in &self.log {
+            if let Commit::Batch { rows: brought, .. } = commit {
+                for row in brought {
+                    assert!(rows.insert(*row), "row {row} is there twice");
+                }
+            }
+        }
+        rows
+    }
+
+    fn position(&self) -> Position {
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        let (mut tally, mut next) = (Tally::default(), 1);
+        for commit in &self.log {
+            if let Commit::Batch {
+                number,
+                pass,
+                low,
+                high,
+                rows,
+            } = commit
+            {
+                tally += tally_of(rows.len() as u64);
+                next = next.max(number + 1);
+                if *pass == Pass::Copy {
+                    ranges.push((*low, *high));
+                }
+            }
+        }
+        ranges.sort_unstable();
+        let mut copied = 0;
+        let mut beyond: Vec<KeyRange> = Vec::new();
+        for (low, high) in ranges {
+            assert!(low >= copied, "ranges overlap");
+            if low == copied {
+                copied = high;
+            } else if let Some(last) = beyond.last_mut().filter(|last| number_of(last) == low) {
+                last.high = key(high);
+            } else {
+                beyond.push(KeyRange {
+                    low: some(low),
+                    high: key(high),
+                });
+            }
+        }
+        Position {
+            epoch: self.epoch(),
+            copied: some(copied),
+            beyond,
+            settled: self.settled(),
+            next_batch: next,
+            tally,
+        }
+    }
+
+    fn digest(&self) -> PlanDigest {
+        PlanDigest {
+            source: self.version.to_string(),
+            target: String::new(),
+        }
+    }
+
+    fn check(&mut self, fence: &Fence) -> Result<(), ActivityError> {
+        if fence.digest != self.digest() {
+            return Err(refused("TableChanged", true));
+        }
+        assert!(fence.witnesses.len() <= 16, "{fence:?}");
+        let has = |number| {
+            self.log
+                .iter()
+                .any(|commit| matches!(commit, Commit::Batch { number: n, .. } if *n == number))
+        };
+        if fence.epoch != self.epoch() || !fence.witnesses.iter().all(|number| has(*number)) {
+            return Err(refused("TargetRewound", true));
+        }
+        Ok(())
+    }
+
+    /// The target falls back in time.
+    fn rewind(&mut self) {
+        let lost = self.random.within(0..self.log.len().min(12) as u64) as usize;
+        let kept = self.log.len() - lost;
+        for commit in self.log.split_off(kept) {
+            if let Commit::Batch { rows, .. } = commit {
+                self.lost_rows += rows.len() as u64;
+            }
+        }
+        self.rewinds += 1;
+    }
+
+    fn fault(&mut self) -> Result<(), ActivityError> {
+        let faults = self.faults;
+        if faults == 0 || self.random.within(0..faults) > 0 {
+            return Ok(());
+        }
+        match self.random.within(0..4) {
+            0 => self.rewind(),
+            1 => (self.version, self.changes) = (self.version + 1, self.changes + 1),
+            _ => return Err(transient()),
+        }
+        Ok(())
+    }
+}
+
+fn number_of(range: &KeyRange) -> u64 {
+    number(Some(&range.high))
+}
+
+fn tally_of(rows: u64) -> Tally {
+    Tally {
+        rows,
+        skipped: 0,
+        bytes: 100 * rows,
+        batches: 1,
+        checksum: rows,
+    }
+}
+
+fn refused(kind: &str, prepare_again: bool) -> ActivityError {
+    let failure = Failure {
+        side: "target".to_owned(),
+        kind: kind.to_owned(),
+        message: kind.to_owned(),
+        hint: String::new(),
+        prepare_again,
+    };
+    let answer = ApplicationFailure::builder(failure.clone())
+        .type_name(kind.to_owned())
+        .non_retryable(true)
+        .details(failure);
+    ActivityError::application(answer.build())
+}
+
+fn transient() -> ActivityError {
+    let answer =
+        ApplicationFailure::builder(anyhow::anyhow!("it passes")).next_retry_delay(Duration::from_millis(1));
+    ActivityError::application(answer.build())
+}
+
+fn name(text: &str) -> TableName {
+    text.parse().unwrap()
+}
+
+#[derive(Clone)]
+pub struct Fake(Arc<Mutex<World>>);
+
+impl Fake {
+    fn new(rows: u64, faults: u64, random: Random) -> Self {
+        Self(Arc::new(Mutex::new(World {
+            random,
+            faults,
+            source: (1..=rows).collect(),
+            log: Vec::new(),
+            version: 0,
+            grows: false,
+            lost_rows: 0,
+            rewinds: 0,
+            changes: 0,
+            prepares: 0,
+            copies: 0,
+            looked: Vec::new(),
+            in_flight: 0,
+            most_in_flight: 0,
+            hold: false,
+        })))
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap()
+    }
+
+    fn plan(&self) -> Plan {
+        Plan {
+            source: name("public.a"),
+            target: name("public.b"),
+            source_identity: SourceIdentity {
+                system_identifier: None,
+                database: "d".to_owned(),
+            },
+            digest: self.world().digest(),
+            source_files: String::new(),
+            target_files: String::new(),
+            columns: Vec::new(),
+            key: Vec::new(),
+            format: CopyFormat::Binary,
+            on_conflict: OnConflict::Error,
+            target_key_is_unique: true,
+            same_order: true,
+            source_is_partitioned: false,
+            source_is_standby: false,
+            target_fires_triggers: false,
+            growth: Growth::Grows,
+            rows_estimate: Some(100),
+            bytes_estimate: Some(10_000),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+#[activities]
+impl Fake {
+    #[activity(name = "prepare")]
+    pub async fn prepare(
+        self: Arc<Self>,
+        _: ActivityContext,
+        input: PrepareInput,
+    ) -> Result<PrepareOutput, ActivityError> {
+        let plan = self.plan();
+        let mut world = self.world();
+        world.prepares += 1;
+        let epoch = world.epoch() + 1;
+        world.log.push(Commit::Epoch(epoch));
+        world.fault()?;
+        let position = world.position();
+        let lost = input
+            .known
+            .filter(|known| known.tally.rows > position.tally.rows)
+            .map(|known| Lost {
+                batches: 1,
+                rows: known.tally.rows - position.tally.rows,
+                since: None,
+            });
+        let highest = world.source.last().copied().map(key);
+        Ok(PrepareOutput {
+            plan,
+            position,
+            highest,
+            lost,
+        })
+    }
+
+    #[activity(name = "next_batch")]
+    pub async fn next_batch(
+        self: Arc<Self>,
+        _: ActivityContext,
+        input: NextBatchInput,
+    ) -> Result<Option<Key>, ActivityError> {
+        let mut world = self.world();
+        world.fault()?;
+        let (low, stop) = (number(input.low.as_ref()), number(input.stop.as_ref()));
+        assert!(stop > 0);
+        if low >= stop {
+            return Ok(None);
+        }
+        let end = world
+            .source
+            .range(low + 1..=stop)
+            .nth(usize::try_from(input.rows).unwrap() - 1);
+        Ok(Some(key(end.copied().unwrap_or(stop))))
+    }
+
+    #[activity(name = "copy_batch")]
+    pub async fn copy_batch(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: CopyBatchInput,
+    ) -> Result<Tally, ActivityError> {
+        let wait = {
+            let mut world = self.world();
+            world.in_flight += 1;
+            world.most_in_flight = world.most_in_flight.max(world.in_flight);
+            world.random.within(0..8)
+        };
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        loop {
+            if !self.world().hold {
+                break;
+            }
+            ctx.record_heartbeat(()).await?;
+            if ctx.is_cancelled() {
+                self.world().in_flight -= 1;
+                return Err(ActivityError::cancelled());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let mut world = self.world();
+        world.in_flight -= 1;
+        world.fault()?;
+        world.check(&input.fence)?;
+        let batch = input.batch;
+        let (low, high) = (number(batch.range.low.as_ref()), number(Some(&batch.range.high)));
+        let known = world.log.iter().find_map(|commit| match commit {
+            Commit::Batch { number, rows, .. } if *number == batch.number => Some(rows.len() as u64),
+            _ => None,
+        });
+        if let Some(rows) = known {
+            assert!(ctx.info().attempt > 1, "a number was given twice");
+            return Ok(tally_of(rows));
+        }
+        world.copies += 1;
+        let mut rows: BTreeSet<u64> = world.source.range(low + 1..=high).copied().collect();
+        if batch.pass == Pass::Look {
+            world.looked.push((low, high));
+            let there = world.target();
+            rows.retain(|row| !there.contains(row));
+            if rows.is_empty() {
+                return Ok(Tally::default());
+            }
+        }
+        let tally = tally_of(rows.len() as u64);
+        world.log.push(Commit::Batch {
+            number: batch.number,
+            pass: batch.pass,
+            low,
+            high,
+            rows,
+        });
+        if world.grows {
+            let next = world.source.last().unwrap() + 1;
+            world.source.extend(next..next + 10);
+        }
+        // The answer may be lost.
+        let faults = world.faults;
+        if faults > 0 && world.random.within(0..faults) == 0 {
+            return Err(transient());
+        }
+        Ok(tally)
+    }
+
+    #[activity(name = "note_writers")]
+    pub async fn note_writers(
+        self: Arc<Self>,
+        _: ActivityContext,
+        input: NoteWritersInput,
+    ) -> Result<NoteWritersOutput, ActivityError> {
+        let mut world = self.world();
+        world.fault()?;
+        world.check(&input.fence)?;
+        world.log.push(Commit::Settled(
+            input.settled.as_ref().map(|key| number(Some(key))),
+        ));
+        Ok(NoteWritersOutput {
+            now: Noted {
+                key: world.source.last().copied().map(key),
+                holders: Vec::new(),
+                server_started_at: String::new(),
+            },
+            before: None,
+            look_from: input.settled,
+        })
+    }
+
+    #[activity(name = "conclude")]
+    pub async fn conclude(
+        self: Arc<Self>,
+        _: ActivityContext,
+        input: ConcludeInput,
+    ) -> Result<(), ActivityError> {
+        let mut world = self.world();
+        world.fault()?;
+        world.check(&input.fence)?;
+        let here = world.position();
+        assert_eq!(here.tally, input.position.tally);
+        assert_eq!(
+            (here.copied, here.beyond),
+            (input.position.copied, input.position.beyond)
+        );
+        Ok(())
+    }
+}
+
+fn spec(kind: Kind, concurrency: u32) -> JobSpec {
+    JobSpec {
+        name: "j".parse::<JobName>().unwrap(),
+        kind,
+        source: ConnectionName::without_password("postgres://a"),
+        target: ConnectionName::without_password("postgres://b"),
+        source_table: name("a"),
+        target_table: name("b"),
+        tuning: Tuning {
+            concurrency,
+            batch_rows: Some(7),
+            max_rate_bytes_per_second: None,
+        },
+        on_conflict: OnConflict::Error,
+        fire_triggers: false,
+        verify: None,
+        lookback_keys: None,
+    }
+}
+
+type Handle = WorkflowHandle<Client, CopyTable>;
+
+/// Runs a test with a service and a worker that forgets every run at once where `replays`.
+fn with_job(fake: Fake, spec: JobSpec, replays: bool, test: impl AsyncFnOnce(Handle)) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let Connected {
+            client,
+            place: _place,
+        } = connect::own(directory.path()).await.unwrap();
+        let options = WorkerOptions::new("q")
+            .register_workflow::<CopyTable>()
+            .unwrap()
+            .max_cached_workflows(if replays { 0 } else { 8 })
+            .register_activities(fake)
+            .build();
+        let runtime = Runtime::from_current_tokio(Default::default()).unwrap();
+        let mut worker = Worker::new(&runtime, client.clone(), options).unwrap();
+        let worker = tokio::task::spawn_local(async move {
+            let _runtime = runtime;
+            worker.run().await.unwrap();
+        });
+        let input = JobInput {
+            spec,
+            paused: false,
+            state: None,
+            known: None,
+            verifying: None,
+        };
+        let options = WorkflowStartOptions::new("q", "j").build();
+        client
+            .start_workflow(CopyTable::run, input, options)
+            .await
+            .unwrap();
+        // Without a run's id: whichever run is the current one.
+        let handle = client.get_workflow_handle::<CopyTable>("j");
+        tokio::time::timeout(Duration::from_secs(120), test(handle))
+            .await
+            .expect("the test takes too long");
+        worker.abort();
+    });
+}
+
+async fn progress(handle: &Handle) -> Progress {
+    handle
+        .query(CopyTable::progress, (), WorkflowQueryOptions::default())
+        .await
+        .unwrap()
+}
+
+async fn until(handle: &Handle, what: &str, holds: impl Fn(&Progress) -> bool) -> Progress {
+    for _ in 0..2000 {
+        let progress = progress(handle).await;
+        if holds(&progress) {
+            return progress;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what} does not come: {:?}", progress(handle).await);
+}
+
+#[test]
+fn a_migrate_copies_what_was_there_when_it_began() {
+    let fake = Fake::new(500, 0, Random::seeded());
+    fake.world().grows = true;
+    with_job(fake.clone(), spec(Kind::Migrate, 4), false, async |handle| {
+        let tally = handle
+            .get_result(WorkflowGetResultOptions::default())
+            .await
+            .unwrap();
+        assert_eq!((tally.rows, tally.batches), (500, 72));
+        let progress = progress(&handle).await;
+        assert_eq!(
+            (progress.until, progress.copied),
+            (Some(key(500)), Some(key(500)))
+        );
+    });
+    let world = fake.world();
+    assert_eq!(world.target(), (1..=500).collect());
+    assert_eq!(world.prepares, 1);
+    assert!(
+        (2..=4).contains(&world.most_in_flight),
+        "{}",
+        world.most_in_flight
+    );
+}
+
+#[test]
+fn a_migrate_of_an_empty_table_is_complete_at_once() {
+    let fake = Fake::new(0, 0, Random::seeded());
+    with_job(fake.clone(), spec(Kind::Migrate, 4), false, async |handle| {
+        let tally = handle
+            .get_result(WorkflowGetResultOptions::default())
+            .await
+            .unwrap();
+        assert_eq!(tally, Tally::default());
+    });
+}
+
+fn random_migrate(replays: bool, rows: u64) {
+    let mut random = Random::seeded();
+    for _ in 0..3 {
+        let fake = Fake::new(rows, 12, random.fork());
+        let concurrency = u32::try_from(random.within(1..6)).unwrap();
+        with_job(
+            fake.clone(),
+            spec(Kind::Migrate, concurrency),
+            replays,
+            async |handle| {
+                let tally = handle
+                    .get_result(WorkflowGetResultOptions::default())
+                    .await
+                    .unwrap();
+                assert_eq!(tally.rows, rows);
+                let progress = progress(&handle).await;
+                eprintln!(
+                    "lost {:?}, prepared again {}",
+                    progress.lost, progress.prepared_again
+                );
+            },
+        );
+        let world = fake.world();
+        assert_eq!(world.target(), (1..=rows).collect());
+        eprintln!(
+            "{} rewinds, {} rows lost, {} changes, {} prepares, {} copies",
+            world.rewinds, world.lost_rows, world.changes, world.prepares, world.copies
+        );
+    }
+}
+
+#[test]
+fn a_migrate_ends_well_on_servers_that_fall_back_in_time() {
+    random_migrate(false, 2000);
+}
+
+#[test]
+fn a_migrate_decides_the_same_when_it_is_replayed_at_every_task() {
+    random_migrate(true, 300);
+}
+
+#[test]
+fn a_sync_follows_and_looks_again_and_survives_rewinds() {
+    let fake = Fake::new(300, 40, Random::seeded());
+    with_job(
+        fake.clone(),
+        spec(Kind::Sync { interval_ms: 1000 }, 3),
+        false,
+        async |handle| {
+            for round in 0..4 {
+                {
+                    let mut world = fake.world();
+                    let last = world.source.last().copied().unwrap();
+                    world.source.extend(last + 1..last + 60);
+                    if round == 2 {
+                        world.rewind();
+                    }
+                }
+                let wanted = fake.world().source.len();
+                for _ in 0..3000 {
+                    if fake.world().target().len() == wanted {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                let world = fake.world();
+                assert_eq!(world.target(), world.source);
+            }
+            fake.world().faults = 0;
+            let at = progress(&handle).await.rounds;
+            let progress = until(&handle, "a quiet round", |progress| progress.rounds > at + 1).await;
+            eprintln!("{progress:?}");
+            handle.cancel(WorkflowCancelOptions::default()).await.unwrap();
+            assert!(
+                handle
+                    .get_result(WorkflowGetResultOptions::default())
+                    .await
+                    .is_err()
+            );
+        },
+    );
+    let world = fake.world();
+    assert_eq!(world.target(), world.source);
+}
+
+#[test]
+fn ranges_of_an_earlier_run_are_looked_at_again_to_the_end_of_the_ledger() {
+    let fake = Fake::new(100, 0, Random::seeded());
+    {
+        let mut world = fake.world();
+        world.log.push(Commit::Epoch(1));
+        for (number, low, high) in [(1, 0, 20), (2, 50, 60)] {
+            // Row 55 was not visible yet.
+            let rows = (low + 1..=high).filter(|row| *row != 55).collect();
+            world.log.push(Commit::Batch {
+                number,
+                pass: Pass::Copy,
+                low,
+                high,
+                rows,
+            });
+        }
+    }
+    with_job(
+        fake.clone(),
+        spec(Kind::Sync { interval_ms: 1000 }, 2),
+        false,
+        async |handle| {
+            let progress = until(&handle, "the first round", |progress| progress.rounds > 0).await;
+            assert_eq!(progress.found.batches, 2);
+            handle.cancel(WorkflowCancelOptions::default()).await.unwrap();
+            assert!(
+                handle
+                    .get_result(WorkflowGetResultOptions::default())
+                    .await
+                    .is_err()
+            );
+        },
+    );
+    let world = fake.world();
+    assert_eq!(world.target(), world.source);
+    assert_eq!(world.looked.iter().map(|(_, high)| *high).max(), Some(60));
+    assert_eq!(world.looked.iter().map(|(low, _)| *low).min(), Some(0));
+}
+
+#[test]
+fn pause_tune_and_cancel_are_obeyed_with_batches_in_flight() {
+    let fake = Fake::new(5000, 0, Random::seeded());
+    with_job(fake.clone(), spec(Kind::Migrate, 4), false, async |handle| {
+        handle
+            .signal(CopyTable::pause, (), WorkflowSignalOptions::default())
+            .await
+            .unwrap();
+        let paused = until(&handle, "the pause", |progress| {
+            progress.paused && progress.in_flight == 0
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(progress(&handle).await.tally, paused.tally);
+        let change = TuningChange {
+            concurrency: Some(2),
+            ..TuningChange::default()
+        };
+        let tuned = handle
+            .execute_update(CopyTable::tune, change, WorkflowExecuteUpdateOptions::default())
+            .await
+            .unwrap();
+        assert_eq!(tuned.concurrency, 2);
+        fake.world().most_in_flight = 0;
+        handle
+            .signal(CopyTable::resume, (), WorkflowSignalOptions::default())
+            .await
+            .unwrap();
+        until(&handle, "more rows", |progress| {
+            progress.tally.rows > paused.tally.rows + 200
+        })
+        .await;
+        assert!(fake.world().most_in_flight <= 2);
+        fake.world().hold = true;
+        handle.cancel(WorkflowCancelOptions::default()).await.unwrap();
+        let ended = handle.get_result(WorkflowGetResultOptions::default()).await;
+        assert!(format!("{ended:?}").contains("ancel"), "{ended:?}");
+    });
+}
+
+#[test]
+fn a_long_job_goes_on_in_new_runs() {
+    let fake = Fake::new(14_000, 60, Random::seeded());
+    with_job(fake.clone(), spec(Kind::Migrate, 4), false, async |handle| {
+        let tally = handle
+            .get_result(WorkflowGetResultOptions::default())
+            .await
+            .unwrap();
+        assert_eq!(tally.rows, 14_000);
+        let events = handle
+            .fetch_history(WorkflowFetchHistoryOptions::default())
+            .into_events()
+            .await
+            .unwrap();
+        eprintln!(
+            "{} events in the last run, {:?}",
+            events.len(),
+            progress(&handle).await.lost
+        );
+    });
+    assert_eq!(fake.world().target(), (1..=14_000).collect());
+}
