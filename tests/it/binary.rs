@@ -25,8 +25,11 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 /// The binary with a state directory, and nothing of the caller's that would change what it does.
+///
+/// LONGHAUL_TEST_BINARY names another one: that of an earlier version, to see that a test fails where it should.
 pub fn longhaul(state: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_longhaul"));
+    let other = std::env::var_os("LONGHAUL_TEST_BINARY");
+    let mut command = Command::new(other.unwrap_or(env!("CARGO_BIN_EXE_longhaul").into()));
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         let foreign = name.starts_with("PG") || name.starts_with("LONGHAUL");

@@ -7,6 +7,8 @@ mod control;
 mod failover;
 mod failpoints;
 mod interrupts;
+mod kept;
+mod kept_rows;
 mod kills;
 mod lost;
 mod property;

@@ -141,13 +141,18 @@ impl Stage {
 
     /// `migrate` or `sync` of the table from one to the other.
     pub fn copy(&self, kind: &str, arguments: &[&str]) -> Command {
+        self.copy_of(JOB, kind, arguments)
+    }
+
+    /// The same of another table.
+    pub fn copy_of(&self, table: &str, kind: &str, arguments: &[&str]) -> Command {
         let ends = [
             "--source",
             &self.source,
             "--target",
             &self.target,
             "--table",
-            JOB,
+            table,
             "--progress",
             "none",
         ];
@@ -170,7 +175,12 @@ impl Stage {
 
     /// What `status --json` says of the job; `None` before there is one.
     pub fn try_status(&self) -> Option<Value> {
-        let ended = self.run(&["status", JOB, "--json"]);
+        self.try_status_of(JOB)
+    }
+
+    /// The same of another job.
+    pub fn try_status_of(&self, job: &str) -> Option<Value> {
+        let ended = self.run(&["status", job, "--json"]);
         if ended.code == Some(2) {
             return None;
         }

@@ -90,6 +90,21 @@ pub fn write(url: &str, writers: u64, random: &mut Random) -> Tasks {
     tasks
 }
 
+/// A writer that adds small batches of rows to the source all the time, each committed at once.
+pub fn insert(url: &str) -> Tasks {
+    let mut tasks = Tasks::new();
+    let (url, stop) = (url.to_owned(), Arc::clone(&tasks.stop));
+    tasks.tasks.push(runtime().spawn(async move {
+        let client = client(&url).await;
+        while !stop.load(Ordering::SeqCst) {
+            let some = "INSERT INTO audio_downloads (url) SELECT 'new' FROM generate_series(1, 5)";
+            client.batch_execute(some).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }));
+    tasks
+}
+
 async fn hold(random: &mut Random) {
     // Most are short, so that others overtake the long ones.
     let longest = if random.within(0..3) == 0 { HELD_MS } else { 100 };

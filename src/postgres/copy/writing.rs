@@ -112,12 +112,19 @@ impl Writing {
         let (written, skipped) = (number(0), number(1));
         if taken != counted.rows || written + skipped != counted.rows {
             let error = mismatch(plan, written, counted.rows - skipped.min(counted.rows));
-            // Without triggers it was another session that put a row there in this very moment: try again.
-            let passing = !plan.target_fires_triggers;
-            return Err(if passing {
-                error.of_kind(Kind::Transient)
+            if plan.target_fires_triggers {
+                return Err(error);
+            }
+            // Without triggers: two of the rows have one key there, or another session put a row there in this very moment.
+            return Err(if copying.has_equal_keys().await? {
+                let words = format!(
+                    "rows of source table {} have different keys that are equal on target table {}",
+                    plan.source, plan.target
+                );
+                Error::new(Side::Target, Kind::ConflictingRow, words)
+                    .hinted("give the key's columns the collation and the type that they have on the source")
             } else {
-                error
+                error.of_kind(Kind::Transient)
             });
         }
         let sql = format!("{}; COMMIT", copying.entry_sql(counted, skipped));
@@ -199,6 +206,14 @@ impl Copying<'_> {
     pub(super) async fn run(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>> {
         let answer = self.target.client().simple_query(sql).await;
         answer.map_err(|error| self.not_committed(&error))
+    }
+
+    /// Whether the stage has two rows that the target takes for one.
+    async fn has_equal_keys(&self) -> Result<bool> {
+        let key = quote_list(self.plan.key.iter().map(|column| column.name.as_str()));
+        let sql = format!("SELECT FROM {STAGING} GROUP BY {key} HAVING count(*) > 1 LIMIT 1");
+        let found = self.run(&sql).await?;
+        Ok(!text_rows(&found).is_empty())
     }
 
     /// Writes the ledger entry.

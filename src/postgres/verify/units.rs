@@ -153,7 +153,12 @@ fn straddles(plan: &Plan, look: &str, key: &str) -> String {
 }
 
 /// Whether a later look lies within two keys, the first of which may be the start of the table.
+///
+/// Where the target has another order it cannot tell, and the range is all that there is.
 fn within(plan: &Plan, look: &str, low: &str, high: &str) -> String {
+    if !plan.same_order {
+        return "true".to_owned();
+    }
     let (begin, end) = (format!("{look}.low"), format!("{look}.high"));
     format!(
         "({low} = '{{}}' OR ({begin} <> '{{}}' AND {} >= {})) AND {} <= {}",

@@ -1,0 +1,405 @@
+//! The first promise, row by row: what a type, a trigger, a conflict or a late commit could change or lose.
+//!
+//! A second half of `kept.rs`: each was a way to end with 0 over rows that differ.
+
+use crate::binary::{Process, until};
+use crate::servers::client;
+use crate::stage::{JOB, Stage, ask, runtime, tell};
+
+/// Two tables that cannot be copied one to the other as they are.
+struct Pair {
+    name: &'static str,
+    source: &'static str,
+    target: &'static str,
+    words: &'static [&'static str],
+}
+
+/// Refuses each with its words, at status 4, before a row moves.
+fn refuse(pairs: &[Pair]) {
+    let stage = Stage::new(0);
+    let mut wrong = Vec::new();
+    for Pair {
+        name,
+        source,
+        target,
+        words,
+    } in pairs
+    {
+        tell(
+            &stage.source,
+            &format!("CREATE SCHEMA k; SET search_path = k; {source}"),
+        );
+        tell(
+            &stage.target,
+            &format!("CREATE SCHEMA k; SET search_path = k; {target}"),
+        );
+        let ended = stage
+            .begin(&mut stage.copy_of("k.t", "migrate", &["--name", "t"]))
+            .end();
+        let missing: Vec<_> = words
+            .iter()
+            .filter(|word| !ended.stderr.contains(**word))
+            .collect();
+        let rows = ask(&stage.target, "SELECT count(*) FROM k.t");
+        if ended.code != Some(4) || !missing.is_empty() || rows != "0" {
+            wrong.push(format!("{name}: missing {missing:?}, {rows} rows: {ended:?}"));
+        }
+        for url in [&stage.source, &stage.target] {
+            tell(
+                url,
+                "DROP SCHEMA k CASCADE; DROP SCHEMA IF EXISTS longhaul CASCADE",
+            );
+        }
+        if stage.state().exists() {
+            std::fs::remove_dir_all(stage.state()).unwrap();
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn types_of_one_name_with_something_else_behind_it_are_refused_and_shown() {
+    refuse(&[
+        Pair {
+            name: "a domain of another scale",
+            source: "CREATE DOMAIN d AS numeric(10,4); CREATE TABLE t (id int PRIMARY KEY, v d); INSERT INTO t VALUES (1, 1.2345)",
+            target: "CREATE DOMAIN d AS numeric(10,2); CREATE TABLE t (id int PRIMARY KEY, v d)",
+            words: &["\"v\"", "numeric(10,4)", "numeric(10,2)"],
+        },
+        Pair {
+            name: "an array of domains of another base",
+            source: "CREATE DOMAIN d AS float8; CREATE TABLE t (id int PRIMARY KEY, v d[]);
+                     INSERT INTO t VALUES (1, ARRAY[0.1]::d[])",
+            target: "CREATE DOMAIN d AS float4; CREATE TABLE t (id int PRIMARY KEY, v d[])",
+            words: &["\"v\"", "double precision", "real"],
+        },
+        Pair {
+            name: "attributes in another order",
+            source: "CREATE TYPE d AS (first text, last text); CREATE TABLE t (id int PRIMARY KEY, v d);
+                     INSERT INTO t VALUES (1, ROW('a', 'b'))",
+            target: "CREATE TYPE d AS (last text, first text); CREATE TABLE t (id int PRIMARY KEY, v d)",
+            words: &["\"v\"", "first", "last"],
+        },
+        Pair {
+            name: "a range over something else",
+            source: "CREATE TYPE d AS RANGE (subtype = float8); CREATE TABLE t (id int PRIMARY KEY, v d);
+                     INSERT INTO t VALUES (1, '[0.1,0.2]')",
+            target: "CREATE TYPE d AS RANGE (subtype = float4); CREATE TABLE t (id int PRIMARY KEY, v d)",
+            words: &["\"v\"", "double precision", "real"],
+        },
+    ]);
+}
+
+#[test]
+fn columns_that_the_target_generates_otherwise_are_refused() {
+    refuse(&[
+        Pair {
+            name: "plain on the source",
+            source: "CREATE TABLE t (id int PRIMARY KEY, a int, b int); INSERT INTO t VALUES (1, 1, 7)",
+            target: "CREATE TABLE t (id int PRIMARY KEY, a int, b int GENERATED ALWAYS AS (a * 2) STORED)",
+            words: &["\"b\" is generated on target table", "would be dropped", "hint:"],
+        },
+        Pair {
+            name: "another expression",
+            source: "CREATE TABLE t (id int PRIMARY KEY, a int, b int GENERATED ALWAYS AS (a * 3) STORED); INSERT INTO t VALUES (1, 1)",
+            target: "CREATE TABLE t (id int PRIMARY KEY, a int, b int GENERATED ALWAYS AS (a * 2) STORED)",
+            words: &["\"b\" is generated from", "(a * 3)", "(a * 2)"],
+        },
+    ]);
+}
+
+#[test]
+fn an_identity_that_no_update_can_write_is_refused_before_the_first_one() {
+    let stage = Stage::new(0);
+    for url in [&stage.source, &stage.target] {
+        tell(
+            url,
+            "CREATE TABLE t (id int PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY)",
+        );
+    }
+    tell(&stage.source, "INSERT INTO t SELECT generate_series(1, 10)");
+    let ended = stage
+        .begin(&mut stage.copy_of("t", "migrate", &["--on-conflict", "update"]))
+        .end();
+    ended
+        .assert_code(4)
+        .assert_said(&["GENERATED ALWAYS AS IDENTITY", "SET GENERATED BY DEFAULT"]);
+    tell(
+        &stage.target,
+        "ALTER TABLE t ALTER COLUMN n SET GENERATED BY DEFAULT",
+    );
+    let ended = stage
+        .begin(&mut stage.copy_of("t", "migrate", &["--on-conflict", "update"]))
+        .end();
+    ended.assert_code(0);
+    assert_eq!(ask(&stage.target, "SELECT count(*) FROM t"), "10");
+}
+
+/// A trigger that keeps every tenth row out.
+const DROPS: &str = "CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN IF new.id % 10 = 0 THEN RETURN NULL; END IF; RETURN new; END $$;";
+
+#[test]
+fn triggers_of_the_target_are_refused_by_name_whatever_becomes_of_conflicts() {
+    let stage = Stage::new(100);
+    tell(
+        &stage.target,
+        &format!(
+            "{DROPS} CREATE TRIGGER odd BEFORE INSERT ON audio_downloads FOR EACH ROW EXECUTE FUNCTION odd()"
+        ),
+    );
+    let refused = |table: &str, mode: &str, words: &[&str]| {
+        let mut command = stage.copy_of(table, "migrate", &["--on-conflict", mode]);
+        stage.begin(&mut command).end().assert_code(4).assert_said(words);
+        assert_eq!(
+            ask(&stage.target, &format!("SELECT count(*) FROM {table}")),
+            "0",
+            "{mode}"
+        );
+    };
+    for mode in ["error", "skip", "update"] {
+        refused(JOB, mode, &["odd", "--fire-triggers", "DISABLE TRIGGER"]);
+    }
+    // One for each statement, and one that only a partition has.
+    for url in [&stage.source, &stage.target] {
+        tell(
+            url,
+            "CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+             CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (1000); CREATE TABLE plain (id int PRIMARY KEY)",
+        );
+    }
+    tell(
+        &stage.target,
+        "CREATE TRIGGER hidden BEFORE INSERT ON part FOR EACH ROW EXECUTE FUNCTION odd();
+         CREATE TRIGGER whole AFTER INSERT ON plain FOR EACH STATEMENT EXECUTE FUNCTION odd()",
+    );
+    refused("parts", "skip", &["hidden", "part", "--fire-triggers"]);
+    refused("plain", "error", &["whole", "--fire-triggers"]);
+}
+
+#[test]
+fn rows_that_a_trigger_keeps_out_are_counted_where_triggers_may_fire() {
+    for mode in ["error", "skip", "update"] {
+        let stage = Stage::new(100);
+        let odd = format!(
+            "{DROPS} CREATE TRIGGER odd BEFORE INSERT ON audio_downloads FOR EACH ROW EXECUTE FUNCTION odd()"
+        );
+        tell(&stage.target, &odd);
+        let fire = ["--fire-triggers", "--on-conflict", mode];
+        let ended = stage.begin(&mut stage.migrate(&fire)).end().assert_code(1);
+        ended.assert_said(&["took 90 rows of 100 that were sent", "trigger"]);
+        assert_eq!(stage.rows(), 0, "{mode}: nothing of the batch is kept");
+        tell(
+            &stage.target,
+            "CREATE OR REPLACE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN new.title := 'fired'; RETURN new; END $$",
+        );
+        let ended = stage.begin(&mut stage.migrate(&fire)).end().assert_code(0);
+        ended.assert_said(&["100 rows", "warning", "odd"]);
+        let fired = "SELECT count(*) FROM audio_downloads WHERE title = 'fired'";
+        assert_eq!(ask(&stage.target, fired), "100", "{mode}");
+    }
+}
+
+#[test]
+fn rows_that_were_there_before_are_told_apart_from_those_that_were_written() {
+    let stage = Stage::new(1000);
+    tell(
+        &stage.target,
+        "INSERT INTO audio_downloads (id, title) OVERRIDING SYSTEM VALUE SELECT i, 'own' FROM generate_series(301, 600) i",
+    );
+    let skip = ["--on-conflict", "skip", "--batch-rows", "100"];
+    stage.begin(&mut stage.migrate(&skip)).end().assert_code(0);
+    let table = &stage.status()["tables"][0];
+    assert_eq!(
+        (&table["rows_done"], &table["rows_skipped"]),
+        (&1000.into(), &300.into())
+    );
+    assert_eq!(
+        ask(
+            &stage.target,
+            "SELECT count(*) FROM audio_downloads WHERE title = 'own'"
+        ),
+        "300"
+    );
+    let ledger = "SELECT sum(rows) || ' ' || sum(rows_written) FROM longhaul.batches";
+    assert_eq!(ask(&stage.target, ledger), "1000 700");
+    assert_eq!(stage.rows(), 1000);
+}
+
+#[test]
+fn an_update_gives_an_equal_key_the_spelling_of_the_source() {
+    let stage = Stage::new(0);
+    for url in [&stage.source, &stage.target] {
+        tell(url, "CREATE TABLE t (k numeric PRIMARY KEY, v text)");
+    }
+    tell(&stage.source, "INSERT INTO t VALUES (1, 'new'), (2.50, 'new')");
+    tell(&stage.target, "INSERT INTO t VALUES (1.00, 'old'), (2.5, 'old')");
+    let update = ["--on-conflict", "update"];
+    stage
+        .begin(&mut stage.copy_of("t", "migrate", &update))
+        .end()
+        .assert_code(0);
+    let rows = "SELECT string_agg(k || v, ' ' ORDER BY k) FROM t";
+    assert_eq!(ask(&stage.target, rows), "1new 2.50new");
+}
+
+#[test]
+fn settings_of_the_target_database_do_not_change_what_text_means_there() {
+    let stage = Stage::new(0);
+    for url in [&stage.source, &stage.target] {
+        // A type of a user makes the rows travel as text.
+        tell(
+            url,
+            "CREATE TYPE mood AS ENUM ('good'); CREATE TABLE t (id int PRIMARY KEY, m mood, a text[])",
+        );
+    }
+    tell(
+        &stage.source,
+        "INSERT INTO t VALUES (1, 'good', ARRAY['a', NULL, 'NULL'])",
+    );
+    let database = stage.target.rsplit_once('/').unwrap().1;
+    for setting in [
+        "array_nulls = off",
+        "DateStyle = 'SQL, DMY'",
+        "IntervalStyle = 'sql_standard'",
+    ] {
+        tell(&stage.target, &format!("ALTER DATABASE {database} SET {setting}"));
+    }
+    stage
+        .begin(&mut stage.copy_of("t", "migrate", &[]))
+        .end()
+        .assert_code(0);
+    let nulls = "SELECT a::text FROM t";
+    assert_eq!(ask(&stage.target, nulls), ask(&stage.source, nulls));
+}
+
+/// A stage with ten rows, an eleventh that is not committed yet, and a twelfth that is.
+fn with_a_late_row() -> (Stage, tokio_postgres::Client) {
+    let stage = Stage::new(10);
+    let late = runtime().block_on(client(&stage.source));
+    let insert = "BEGIN; INSERT INTO audio_downloads (url) VALUES ('late')";
+    runtime().block_on(late.batch_execute(insert)).unwrap();
+    tell(
+        &stage.source,
+        "INSERT INTO audio_downloads (url) VALUES ('early')",
+    );
+    (stage, late)
+}
+
+fn sync(stage: &Stage, interval: &str) -> Process {
+    stage.begin(&mut stage.copy("sync", &["--interval", interval]))
+}
+
+fn commit(late: &tokio_postgres::Client) {
+    runtime().block_on(late.batch_execute("COMMIT")).unwrap();
+}
+
+#[track_caller]
+fn until_the_late_row_comes(stage: &Stage) {
+    assert_eq!(stage.until_rows(11), 12);
+    assert_eq!(stage.sums().0, stage.sums().1);
+}
+
+#[test]
+fn a_death_in_the_second_look_does_not_cost_the_row_that_it_found() {
+    let (stage, late) = with_a_late_row();
+    let process = sync(&stage, "1s");
+    stage.until_rows(10);
+    assert_eq!(process.kill().signal, Some(9));
+    commit(&late);
+    let dies = stage.begin(
+        stage
+            .copy("sync", &["--interval", "1s"])
+            .env("FAILPOINTS", "copy::before_commit=return"),
+    );
+    assert_eq!(dies.end().signal, Some(6), "it dies where the look commits");
+    assert_eq!(stage.rows(), 11);
+    let _process = sync(&stage, "1s");
+    until_the_late_row_comes(&stage);
+}
+
+#[test]
+fn another_interval_does_not_cost_the_row_that_committed_late() {
+    let (stage, late) = with_a_late_row();
+    let process = sync(&stage, "1s");
+    stage.until_rows(10);
+    process.interrupt();
+    process.end().assert_code(130);
+    commit(&late);
+    let _process = sync(&stage, "2s");
+    until_the_late_row_comes(&stage);
+}
+
+#[test]
+fn a_sync_after_a_migrate_brings_the_row_that_committed_late() {
+    let (stage, late) = with_a_late_row();
+    stage.begin(&mut stage.migrate(&[])).end().assert_code(0);
+    assert_eq!(stage.rows(), 11);
+    commit(&late);
+    let _process = sync(&stage, "1s");
+    until_the_late_row_comes(&stage);
+}
+
+#[test]
+fn a_lost_journal_does_not_cost_the_row_that_committed_late() {
+    let (stage, late) = with_a_late_row();
+    let process = sync(&stage, "1s");
+    stage.until_rows(10);
+    assert_eq!(process.kill().signal, Some(9));
+    std::fs::remove_dir_all(stage.state()).unwrap();
+    commit(&late);
+    let _process = sync(&stage, "1s");
+    until_the_late_row_comes(&stage);
+}
+
+#[test]
+fn a_sync_along_keys_that_need_not_grow_is_refused_with_the_way_out() {
+    let stage = Stage::new(0);
+    for (name, definition, why) in [
+        (
+            "composite",
+            "(tenant int, id bigint GENERATED ALWAYS AS IDENTITY, PRIMARY KEY (tenant, id))",
+            "2 columns",
+        ),
+        (
+            "random",
+            "(id int PRIMARY KEY DEFAULT (random() * 1000000)::int)",
+            "nothing on the source",
+        ),
+        ("given", "(id bigint PRIMARY KEY)", "nothing on the source"),
+        (
+            "clock",
+            "(at timestamp PRIMARY KEY DEFAULT now())",
+            "no time zone",
+        ),
+        (
+            "cached",
+            "(id bigint GENERATED ALWAYS AS IDENTITY (CACHE 50) PRIMARY KEY)",
+            "50 values at a time",
+        ),
+    ] {
+        for url in [&stage.source, &stage.target] {
+            tell(url, &format!("CREATE TABLE {name} {definition}"));
+        }
+        let ended = stage
+            .begin(&mut stage.copy_of(name, "sync", &[]))
+            .end()
+            .assert_code(3);
+        ended.assert_said(&["need not grow", why, "--lookback"]);
+        assert_eq!(stage.try_status_of(name), None, "nothing has begun");
+    }
+    tell(
+        &stage.source,
+        "INSERT INTO composite (tenant) SELECT i % 3 FROM generate_series(1, 30) i",
+    );
+    let _process =
+        stage.begin(&mut stage.copy_of("composite", "sync", &["--interval", "1s", "--lookback", "1000"]));
+    let rows = || ask(&stage.target, "SELECT count(*) FROM composite");
+    until("the first rows", || (rows() == "30").then_some(()));
+    tell(
+        &stage.source,
+        "INSERT INTO composite (tenant) VALUES (0), (1), (2)",
+    );
+    until("new rows of every tenant", || (rows() == "33").then_some(()));
+}
