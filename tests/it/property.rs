@@ -16,19 +16,23 @@ use crate::servers::{client, try_sql};
 use crate::stage::{JOB, Stage, ask, runtime, tell};
 
 /// So many histories, unless LONGHAUL_TEST_HISTORIES says another number.
-const HISTORIES: u64 = 4;
+const HISTORIES: u64 = 3;
 const ROWS: u64 = 5000;
 const STEPS: std::ops::Range<u64> = 6..18;
 const KINDS: [&str; 2] = ["migrate", "sync"];
 
 /// What may happen; what is named more often happens more often.
-const HAPPENINGS: [Happening; 26] = [
+const HAPPENINGS: [Happening; 30] = [
     Happening::Begin,
     Happening::Begin,
     Happening::Begin,
     Happening::Begin,
     Happening::Kill,
     Happening::Kill,
+    Happening::Interrupt,
+    Happening::Cancel,
+    Happening::Verify,
+    Happening::Verify,
     Happening::Wait,
     Happening::CrashSource,
     Happening::CrashTarget,
@@ -56,6 +60,11 @@ enum Happening {
     /// The job is begun, or goes on, with other settings.
     Begin,
     Kill,
+    /// SIGINT.
+    Interrupt,
+    Cancel,
+    /// The target is verified, or repaired, or the verification killed.
+    Verify,
     Wait,
     CrashSource,
     CrashTarget,
@@ -144,6 +153,14 @@ impl<'a> History<'a> {
         match happening {
             Happening::Begin => self.begin(),
             Happening::Kill => self.kill(),
+            Happening::Interrupt => {
+                if let Some(process) = self.process.take() {
+                    process.interrupt();
+                    process.end();
+                }
+            }
+            Happening::Cancel => _ = self.stage.run(&["cancel", JOB]),
+            Happening::Verify => self.verify_halfway(),
             Happening::Wait => self.wait(),
             Happening::CrashSource => {
                 // What had not committed is gone.
@@ -193,7 +210,12 @@ impl<'a> History<'a> {
         self.has_begun = true;
         println!("    {} {}", self.kind, arguments.join(" "));
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-        self.process = Some(self.stage.begin(&mut self.stage.copy(self.kind, &arguments)));
+        let mut command = self.stage.copy(self.kind, &arguments);
+        // Then batches commit in another order than they began.
+        if self.random.within(0..2) == 0 {
+            command.env("FAILPOINTS", "copy::before_commit=25%sleep(90)");
+        }
+        self.process = Some(self.stage.begin(&mut command));
         self.wait();
     }
 
@@ -225,6 +247,29 @@ impl<'a> History<'a> {
     /// The moment is what is random here; nothing is waited for.
     fn wait(&mut self) {
         std::thread::sleep(Duration::from_millis(self.random.within(20..800)));
+    }
+
+    fn verify_halfway(&mut self) {
+        self.kill();
+        let how = *self.random.pick::<&[&str]>(&[
+            &[][..],
+            &["--against", "source"],
+            &["--against", "source", "--repair"],
+            &["--repair"],
+        ]);
+        let mut command = self.stage.command(&["verify", JOB, "--progress", "none"]);
+        command.args(how);
+        println!("    {how:?}");
+        let process = self.stage.begin(&mut command);
+        if self.random.within(0..3) == 0 {
+            self.wait();
+            process.kill();
+            return;
+        }
+        let ended = process.end();
+        if ended.code != Some(0) && ended.stdout.is_empty() {
+            assert_refused(&ended);
+        }
     }
 
     fn tune(&mut self) {
@@ -345,7 +390,7 @@ impl<'a> History<'a> {
             _ => self.end_of_migrate(),
         };
         let Some(ended) = refused else {
-            return;
+            return self.verify();
         };
         assert_refused(&ended);
         println!(
@@ -363,6 +408,21 @@ impl<'a> History<'a> {
         let afresh = self.command("migrate", &["--restart"]);
         assert_eq!(afresh.code, Some(0), "afresh: {afresh:?}");
         self.assert_same(&[]);
+        self.late.clear();
+        self.verify();
+    }
+
+    /// What is equal is called so, by the receipts and by the source.
+    fn verify(&self) {
+        let ended = self.stage.run(&["verify", JOB, "--progress", "none"]);
+        assert_eq!(ended.code, Some(0), "against receipts: {ended:?}");
+        let ended = self
+            .stage
+            .run(&["verify", JOB, "--progress", "none", "--against", "source"]);
+        let missing = self.kind == "migrate" && !self.late.is_empty();
+        assert!(ended.code == Some(0) || missing, "against the source: {ended:?}");
+        let of_late = |line: &str| self.late.iter().any(|id| line == format!("missing ({id})"));
+        assert!(ended.stdout.lines().all(of_late), "{:?}: {ended:?}", self.late);
     }
 
     fn command(&mut self, kind: &'static str, more: &[&str]) -> Ended {
