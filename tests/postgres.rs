@@ -8,12 +8,22 @@ mod catalog;
 mod copy;
 #[path = "postgres/cursor.rs"]
 mod cursor;
+#[path = "postgres/errors.rs"]
+mod errors;
 #[path = "postgres/failover.rs"]
 mod failover;
 #[path = "postgres/faults.rs"]
 mod faults;
+#[path = "postgres/fence.rs"]
+mod fence;
+#[path = "postgres/layout.rs"]
+mod layout;
 #[path = "postgres/ledger.rs"]
 mod ledger;
+#[path = "postgres/locking.rs"]
+mod locking;
+#[path = "postgres/modes.rs"]
+mod modes;
 #[path = "support/proxy.rs"]
 mod proxy;
 #[path = "postgres/servers.rs"]
@@ -24,7 +34,11 @@ mod session;
 mod shared;
 #[path = "support/standby.rs"]
 mod standby;
+#[path = "postgres/take_over.rs"]
+mod take_over;
 #[path = "postgres/tls.rs"]
 mod tls;
+#[path = "postgres/verify.rs"]
+mod verify;
 #[path = "postgres/writers.rs"]
 mod writers;

@@ -511,6 +511,7 @@ fn with_job(fake: Fake, spec: JobSpec, replays: bool, test: impl AsyncFnOnce(Han
             spec,
             paused: false,
             state: None,
+            known: None,
             verifying: None,
         };
         let options = WorkflowStartOptions::new("q", "j").build();

@@ -135,7 +135,7 @@ impl Activities {
         ctx: ActivityContext,
         input: PrepareInput,
     ) -> Result<PrepareOutput, ActivityError> {
-        self.carry_out(&ctx, self.do_prepare(input)).await
+        self.beating(&ctx, self.do_prepare(input)).await
     }
 
     /// See `next_batch.rs`.
@@ -145,7 +145,7 @@ impl Activities {
         ctx: ActivityContext,
         input: NextBatchInput,
     ) -> Result<NextBatchOutput, ActivityError> {
-        self.carry_out(&ctx, self.do_next_batch(input)).await
+        self.beating(&ctx, self.do_next_batch(input)).await
     }
 
     /// See `copy_batch.rs`.
@@ -156,7 +156,7 @@ impl Activities {
         input: CopyBatchInput,
     ) -> Result<CopyBatchOutput, ActivityError> {
         let attempt = ctx.info().attempt;
-        self.carry_out(&ctx, self.do_copy_batch(input, attempt)).await
+        self.beating(&ctx, self.do_copy_batch(input, attempt)).await
     }
 
     /// See `note_writers.rs`.
@@ -166,7 +166,7 @@ impl Activities {
         ctx: ActivityContext,
         input: NoteWritersInput,
     ) -> Result<NoteWritersOutput, ActivityError> {
-        self.carry_out(&ctx, self.do_note_writers(input)).await
+        self.beating(&ctx, self.do_note_writers(input)).await
     }
 
     /// See `prepare_verify.rs`.
@@ -176,7 +176,7 @@ impl Activities {
         ctx: ActivityContext,
         input: PrepareVerifyInput,
     ) -> Result<PrepareVerifyOutput, ActivityError> {
-        self.carry_out(&ctx, self.do_prepare_verify(input)).await
+        self.beating(&ctx, self.do_prepare_verify(input)).await
     }
 
     /// See `next_range.rs`.
@@ -186,7 +186,7 @@ impl Activities {
         ctx: ActivityContext,
         input: NextRangeInput,
     ) -> Result<NextRangeOutput, ActivityError> {
-        self.carry_out(&ctx, self.do_next_range(input)).await
+        self.beating(&ctx, self.do_next_range(input)).await
     }
 
     /// See `verify_range.rs`.
@@ -196,7 +196,7 @@ impl Activities {
         ctx: ActivityContext,
         input: VerifyRangeInput,
     ) -> Result<VerifyRangeOutput, ActivityError> {
-        self.carry_out(&ctx, self.do_verify_range(input)).await
+        self.beating(&ctx, self.do_verify_range(input)).await
     }
 
     /// See `conclude.rs`.
@@ -206,13 +206,13 @@ impl Activities {
         ctx: ActivityContext,
         input: ConcludeInput,
     ) -> Result<(), ActivityError> {
-        self.carry_out(&ctx, self.do_conclude(input)).await
+        self.beating(&ctx, self.do_conclude(input)).await
     }
 }
 
 impl Activities {
     /// Runs a body with heartbeats; told to end, it may finish what it has begun, for a moment.
-    async fn carry_out<T>(
+    async fn beating<T>(
         &self,
         ctx: &ActivityContext,
         body: impl Future<Output = Result<T, Error>>,

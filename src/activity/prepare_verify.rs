@@ -1,4 +1,4 @@
-//! `prepare_verify`: finds out what there is to verify, and along which ranges. A repair takes the table over.
+//! `prepare_verify`: finds out what there is to verify, and along which ranges. Takes nothing over, writes nothing.
 //!
 //! Timeouts: an hour. Retried without limit while the error can pass. Against receipts the source is not asked at all: the
 //! plan is the ledger's.
@@ -11,8 +11,8 @@ use temporalio_workflow::ActivityOptions;
 
 use super::{Activities, Walk, failure};
 use crate::job::VerifySpec;
-use crate::postgres::{Error, cursor, examine, ledger};
-use crate::table::{Against, Fence, Key, KeyRange, Plan, TableSpec};
+use crate::postgres::{Error, Kind, Side, cursor, examine, ledger};
+use crate::table::{Against, Fence, Key, KeyRange, Plan, Position, TableSpec};
 
 /// What it is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct PrepareVerifyInput {
     /// The fence of the run that asks, where that run has taken the table over already.
     #[serde(default)]
     pub fence: Option<Fence>,
+    /// What the job was told is on the target; `None` where nobody knows.
+    #[serde(default)]
+    pub known: Option<Position>,
 }
 
 /// One walk over the table.
@@ -66,12 +69,18 @@ impl Activities {
         &self,
         input: PrepareVerifyInput,
     ) -> Result<PrepareVerifyOutput, Error> {
-        let PrepareVerifyInput { table, verify, fence } = &input;
+        let PrepareVerifyInput {
+            table,
+            verify,
+            fence,
+            known,
+        } = &input;
         let has_ledger = verify.job.is_some() || fence.is_some();
         if verify.against == Against::Receipts && !verify.repair {
             let target = self.target.acquire().await?;
             let plan = ledger::stored_plan(&target, table).await?;
             let position = ledger::read(&target, &target, table, &plan).await?;
+            must_have_what_was_told(table, known.as_ref(), &position)?;
             let walks = walk_of_ledger(position.copied, position.beyond);
             return Ok(PrepareVerifyOutput {
                 rows: Some(position.tally.rows),
@@ -87,18 +96,23 @@ impl Activities {
         let mut fence = fence.clone();
         if has_ledger {
             ledger::ensure(&target).await?;
-            let position = match (&fence, verify.repair) {
-                (None, true) => {
-                    let position = ledger::take_over(&target, &source, table, &plan).await?;
-                    fence = Some(Fence {
-                        epoch: position.epoch,
-                        digest: plan.digest.clone(),
-                        witnesses: Vec::new(),
-                    });
-                    position
-                }
-                _ => ledger::read(&target, &source, table, &plan).await?,
-            };
+            if fence.is_none() {
+                // Whether the rows that were copied are still right, and still there.
+                ledger::inspect(&target, table, &plan).await?;
+                let Some(epoch) = ledger::epoch(&target, table, &plan).await? else {
+                    return Err(went_back(format!(
+                        "the ledger on the target does not know job {}",
+                        table.job
+                    )));
+                };
+                fence = verify.repair.then(|| Fence {
+                    epoch,
+                    digest: plan.digest.clone(),
+                    witnesses: Vec::new(),
+                });
+            }
+            let position = ledger::read(&target, &source, table, &plan).await?;
+            must_have_what_was_told(table, known.as_ref(), &position)?;
             end = position.end().cloned();
             rows = Some(position.tally.rows);
             walks.extend(walk_of_ledger(position.copied, position.beyond));
@@ -133,6 +147,24 @@ impl Activities {
             fence,
         })
     }
+}
+
+/// A ledger that lost what it had would prove the rest of the target right, and say nothing of what is missing.
+fn must_have_what_was_told(table: &TableSpec, known: Option<&Position>, now: &Position) -> Result<(), Error> {
+    let Some(known) = known.filter(|known| known.copied != now.copied && known.tally.rows > now.tally.rows)
+    else {
+        return Ok(());
+    };
+    Err(went_back(format!(
+        "the ledger on the target has {} rows of job {}, and {} were confirmed",
+        now.tally.rows, table.job, known.tally.rows
+    )))
+}
+
+fn went_back(words: String) -> Error {
+    Error::new(Side::Target, Kind::Ledger, words).hinted(
+        "the target was failed over or restored to an older state: run the job again, it copies what was lost",
+    )
 }
 
 /// The walk along the ledger's ranges, past what lies between them.

@@ -48,7 +48,7 @@ fn run(args: &Args, printer: &Printer) -> report::Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Report::new(&error, exit::ExitStatus::Failed))?;
     tokio::task::LocalSet::new().block_on(&runtime, async {
-        let outcome = command::carry_out(args, &settings, &printer).await;
+        let outcome = command::execute(args, &settings, &printer).await;
         let status = outcome.unwrap_or_else(|report| {
             printer.report(&report);
             report.status()

@@ -12,8 +12,8 @@ use super::exit::ExitStatus;
 use super::report::Report;
 
 const MODE: u32 = 0o700;
-const MARK: &str = "README";
-const MARK_TEXT: &str = "\
+const OURS: &str = "README";
+const OURS_TEXT: &str = "\
 This is a state directory of longhaul: the journal of its jobs, and what the process that runs them needs.
 Leave it alone while a job runs. If it is lost, the same command finds the ledger on the target and goes on from there.
 ";
@@ -104,8 +104,8 @@ impl StateDir {
         let metadata = fs::metadata(&self.path).map_err(|error| self.failed("read", error))?;
         let mode = metadata.mode() & 0o7777;
         let open_to_others = mode & 0o077 != 0;
-        let marked = self.path.join(MARK).exists();
-        if open_to_others && !marked && !self.is_empty()? {
+        let is_ours = self.path.join(OURS).exists();
+        if open_to_others && !is_ours && !self.is_empty()? {
             return Err(StateDirError::InUse {
                 path: self.path.clone(),
                 mode,
@@ -126,8 +126,8 @@ impl StateDir {
                 self.path.display()
             ));
         }
-        if !marked {
-            let written = fs::write(self.path.join(MARK), MARK_TEXT);
+        if !is_ours {
+            let written = fs::write(self.path.join(OURS), OURS_TEXT);
             written.map_err(|error| self.failed("write to", error))?;
         }
         Ok(told)
@@ -227,7 +227,7 @@ mod tests {
             .expect("readable")
             .map(|e| e.expect("entry").file_name())
             .collect();
-        assert_eq!(left, [MARK]);
+        assert_eq!(left, [OURS]);
     }
 
     #[test]
@@ -239,7 +239,7 @@ mod tests {
         let told = dir.prepare().expect("prepared").join("\n");
         assert!(told.contains("mode 0755") && told.contains("0700 now"), "{told}");
         fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).expect("opened again");
-        assert_eq!(dir.prepare().expect("it has the mark").len(), 1);
+        assert_eq!(dir.prepare().expect("it is known as ours").len(), 1);
         assert_eq!(mode(dir.path()), 0o700);
     }
 

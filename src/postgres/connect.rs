@@ -181,7 +181,7 @@ impl Session {
         &self.client
     }
 
-    /// Marks a statement as begun; the session is busy until the mark is taken back with [`Open::ended`].
+    /// Notes that a statement has begun; the session is busy until it is told otherwise with [`Open::ended`].
     pub(super) fn open(&self) -> Open<'_> {
         self.statements_open.fetch_add(1, Ordering::AcqRel);
         Open(self)

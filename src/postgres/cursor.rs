@@ -39,6 +39,8 @@ pub async fn next_range_end(
         return key_of(source, row).map(Some);
     }
     match stop {
+        // Of the target only walks up to its own highest key are asked for, in its own order: the end is never below `low`.
+        Some(stop) if source.side() == Side::Target => Ok(Some(stop.clone())),
         Some(stop) => {
             // The greatest row may have been deleted: then the end lies below where we are.
             let ends = low.into_iter().chain([stop]).cloned().collect();

@@ -227,7 +227,14 @@ impl Error {
 
     /// An error that the driver returned while `context` was being done.
     pub fn query(side: Side, context: impl Into<String>, error: &tokio_postgres::Error) -> Self {
-        let (kind, sqlstate) = classify(error);
+        let (mut kind, sqlstate) = classify(error);
+        // The ledger is made before anything asks it: a target without one has gone back to before that.
+        if side == Side::Target
+            && kind == Kind::UndefinedObject
+            && error.as_db_error().is_some_and(is_of_ledger)
+        {
+            kind = Kind::TargetRewound;
+        }
         let mut made = Self::new(side, kind, context);
         made.0.sqlstate = sqlstate;
         made.0.cause = Some(Cause(cause_text(error)));
@@ -328,15 +335,19 @@ fn kind_of_server_error(code: &str, error: &tokio_postgres::error::DbError) -> K
             && error
                 .detail()
                 .is_some_and(|detail| detail.contains("string buffer")));
-    // The ledger was there when the job began: a target without it is one from before that.
-    let is_without_ledger = matches!(code, "42P01" | "3F000") && message.contains("\"longhaul");
     if is_too_large {
         Kind::Limit
-    } else if is_without_ledger {
-        Kind::TargetRewound
     } else {
         kind_of_sqlstate(code)
     }
+}
+
+/// Whether the server misses a table of the ledger. Its words are translated, names are not.
+fn is_of_ledger(error: &tokio_postgres::error::DbError) -> bool {
+    let tables = ["jobs", "tables", "batches", "format"];
+    let named = tables.map(|table| format!("longhaul.{table}"));
+    *error.code() == tokio_postgres::error::SqlState::UNDEFINED_TABLE
+        && named.iter().any(|name| error.message().contains(name))
 }
 
 fn kind_of_sqlstate(code: &str) -> Kind {

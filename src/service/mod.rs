@@ -84,7 +84,7 @@ impl Service {
             pending,
             timer_wake,
         });
-        tokio::spawn(settle_loop(Arc::downgrade(&inner), receiver));
+        tokio::spawn(release_loop(Arc::downgrade(&inner), receiver));
         let service = Self { inner };
         if mode == Mode::Serve {
             service.recover()?;
@@ -119,7 +119,7 @@ impl Service {
         change: impl FnOnce(&mut Change) -> Result<T, HistoryError>,
     ) -> Result<T, Status> {
         let (value, pending) = self.apply(run_id, change)?;
-        self.settle(pending).await?;
+        self.release(pending).await?;
         Ok(value)
     }
 
@@ -144,7 +144,7 @@ impl Service {
     }
 
     /// The second half: waits until it is durable and its tasks are in their queues.
-    async fn settle(&self, pending: Pending) -> Result<(), Status> {
+    async fn release(&self, pending: Pending) -> Result<(), Status> {
         let (done, answer) = oneshot::channel();
         let ended = || Status::unavailable("the service is shutting down");
         self.inner.pending.send((pending, done)).map_err(|_| ended())?;
@@ -157,7 +157,7 @@ impl Service {
 
 /// Makes changes durable in their order, then lets their consequences happen. One task, so that a client that goes away
 /// takes nothing with it.
-async fn settle_loop(
+async fn release_loop(
     inner: std::sync::Weak<Inner>,
     mut receiver: mpsc::UnboundedReceiver<(Pending, oneshot::Sender<Result<(), JournalError>>)>,
 ) {

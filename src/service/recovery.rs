@@ -127,7 +127,7 @@ impl Service {
                 Ok(())
             });
             match recovered {
-                // Nobody waits for it: the settling task hands out the tasks once they are durable.
+                // Nobody waits for it: the releasing task hands out the tasks once they are durable.
                 Ok(((), pending)) => drop(
                     self.inner
                         .pending

@@ -27,7 +27,7 @@ use crate::activity::{
     prepare_options,
 };
 use crate::job::{JobSpec, Kind, Tuning, TuningChange};
-use crate::table::{Fence, TableSpec, Tally};
+use crate::table::{Fence, Position, TableSpec, Tally};
 
 /// The workflow's state; all of it follows from its history.
 #[workflow]
@@ -46,6 +46,8 @@ pub struct CopyTable {
     pub(super) at: Option<TableState>,
     /// `None` until something is verified.
     pub(super) verifying: Option<VerifyState>,
+    /// What an earlier run, which has ended, was told is on the target; until the table is prepared.
+    pub(super) known: Option<Position>,
 }
 
 #[workflow_methods]
@@ -63,6 +65,7 @@ impl CopyTable {
             prepared_in_vain: 0,
             at: input.state,
             verifying: input.verifying,
+            known: input.known,
         }
     }
 
@@ -289,6 +292,7 @@ impl CopyTable {
             paused: state.paused,
             state: state.at.clone(),
             verifying: state.verifying.clone(),
+            known: None,
         });
         match ctx.continue_as_new(input, ContinueAsNewOptions::default()) {
             Ok(never) => match never {},
@@ -301,7 +305,10 @@ impl CopyTable {
             table: self.spec.table_spec(),
             sync: matches!(self.spec.kind, Kind::Sync { .. }),
             lookback: self.spec.lookback_keys.is_some(),
-            known: self.at.as_ref().map(|at| at.position.clone()),
+            known: match &self.at {
+                Some(at) => Some(at.position.clone()),
+                None => self.known.clone(),
+            },
         }
     }
 

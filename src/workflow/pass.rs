@@ -1,4 +1,4 @@
-//! Carries out one pass over a stretch of keys: asks the scheduler what is to be done, begins the activities, and tells it
+//! Runs one pass over a stretch of keys: asks the scheduler what is to be done, begins the activities, and tells it
 //! what became of them. Deterministic: what is ready is taken in the order in which it was begun.
 //!
 //! What is done with a range is the pass's [`Work`]: it is copied, looked at again, or verified.

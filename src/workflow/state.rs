@@ -24,6 +24,9 @@ pub struct JobInput {
     /// Where its verification has come to.
     #[serde(default)]
     pub verifying: Option<VerifyState>,
+    /// What an earlier run of the job, which has ended, was told is on the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<Position>,
 }
 
 /// A table that is prepared: the workflow's state, and what a run hands to the one that continues it.

@@ -86,6 +86,7 @@ impl CopyTable {
                 table: state.spec.table_spec(),
                 verify: spec.clone(),
                 fence: state.at.as_ref().map(TableState::fence),
+                known: state.known.clone().filter(|_| state.at.is_none()),
             });
             let prepared = ctx
                 .execute_activity(Activities::prepare_verify, input, prepare_verify_options())

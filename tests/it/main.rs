@@ -5,12 +5,14 @@
 mod binary;
 mod control;
 mod earlier;
+mod failover;
 mod failpoints;
 mod interrupts;
 mod kept;
 mod kept_rows;
 mod kills;
 mod lost;
+mod property;
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod random;
@@ -21,4 +23,5 @@ mod server_faults;
 mod servers;
 mod stage;
 mod sync;
+mod verified;
 mod writers;

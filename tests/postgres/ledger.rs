@@ -188,18 +188,6 @@ async fn creating_the_ledger_can_be_raced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_of_a_later_version_is_refused() {
-    let databases = Databases::new("", "").await;
-    ledger::ensure(&databases.target).await.unwrap();
-    sql(&databases.target_url, "UPDATE longhaul.format SET version = 99").await;
-    let error = ledger::ensure(&databases.target).await.unwrap_err();
-    assert!(
-        error.kind() == Kind::Ledger && error.to_string().contains("99"),
-        "{error}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn without_the_right_to_create_it_the_error_says_what_to_run() {
     let databases = Databases::new("", "").await;
     // Another test may have made the role.

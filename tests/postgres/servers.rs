@@ -83,12 +83,15 @@ impl Databases {
         run(&self.source, &self.target, spec).await
     }
 
+    /// Copies a batch. With a session of its own on the source: one whose batch failed is not used again.
     pub async fn copy(&self, run: &Run, batch: &Batch) -> Result<Tally> {
-        run.copy(&self.source, &self.target, batch, false).await
+        let source = session(&self.source_url, Side::Source).await;
+        run.copy(&source, &self.target, batch, false).await
     }
 
     pub async fn repeat(&self, run: &Run, batch: &Batch) -> Result<Tally> {
-        run.copy(&self.source, &self.target, batch, true).await
+        let source = session(&self.source_url, Side::Source).await;
+        run.copy(&source, &self.target, batch, true).await
     }
 
     /// Copies the whole table in batches of `rows`; the number of batches.
@@ -102,7 +105,9 @@ impl Databases {
                 low,
                 high: high.clone(),
             };
-            let tally = self.copy(run, &batch(number, range)).await;
+            let tally = run
+                .copy(&self.source, &self.target, &batch(number, range), false)
+                .await;
             let tally = tally.unwrap_or_else(|error| panic!("{}", error.chain()));
             assert!(tally.rows <= rows && tally.batches == 1, "{tally:?}");
             (low, number) = (Some(high), number + 1);

@@ -225,8 +225,10 @@ async fn begin(
         context.printer.warn(warning);
     }
     let was_complete = known.as_ref().is_some_and(Job::is_complete);
-    let mut open = known.filter(Job::is_open);
-    if let Some(job) = open.take_if(|job| restart || must_begin_anew(job, &spec)) {
+    let mut known = known;
+    let open = known.take_if(|job| job.is_open() && !restart && !must_begin_anew(job, &spec));
+    let before = known;
+    if let Some(job) = before.as_ref().filter(|job| job.is_open()) {
         let reason = if restart {
             "--restart"
         } else if job.is_earlier() {
@@ -260,6 +262,10 @@ async fn begin(
                 paused: false,
                 state: None,
                 verifying: None,
+                known: match &before {
+                    Some(job) if !restart => job.told().await,
+                    _ => None,
+                },
             };
             let started = connected
                 .client

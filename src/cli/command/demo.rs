@@ -1,15 +1,15 @@
 //! `longhaul demo`: two throwaway servers, a table, a worker that is killed on the way, and a comparison at the end.
 //!
-//! The worker is this same program, run as an operator would run it. Everything stands in a [`Stage`], which is cleared
+//! The worker is this same program, run as an operator would run it. Everything stands in a [`Theatre`], which is cleared
 //! however the demo ends: done, failed or interrupted. The comparison is PostgreSQL's own.
 
-mod stage;
+mod theatre;
 
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::stage::Stage;
+use self::theatre::Theatre;
 use crate::cli::args::DemoArgs;
 use crate::cli::exit::ExitStatus;
 use crate::cli::printer::Printer;
@@ -40,17 +40,17 @@ pub async fn run(args: &DemoArgs, printer: &Printer, settings: &Settings) -> Out
         times(args.kills),
     ));
     // Begun servers are waited for even where a signal comes: they must be there to be removed.
-    let mut stage = match Stage::set().await {
-        Ok(stage) => stage,
+    let mut theatre = match Theatre::set().await {
+        Ok(theatre) => theatre,
         Err(_) if interrupt.has_come().await => return Ok(interrupted(printer)),
         Err(report) => return Err(report),
     };
     let outcome = tokio::select! {
         biased;
         () = interrupt.comes() => Ok(interrupted(printer)),
-        outcome = play(&mut stage, args, printer, settings) => outcome,
+        outcome = play(&mut theatre, args, printer, settings) => outcome,
     };
-    stage.clear(args.keep, printer).await?;
+    theatre.clear(args.keep, printer).await?;
     if let Ok(ExitStatus::Done) = outcome {
         let left = if args.keep {
             "kept what it made"
@@ -70,14 +70,14 @@ fn interrupted(printer: &Printer) -> ExitStatus {
     ExitStatus::Interrupted
 }
 
-async fn play(stage: &mut Stage, args: &DemoArgs, printer: &Printer, settings: &Settings) -> Outcome {
-    let (source, target) = stage.sessions().await?;
+async fn play(theatre: &mut Theatre, args: &DemoArgs, printer: &Printer, settings: &Settings) -> Outcome {
+    let (source, target) = theatre.sessions().await?;
     printer.talk(&format!(
         "two servers run, PostgreSQL {}.{}, fsync off: only the worker will die, not they",
         source.server_version() / 10_000,
         source.server_version() % 10_000,
     ));
-    load(stage, &source, &target, args.rows, printer).await?;
+    load(theatre, &source, &target, args.rows, printer).await?;
     let batch_rows = (args.rows / BATCHES).clamp(1, BATCH_ROWS_MAX);
     printer.talk(&format!(
         "the same command each time: longhaul migrate --source .. --target .. --table {} --batch-rows {batch_rows}\n\
@@ -88,7 +88,7 @@ async fn play(stage: &mut Stage, args: &DemoArgs, printer: &Printer, settings: &
     for run in 1..=args.kills + 1 {
         let rows = args.rows * u64::from(run) / u64::from(args.kills + 1);
         let rows = (run <= args.kills).then_some(rows);
-        match run_worker(stage, &target, run, batch_rows, rows, printer, settings).await? {
+        match run_worker(theatre, &target, run, batch_rows, rows, printer, settings).await? {
             Ran::Killed { agrees } => same &= agrees,
             Ran::Done => break,
         }
@@ -102,7 +102,7 @@ async fn play(stage: &mut Stage, args: &DemoArgs, printer: &Printer, settings: &
 
 /// Makes the table on both sides and fills the source's, by as many statements at a time as there are cores.
 async fn load(
-    stage: &Stage,
+    theatre: &Theatre,
     source: &Session,
     target: &Session,
     rows: u64,
@@ -119,7 +119,7 @@ async fn load(
     let parts = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8) as u64);
     let parts = (1..=parts).map(|part| (rows * (part - 1) / parts + 1, rows * part / parts));
     let fill = |(first, last)| async move {
-        let session = stage.source_session().await?;
+        let session = theatre.source_session().await?;
         sample::fill(&session, first, last).await.map_err(of_postgres)
     };
     futures_util::future::try_join_all(parts.map(fill)).await?;
@@ -144,7 +144,7 @@ enum Ran {
 
 /// Runs the worker to its end, or until `kill_at` rows are committed.
 async fn run_worker(
-    stage: &mut Stage,
+    theatre: &mut Theatre,
     target: &Session,
     run: u32,
     batch_rows: u64,
@@ -153,14 +153,14 @@ async fn run_worker(
     settings: &Settings,
 ) -> Result<Ran, Report> {
     let began = Instant::now();
-    let pid = stage.start_worker(batch_rows, settings)?;
+    let pid = theatre.start_worker(batch_rows, settings)?;
     printer.talk(&format!("run {run}: process {pid}"));
     let ended = match kill_at {
         Some(rows) => tokio::select! {
-            ended = stage.worker_ends() => Some(ended?),
+            ended = theatre.worker_ends() => Some(ended?),
             reached = reaches(target, rows) => { reached?; None }
         },
-        None => Some(stage.worker_ends().await?),
+        None => Some(theatre.worker_ends().await?),
     };
     let seconds = began.elapsed().as_secs_f64();
     if let Some(status) = ended {
@@ -179,7 +179,7 @@ async fn run_worker(
         return Ok(Ran::Done);
     }
     let (_, writing) = sample::sessions(target).await.map_err(of_postgres)?;
-    stage.kill_worker().await?;
+    theatre.kill_worker().await?;
     if Terminal::stderr_is_terminal() {
         // The dead worker's progress bar has left the cursor at the end of its line.
         printer.talk("");

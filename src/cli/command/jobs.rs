@@ -28,6 +28,7 @@ use crate::connect::pid_of;
 use crate::job::status::{JobState, JobStatus, PendingActivity, TableStatus};
 use crate::job::{JobName, JobSpec};
 use crate::service::NAMESPACE;
+use crate::table::Position;
 use crate::worker::{self, Failure};
 use crate::workflow::{CopyTable, JobInput, Phase, Progress};
 
@@ -188,6 +189,16 @@ impl Job {
             }
             Err(_) => None,
         }
+    }
+
+    /// What the job was told is on the target, as far as its workflow says; a worker must answer for it.
+    pub async fn told(&self) -> Option<Position> {
+        let progress = self.progress().await?;
+        Some(Position {
+            copied: progress.copied,
+            tally: progress.tally,
+            ..Position::default()
+        })
     }
 
     /// The last event's failure, of a job that failed.

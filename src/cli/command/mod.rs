@@ -33,7 +33,7 @@ impl Context<'_> {
 }
 
 /// Carries out what was typed. Needs a `LocalSet` on a multi-threaded runtime.
-pub async fn carry_out(args: &Args, settings: &Settings, printer: &Printer) -> Outcome {
+pub async fn execute(args: &Args, settings: &Settings, printer: &Printer) -> Outcome {
     let state_dir = StateDir::locate(settings.state_dir.as_deref())?;
     let context = Context {
         printer,

@@ -227,7 +227,7 @@ async fn ended(
     match job.status {
         WorkflowExecutionStatus::Completed if spec.kind == Kind::Verify => {
             let findings = status.findings.clone().unwrap_or_default();
-            super::verify::ended(context, name.as_str(), &findings, took, json)
+            super::verify::ended(context, spec, &findings, took, json)
         }
         WorkflowExecutionStatus::Completed => {
             let took = humantime::format_duration(Duration::from_millis(

@@ -13,6 +13,7 @@ use crate::connect::Connected;
 use crate::job::status::JobKind;
 use crate::job::{Against, ConnectionName, JobName, JobSpec, Kind, VerifySpec};
 use crate::postgres::{ConnectionString, Side, connect as connect_to};
+use crate::table::Position;
 use crate::worker;
 use crate::workflow::{CopyTable, JobInput};
 
@@ -30,6 +31,10 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
     let (spec, source, target) = match &args.job {
         Some(name) => of_job(context, args, &connected, name).await?,
         None => of_tables(context, args)?,
+    };
+    let was_told = match &args.job {
+        Some(name) => told(&connected, name).await?,
+        None => None,
     };
     spec.validate()?;
     reach(&spec, &source, &target).await?;
@@ -55,7 +60,7 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
     let begins = if open.is_some() { "goes on" } else { "begins" };
     context.printer.talk(&format!(
         "verification of {} {begins}: the target is held against {what}",
-        args.job.clone().unwrap_or_else(|| spec.source_table.to_string())
+        what_is_verified(&spec)
     ));
     let activities = worker::activities(&spec, source, target);
     let ready = Ready::start(&connected, &spec.name, activities)?;
@@ -69,6 +74,7 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
                 paused: false,
                 state: None,
                 verifying: None,
+                known: was_told,
             };
             let started = connected
                 .client
@@ -78,6 +84,22 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
         }
     }
     run::to_the_end(context, connected, &spec, ready, args.json).await
+}
+
+/// What a job was told is on the target: a verification against a ledger that has less proves nothing.
+async fn told(connected: &Connected, name: &str) -> Result<Option<Position>, Report> {
+    let job = jobs::named(&connected.client, name).await?;
+    // It answers only; this process does not run the job.
+    let worker = worker::start(&connected.client, &job.spec.name, None).map_err(|error| refused(&error))?;
+    let told = job.told().await;
+    worker.shut_down().await.map_err(|error| refused(&error))?;
+    Ok(told)
+}
+
+/// The job that is verified, else the table.
+fn what_is_verified(spec: &JobSpec) -> String {
+    let job = spec.verify.as_ref().and_then(|verify| verify.job.as_ref());
+    job.map_or_else(|| spec.source_table.to_string(), ToString::to_string)
 }
 
 /// A verification of what a job has copied: its tables, by its ledger.
@@ -148,6 +170,7 @@ fn of_tables(
     Ok((spec, source, target))
 }
 
+/// What the verification of a job is called.
 fn name_of(job: &str) -> Result<JobName, Report> {
     Ok(format!("{job}{SUFFIX}").parse::<JobName>()?)
 }
@@ -178,7 +201,7 @@ async fn reach(spec: &JobSpec, source: &ConnectionString, target: &ConnectionStr
 /// The end of a verification: what was found goes to stdout.
 pub fn ended(
     context: &Context<'_>,
-    job: &str,
+    spec: &JobSpec,
     findings: &crate::table::Findings,
     took: std::time::Duration,
     json: bool,
@@ -191,7 +214,9 @@ pub fn ended(
             context.printer.data(text.trim_end())?;
         }
     }
-    context.printer.talk(&report::verdict(job, findings, took));
+    context
+        .printer
+        .talk(&report::verdict(&what_is_verified(spec), findings, took));
     Ok(if findings.differences() == 0 {
         ExitStatus::Done
     } else {

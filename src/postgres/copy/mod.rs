@@ -25,7 +25,7 @@ use tokio_postgres::{CopyInSink, CopyOutStream};
 use writing::Writing;
 
 pub(super) use reading::rows_sql;
-pub(super) use writing::{STAGE, column_list, move_sql};
+pub(super) use writing::{STAGING, column_list, move_sql};
 
 /// Rows are handed to the target in pieces of about this size, or one row where it is larger.
 pub(super) const CHUNK_BYTES: usize = 64 * 1024;
@@ -53,10 +53,6 @@ struct Copying<'a> {
 ///
 /// # Errors
 /// `Fenced`, `TargetRewound`, `TableChanged`; `ConflictingRow`; `CountMismatch`; or what goes wrong on either side.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the two sides, what was decided, what is to do, and who watches"
-)]
 pub async fn copy_batch(
     source: &Session,
     target: &Session,
@@ -105,7 +101,7 @@ async fn roll_back(target: &Session) -> bool {
 }
 
 impl Copying<'_> {
-    /// All rows of the range, into the table or by way of a stage.
+    /// All rows of the range, into the table or by way of a staging table.
     async fn transfer(self) -> Result<Tally> {
         let reading = self.source.open();
         let (writing, stream) = tokio::join!(Writing::begin(&self), Reading::rows_of_range(&self));

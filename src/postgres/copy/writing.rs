@@ -1,6 +1,6 @@
 //! The target's side of a batch: the fence, the rows, and the ledger entry, in one transaction.
 //!
-//! Straight into the table where a row of the same key is an error; by way of a stage where rows that are there stay or are
+//! Straight into the table where a row of the same key is an error; by way of a staging table where rows that are there stay or are
 //! updated. What was written is counted: sent = written + skipped, or nothing of the batch is kept.
 
 use super::{Copying, mismatch};
@@ -17,33 +17,33 @@ use std::pin::Pin;
 use tokio_postgres::{CopyInSink, SimpleQueryMessage};
 
 /// Where rows go before they meet the target's own.
-pub(in crate::postgres) const STAGE: &str = "pg_temp.longhaul_batch";
+pub(in crate::postgres) const STAGING: &str = "pg_temp.longhaul_batch";
 
 /// A transaction of the target into which rows are being written.
 pub(super) struct Writing {
     sink: Pin<Box<CopyInSink<Bytes>>>,
-    by_way_of_stage: bool,
+    by_way_of_staging: bool,
 }
 
 impl Writing {
-    /// BEGIN, the fence, the stage where one is needed, and COPY, without waiting for one before the next is sent.
+    /// BEGIN, the fence, the staging table where one is needed, and COPY, without waiting for one before the next is sent.
     pub(super) async fn begin(copying: &Copying<'_>) -> Result<Self> {
         let plan = copying.plan;
         let columns = column_list(plan);
-        let by_way_of_stage = copying.is_staged();
-        let (stage, into) = if by_way_of_stage {
+        let by_way_of_staging = copying.is_by_way_of_staging();
+        let (stage, into) = if by_way_of_staging {
             let stage = format!(
                 "; CREATE TEMPORARY TABLE longhaul_batch ON COMMIT DROP AS SELECT {columns} FROM {} WITH NO DATA",
                 quote_table(&plan.target)
             );
-            (stage, STAGE.to_owned())
+            (stage, STAGING.to_owned())
         } else {
             (String::new(), quote_table(&plan.target))
         };
         let sink = begin(copying, &stage, &into, &columns).await?;
         Ok(Self {
             sink,
-            by_way_of_stage,
+            by_way_of_staging,
         })
     }
 
@@ -51,10 +51,10 @@ impl Writing {
         self.sink.as_mut()
     }
 
-    /// The end of COPY, the rows' way from the stage, the ledger entry and COMMIT.
+    /// The end of COPY, the rows' way from the staging table, the ledger entry and COMMIT.
     pub(super) async fn finish(mut self, copying: &Copying<'_>, counted: &RowCounter) -> Result<Tally> {
         failpoint!("copy::before_commit");
-        let skipped = if self.by_way_of_stage {
+        let skipped = if self.by_way_of_staging {
             self.finish_staged(copying, counted).await?
         } else if copying.plan.target_fires_triggers {
             self.finish_counted(copying, counted).await?
@@ -97,7 +97,7 @@ impl Writing {
         Ok(0)
     }
 
-    /// From the stage into the table; sent = written + skipped, or the batch fails. Gives how many were skipped.
+    /// From the staging table into the table; sent = written + skipped, or the batch fails. Gives how many were skipped.
     async fn finish_staged(&mut self, copying: &Copying<'_>, counted: &RowCounter) -> Result<u64> {
         let plan = copying.plan;
         let moving = move_sql(plan, copying.spec.on_conflict);
@@ -112,12 +112,19 @@ impl Writing {
         let (written, skipped) = (number(0), number(1));
         if taken != counted.rows || written + skipped != counted.rows {
             let error = mismatch(plan, written, counted.rows - skipped.min(counted.rows));
-            // Without triggers it was another session that put a row there in this very moment: try again.
-            let passing = !plan.target_fires_triggers;
-            return Err(if passing {
-                error.of_kind(Kind::Transient)
+            if plan.target_fires_triggers {
+                return Err(error);
+            }
+            // Without triggers: two of the rows have one key there, or another session put a row there in this very moment.
+            return Err(if copying.has_equal_keys().await? {
+                let words = format!(
+                    "rows of source table {} have different keys that are equal on target table {}",
+                    plan.source, plan.target
+                );
+                Error::new(Side::Target, Kind::ConflictingRow, words)
+                    .hinted("give the key's columns the collation and the type that they have on the source")
             } else {
-                error
+                error.of_kind(Kind::Transient)
             });
         }
         let sql = format!("{}; COMMIT", copying.entry_sql(counted, skipped));
@@ -174,8 +181,8 @@ pub(super) fn failed(plan: &Plan, error: &tokio_postgres::Error) -> Error {
 }
 
 impl Copying<'_> {
-    /// Whether rows go by way of a stage: where those of the target may stay or be updated.
-    fn is_staged(&self) -> bool {
+    /// Whether rows go by way of a staging table: where those of the target may stay or be updated.
+    fn is_by_way_of_staging(&self) -> bool {
         self.spec.on_conflict != OnConflict::Error
     }
 
@@ -201,6 +208,14 @@ impl Copying<'_> {
         answer.map_err(|error| self.not_committed(&error))
     }
 
+    /// Whether the stage has two rows that the target takes for one.
+    async fn has_equal_keys(&self) -> Result<bool> {
+        let key = quote_list(self.plan.key.iter().map(|column| column.name.as_str()));
+        let sql = format!("SELECT FROM {STAGING} GROUP BY {key} HAVING count(*) > 1 LIMIT 1");
+        let found = self.run(&sql).await?;
+        Ok(!text_rows(&found).is_empty())
+    }
+
     /// Writes the ledger entry.
     pub(super) fn entry_sql(&self, counted: &RowCounter, skipped: u64) -> String {
         let (low, high) = ledger::bounds(&self.batch.range);
@@ -221,20 +236,20 @@ impl Copying<'_> {
     }
 }
 
-/// Moves the stage's rows into the table; gives how many were written, and how many had a row of their key there before.
+/// Moves the rows of the staging table into the table; gives how many were written, and how many had a row of their key there before.
 pub(in crate::postgres) fn move_sql(plan: &Plan, on_conflict: OnConflict) -> String {
     let columns = column_list(plan);
     let key = quote_list(plan.key.iter().map(|column| column.name.as_str()));
     let target = quote_table(&plan.target);
     let insert =
-        format!("INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {STAGE} s");
+        format!("INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {STAGING} s");
     let updates = updates(plan);
     if on_conflict == OnConflict::Skip || updates.is_empty() {
         // The count sees the table as it was before this statement.
         return format!(
             "WITH written AS ({insert} ON CONFLICT ({key}) DO NOTHING RETURNING 1)
              SELECT (SELECT count(*) FROM written),
-                    (SELECT count(*) FROM {STAGE} s WHERE EXISTS (SELECT FROM {target} t WHERE {}))",
+                    (SELECT count(*) FROM {STAGING} s WHERE EXISTS (SELECT FROM {target} t WHERE {}))",
             same_key(plan)
         );
     }

@@ -166,6 +166,28 @@ pub async fn forget(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<(
     target.rows(&what, &sql).await.map(drop)
 }
 
+/// Under which epoch the job's table was taken over last; `None` where the ledger does not know it.
+///
+/// # Errors
+/// What goes wrong in asking.
+pub async fn epoch(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<Option<u64>> {
+    let what = format!("read job {} in the target's ledger", spec.job);
+    let sql = format!("SELECT epoch FROM longhaul.tables WHERE {}", of_table(spec, plan));
+    let row = target.rows(&what, &sql).await?.pop();
+    let epoch = row.and_then(|row| row.into_iter().next().flatten());
+    Ok(epoch.and_then(|text| text.parse().ok()))
+}
+
+/// Waits for the batches in flight, and keeps others from beginning until the transaction ends.
+pub(super) async fn lock_until_the_end(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<()> {
+    let what = format!("wait for the batches of job {} that are in flight", spec.job);
+    let sql = format!(
+        "SELECT pg_catalog.pg_advisory_xact_lock({})",
+        lock_key(spec, plan)
+    );
+    target.rows(&what, &sql).await.map(drop)
+}
+
 pub(super) fn fenced(spec: &TableSpec) -> Error {
     let words = format!("job {} was taken over by another run", spec.job);
     Error::new(Side::Target, Kind::Fenced, words)

@@ -7,7 +7,7 @@ use super::{Sides, units};
 use crate::postgres::catalog::digest_sql;
 use crate::postgres::checksum::RowCounter;
 use crate::postgres::connect::lock_sql;
-use crate::postgres::copy::{STAGE, column_list, move_sql, rows_sql};
+use crate::postgres::copy::{STAGING, column_list, move_sql, rows_sql};
 use crate::postgres::cursor::{locked, where_keys, where_range};
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::quote_table;
@@ -19,8 +19,8 @@ use std::pin::pin;
 
 /// Copies the rows that differ again, and deletes extra ones if `delete_extra`. Gives how many rows were put right.
 ///
-/// Only what is named in `findings` is touched. `fence` is that of a run that has taken the job's table over; without one
-/// there is no ledger to keep. Durable when it returns. Safe to repeat.
+/// Only what is named in `findings` is touched. With a `fence` the ledger is kept in step; it is that of the run which
+/// has the table, whose batches wait meanwhile, and go on. Durable when it returns. Safe to repeat.
 ///
 /// # Errors
 /// As a batch; nothing of the range is kept then.
@@ -69,7 +69,16 @@ async fn in_transaction(
     let table = quote_table(&plan.target);
     target.rows(&what, "BEGIN ISOLATION LEVEL READ COMMITTED").await?;
     match fence {
-        Some(fence) => ledger::pass_fence(target, spec, plan, fence).await?,
+        Some(fence) => {
+            // Alone, so that no batch writes a receipt between what is read back and what is written of it.
+            ledger::lock_until_the_end(target, spec, plan).await?;
+            let passed = ledger::pass_fence(target, spec, plan, fence).await;
+            // It has not taken the table over: whoever has meanwhile is no reason to give up.
+            passed.map_err(|error| match error.kind() {
+                Kind::Fenced => error.of_kind(Kind::TableChanged),
+                _ => error,
+            })?;
+        }
         None => check_digest(sides).await?,
     }
     let mut repaired = extra.len() as u64;
@@ -93,7 +102,7 @@ async fn in_transaction(
         } else {
             let sql = format!(
                 "DELETE FROM {table} AS t{}; WITH written AS (INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
-                 SELECT {columns} FROM {STAGE} RETURNING 1) SELECT count(*) FROM written",
+                 SELECT {columns} FROM {STAGING} RETURNING 1) SELECT count(*) FROM written",
                 where_keys(plan, wanted)
             );
             let row = target.row(&what, &sql).await?;
@@ -123,7 +132,14 @@ async fn in_transaction(
                 ledger::of_table(spec, plan)
             )
         };
-        target.rows(&what, &sql).await?;
+        let changed = target.rows(&what, &sql).await?;
+        if plan.same_order && changed.is_empty() {
+            let words = format!(
+                "the ledger on the target has no receipt of job {} to replace",
+                spec.job
+            );
+            return Err(Error::new(Side::Target, Kind::TargetRewound, words));
+        }
     }
     Ok(repaired)
 }
@@ -139,7 +155,7 @@ async fn check_digest(sides: Sides<'_>) -> Result<()> {
     Err(Error::new(Side::Target, Kind::TableChanged, words))
 }
 
-/// Sends the source's rows of some keys to the stage; gives how many.
+/// Sends the source's rows of some keys to the staging table; gives how many.
 async fn send(sides: Sides<'_>, keys: &[Key]) -> Result<u64> {
     let Sides {
         source,
@@ -171,7 +187,7 @@ async fn send(sides: Sides<'_>, keys: &[Key]) -> Result<u64> {
     begun.map_err(reading)?;
     let mut stream = pin!(stream.map_err(reading)?);
     let into = format!(
-        "COPY {STAGE} ({}) FROM STDIN (FORMAT {})",
+        "COPY {STAGING} ({}) FROM STDIN (FORMAT {})",
         column_list(plan),
         plan.format.name()
     );

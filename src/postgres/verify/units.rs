@@ -82,7 +82,7 @@ pub(super) fn replace_sql(plan: &Plan, spec: &TableSpec, range: &KeyRange, tally
                   WHERE {mine_b} AND b.batch = old.batch AND b.batch <> (SELECT batch FROM kept))
          UPDATE longhaul.batches b SET high = {high}, format = {format}, rows = {rows}, rows_written = {rows},
              bytes = {bytes}, checksum = {checksum}, committed_at = now()
-         WHERE {mine_b} AND b.batch = (SELECT batch FROM kept)",
+         WHERE {mine_b} AND b.batch = (SELECT batch FROM kept) RETURNING 1",
         hash = ledger::low_hash(&low),
         next = ledger::low_hash("c.high"),
         within = within(plan, "b", &low, &high),
@@ -153,7 +153,12 @@ fn straddles(plan: &Plan, look: &str, key: &str) -> String {
 }
 
 /// Whether a later look lies within two keys, the first of which may be the start of the table.
+///
+/// Where the target has another order it cannot tell, and the range is all that there is.
 fn within(plan: &Plan, look: &str, low: &str, high: &str) -> String {
+    if !plan.same_order {
+        return "true".to_owned();
+    }
     let (begin, end) = (format!("{look}.low"), format!("{look}.high"));
     format!(
         "({low} = '{{}}' OR ({begin} <> '{{}}' AND {} >= {})) AND {} <= {}",

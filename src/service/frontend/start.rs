@@ -27,7 +27,7 @@ impl Service {
         let reuse = request.workflow_id_reuse_policy;
         let start = validated(request)?;
         let (run_id, started, pending) = self.start_or_find(start, None, conflict, reuse)?;
-        self.settle(pending).await?;
+        self.release(pending).await?;
         let status = Status_::Running as i32;
         Ok(StartWorkflowExecutionResponse {
             run_id,
@@ -71,7 +71,7 @@ impl Service {
         let conflict = WorkflowIdConflictPolicy::UseExisting as i32;
         let (run_id, started, pending) =
             self.start_or_find(start, Some(signal), conflict, request.workflow_id_reuse_policy)?;
-        self.settle(pending).await?;
+        self.release(pending).await?;
         Ok(SignalWithStartWorkflowExecutionResponse {
             run_id,
             started,

@@ -125,7 +125,7 @@ impl Service {
             Err(status) if status.code() == tonic::Code::NotFound => return Ok(None),
             Err(status) => return Err(status),
         };
-        self.settle(pending).await?;
+        self.release(pending).await?;
         let task = run.workflow_task.clone().unwrap_or_default();
         let from = if sticky {
             run.last_completed_started_event_id + 1
@@ -230,7 +230,7 @@ impl Service {
             return self.refuse_workflow_task(&token, cause, message, &identity).await;
         }
         let (started, pending) = applied?;
-        self.settle(pending).await?;
+        self.release(pending).await?;
         failpoint!("service::after_workflow_task");
         {
             let mut core = self.core();

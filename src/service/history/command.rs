@@ -83,7 +83,7 @@ impl Change {
                     "a command follows the one that closes the run",
                 ));
             }
-            self.carry_out(command, completed_event_id, &mut messages, &completion)?;
+            self.apply_command(command, completed_event_id, &mut messages, &completion)?;
         }
         for message in &messages {
             self.update_message(message, &completion.update_requests)?;
@@ -96,7 +96,7 @@ impl Change {
         Ok(())
     }
 
-    fn carry_out(
+    fn apply_command(
         &mut self,
         command: Command,
         completed: i64,

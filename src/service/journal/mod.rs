@@ -10,7 +10,7 @@ mod conformance;
 mod keys;
 mod memory;
 #[cfg(test)]
-mod power_cut;
+mod power_cut_tests;
 mod record;
 mod sled;
 

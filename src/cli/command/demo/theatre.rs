@@ -22,7 +22,7 @@ use crate::postgres::{
 /// A name that the sessions of jobs (`longhaul ...`) do not have.
 const APPLICATION: &str = "demo";
 
-pub(super) struct Stage {
+pub(super) struct Theatre {
     directory: Directory,
     source: ThrowawayServer,
     target: ThrowawayServer,
@@ -44,7 +44,7 @@ impl Drop for Directory {
     }
 }
 
-impl Stage {
+impl Theatre {
     /// Makes the directory and starts both servers. What was made is removed again where the rest fails.
     pub(super) async fn set() -> Result<Self, Report> {
         let name = format!("longhaul-demo-{}", uuid::Uuid::new_v4().simple());
