@@ -1,7 +1,8 @@
 //! Named places where a test can make the process die, as a power cut would: no destructor runs, nothing is said.
 //!
 //! They are in every build, so that the binary that is tested is the one that is shipped; without the variable FAILPOINTS
-//! each costs one look into an empty table. `FAILPOINTS='name=3*off->return'` dies at the fourth passage.
+//! each costs one look into an empty table. `FAILPOINTS='name=3*off->return'` dies at the fourth passage. One does not die:
+//! it makes histories short.
 
 /// Every failpoint there is.
 pub const ALL: [&str; 10] = [
@@ -24,6 +25,14 @@ macro_rules! failpoint {
     };
 }
 pub(crate) use failpoint;
+
+/// At so many events a run is asked to continue as new; a test asks sooner: `FAILPOINTS='service::renew_after=return(60)'`.
+pub(crate) fn renew_after(events: i64) -> i64 {
+    fail::fail_point!("service::renew_after", |sooner: Option<String>| {
+        sooner.and_then(|text| text.parse().ok()).unwrap_or(events)
+    });
+    events
+}
 
 #[cfg(test)]
 mod tests {

@@ -36,12 +36,7 @@ pub fn thawed(journal: &Path) -> Thawed {
     let state = tempfile::tempdir().unwrap();
     let closed = std::fs::Permissions::from_mode(0o700);
     std::fs::set_permissions(state.path(), closed).unwrap();
-    let target = state.path().join("journal");
-    std::fs::create_dir(&target).unwrap();
-    for entry in std::fs::read_dir(journal).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), target.join(entry.file_name())).unwrap();
-    }
+    copy(journal, &state.path().join("journal"));
     Thawed(state)
 }
 
@@ -77,5 +72,18 @@ impl Thawed {
             .lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()
+    }
+}
+
+/// A directory with all that is in it.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
     }
 }

@@ -3,5 +3,15 @@
 
 #![expect(clippy::unwrap_used, reason = "what a helper cannot do fails its test")]
 
+#[expect(dead_code, reason = "its other half is for the tests of the binary")]
+#[path = "../it/binary.rs"]
+mod binary;
 mod fixtures;
+mod freeze;
+#[path = "../support/servers.rs"]
+mod servers;
+#[expect(dead_code, reason = "its other half is for the tests of the binary")]
+#[path = "../it/stage.rs"]
+mod stage;
 mod v1;
+mod v2;

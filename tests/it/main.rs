@@ -4,6 +4,7 @@
 
 mod binary;
 mod control;
+mod earlier;
 mod failover;
 mod failpoints;
 mod interrupts;

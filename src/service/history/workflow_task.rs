@@ -108,7 +108,8 @@ impl Change {
         }
         (task.identity, task.request_id, task.embedded) = (start.identity, start.request_id, start.embedded);
         task.started_ms = self.now_ms;
-        task.suggest_continue_as_new = self.state.next_event_id >= SUGGEST_CONTINUE_AS_NEW_EVENTS
+        task.suggest_continue_as_new = self.state.next_event_id
+            >= crate::failpoint::renew_after(SUGGEST_CONTINUE_AS_NEW_EVENTS)
             || self.state.history_bytes >= SUGGEST_CONTINUE_AS_NEW_BYTES;
         if task.attempt > 1 {
             // Transient: the events are made for the worker and dropped; completing the task writes them.
