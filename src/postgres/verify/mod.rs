@@ -12,7 +12,7 @@ mod units;
 use super::checksum::RowCounter;
 use super::connect::{Session, lock_sql};
 use super::copy::{CHUNK_BYTES, rows_sql};
-use super::cursor::{self, locked, where_range};
+use super::cursor::{self, rows_of, where_range};
 use super::error::{Error, Result, Side};
 use super::throttle::Meter;
 use crate::table::{CopyFormat, Difference, Findings, Key, KeyRange, Plan, TableSpec, Tally};
@@ -259,7 +259,7 @@ pub async fn checksum_range(
         _ => where_range(&plan, range),
     };
     let sql = rows_sql(side, &plan, &condition);
-    let lock = lock_sql(&locked(side, &plan));
+    let lock = lock_sql(&rows_of(side, &plan));
     let open = session.open();
     let (begun, stream) = tokio::join!(
         session.client().simple_query(&lock),

@@ -8,7 +8,7 @@ use crate::postgres::catalog::digest_sql;
 use crate::postgres::checksum::RowCounter;
 use crate::postgres::connect::lock_sql;
 use crate::postgres::copy::{STAGING, column_list, move_sql, rows_sql};
-use crate::postgres::cursor::{locked, where_keys, where_range};
+use crate::postgres::cursor::{rows_of, where_keys, where_range};
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::quote_table;
 use crate::postgres::ledger;
@@ -73,6 +73,7 @@ async fn in_transaction(
     let what = format!("put rows of target table {} right", plan.target);
     let columns = column_list(plan);
     let table = quote_table(&plan.target);
+    let only = rows_of(Side::Target, plan);
     target.rows(&what, "BEGIN ISOLATION LEVEL READ COMMITTED").await?;
     match fence {
         Some(fence) => {
@@ -88,7 +89,7 @@ async fn in_transaction(
         None => check_digest(sides).await?,
     }
     if !extra.is_empty() {
-        let sql = format!("DELETE FROM {table} AS t{}", where_keys(plan, extra));
+        let sql = format!("DELETE FROM {only} AS t{}", where_keys(plan, extra));
         target.rows(&what, &sql).await?;
     }
     let stage = format!(
@@ -105,7 +106,7 @@ async fn in_transaction(
         number(0) + number(1)
     } else {
         let sql = format!(
-            "DELETE FROM {table} AS t{}; WITH written AS (INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
+            "DELETE FROM {only} AS t{}; WITH written AS (INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
              SELECT {columns} FROM {STAGING} RETURNING 1) SELECT count(*) FROM written",
             where_keys(plan, wanted)
         );
@@ -181,7 +182,7 @@ async fn send(sides: Sides<'_>, keys: &[Key]) -> Result<u64> {
     };
     let open = source.open();
     let sql = rows_sql(Side::Source, plan, &where_keys(plan, keys));
-    let lock = lock_sql(&locked(Side::Source, plan));
+    let lock = lock_sql(&rows_of(Side::Source, plan));
     let (begun, stream) = tokio::join!(
         source.client().simple_query(&lock),
         source.client().copy_out(&sql)

@@ -2,7 +2,7 @@
 
 use super::Sides;
 use crate::postgres::connect::Session;
-use crate::postgres::cursor::{key_outputs_of, locked, quote_column, table_of, where_keys, where_range};
+use crate::postgres::cursor::{key_outputs_of, quote_column, rows_of, table_of, where_keys, where_range};
 use crate::postgres::error::{Result, Side};
 use crate::table::{Difference, Key, KeyRange, Plan};
 use std::collections::BTreeMap;
@@ -80,7 +80,7 @@ async fn read(session: &Session, plan: &Plan, condition: &str) -> Result<Rows> {
         table_of(side, plan)
     );
     let what = format!("compare rows of {side} table {table}");
-    let rows = session.rows_locked(&what, &locked(side, plan), &sql).await?;
+    let rows = session.rows_locked(&what, &rows_of(side, plan), &sql).await?;
     let mut by_key = Rows::new();
     for mut row in rows {
         let values = row.split_off(plan.key.len().min(row.len()));
