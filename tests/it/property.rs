@@ -179,7 +179,8 @@ impl<'a> History<'a> {
             Happening::LoseSome => {
                 self.keep();
                 self.stage.add(self.random.within(1..400));
-                self.wait();
+                // As long as a sync sleeps between two rounds.
+                std::thread::sleep(Duration::from_millis(self.random.within(100..2500)));
                 self.go_back();
             }
             Happening::Empty => self.try_on(1, "TRUNCATE audio_downloads"),
