@@ -22,7 +22,7 @@ const STEPS: std::ops::Range<u64> = 6..18;
 const KINDS: [&str; 2] = ["migrate", "sync"];
 
 /// What may happen; what is named more often happens more often.
-const HAPPENINGS: [Happening; 30] = [
+const HAPPENINGS: [Happening; 32] = [
     Happening::Begin,
     Happening::Begin,
     Happening::Begin,
@@ -43,6 +43,8 @@ const HAPPENINGS: [Happening; 30] = [
     Happening::GoBack,
     Happening::GoBack,
     Happening::GoBack,
+    Happening::LoseSome,
+    Happening::LoseSome,
     Happening::Empty,
     Happening::LoseState,
     Happening::OpenLate,
@@ -72,6 +74,8 @@ enum Happening {
     Keep,
     /// The target is what was kept, under a job that runs or not.
     GoBack,
+    /// What the target took in one moment is gone.
+    LoseSome,
     /// TRUNCATE of the target.
     Empty,
     LoseState,
@@ -101,6 +105,7 @@ struct History<'a> {
     has_begun: bool,
     is_kept: bool,
     has_unique_key: bool,
+    on_conflict: &'static str,
     /// Transactions on the source that have not committed.
     open: Vec<(Client, u64)>,
     /// Keys that committed behind a job that had begun: a migrate need not see them.
@@ -133,6 +138,7 @@ impl<'a> History<'a> {
             has_begun: false,
             is_kept: false,
             has_unique_key,
+            on_conflict: "error",
             open: Vec::new(),
             late: Vec::new(),
             columns: [0, 0],
@@ -170,6 +176,13 @@ impl<'a> History<'a> {
             Happening::CrashTarget => crash(&self.servers.target),
             Happening::Keep => self.keep(),
             Happening::GoBack => self.go_back(),
+            Happening::LoseSome => {
+                self.keep();
+                self.stage.add(self.random.within(1..400));
+                // As long as a sync sleeps between two rounds.
+                std::thread::sleep(Duration::from_millis(self.random.within(100..2500)));
+                self.go_back();
+            }
             Happening::Empty => self.try_on(1, "TRUNCATE audio_downloads"),
             Happening::LoseState => {
                 self.kill();
@@ -204,7 +217,11 @@ impl<'a> History<'a> {
         if !is_open {
             self.kind = self.random.pick::<&str>(&KINDS);
         }
-        let rate = format!("{}KB/s", self.random.within(100..600));
+        // Some syncs come to the end of their first round, and are lost rows of later ones.
+        let rate = match self.random.within(0..3) {
+            0 => "none".to_owned(),
+            _ => format!("{}KB/s", self.random.within(100..600)),
+        };
         let mut arguments = self.settings();
         arguments.extend(["--max-rate".to_owned(), rate]);
         self.has_begun = true;
@@ -232,8 +249,11 @@ impl<'a> History<'a> {
         }
         // Without a unique key nothing of the target can conflict.
         if self.has_unique_key {
-            let what = *self.random.pick(&["error", "error", "error", "skip", "update"]);
-            arguments.extend(["--on-conflict".to_owned(), what.to_owned()]);
+            // Another one ends the run and begins one; the same lets it go on.
+            if self.random.within(0..4) == 0 {
+                self.on_conflict = self.random.pick::<&str>(&["error", "skip", "update"]);
+            }
+            arguments.extend(["--on-conflict".to_owned(), self.on_conflict.to_owned()]);
         }
         arguments
     }
