@@ -479,7 +479,12 @@ impl<'a> History<'a> {
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
         let mut process = self.stage.begin(&mut self.stage.copy("sync", &arguments));
         let ends = Instant::now() + DEADLINE;
-        while !self.is_same(&[]) {
+        // Equal it may be from the beginning; it is in step once a round of its own is over.
+        let sleeps = |stage: &Stage, pid: u32| {
+            let status = stage.try_status();
+            status.is_some_and(|status| status["state"] == "SLEEPING" && status["worker_pid"] == pid)
+        };
+        while !(self.is_same(&[]) && sleeps(&self.stage, process.pid())) {
             if !process.is_alive() {
                 return Some(process.end());
             }
