@@ -8,10 +8,15 @@ pub struct Random(u64);
 impl Random {
     /// A new sequence; its seed stands in the output of a test that fails.
     pub fn seeded() -> Self {
-        let given = std::env::var("LONGHAUL_TEST_SEED").ok();
-        let seed = given.map_or_else(|| RandomState::new().hash_one(()), |seed| seed.parse().unwrap());
+        let seed = Self::seed();
         println!("LONGHAUL_TEST_SEED={seed}");
         Self(seed)
+    }
+
+    /// The seed that is given, else one that nobody knows yet.
+    pub fn seed() -> u64 {
+        let given = std::env::var("LONGHAUL_TEST_SEED").ok();
+        given.map_or_else(|| RandomState::new().hash_one(()), |seed| seed.parse().unwrap())
     }
 
     /// The sequence of that seed.
