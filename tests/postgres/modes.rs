@@ -361,6 +361,12 @@ async fn rows_of_a_table_that_inherits_from_the_target_are_not_the_targets() {
     databases.copy_all(&run, 30).await;
     sql(&databases.target_url, "DELETE FROM ONLY t WHERE id = 7").await;
     let sides = databases.sides(&run.plan);
-    let found = verify::against_source(sides, &range(None, "100"), true).await.unwrap();
-    assert_eq!((found.missing, found.extra, found.changed), (1, 0, 0), "{found:?}");
+    let found = verify::against_source(sides, &range(None, "100"), true)
+        .await
+        .unwrap();
+    assert_eq!(
+        (found.missing, found.extra, found.changed),
+        (1, 0, 0),
+        "{found:?}"
+    );
 }
