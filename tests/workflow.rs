@@ -82,19 +82,19 @@ fn some(number: u64) -> Option<Key> {
 
 impl World {
     fn epoch(&self) -> u64 {
-        let epochs = self.log.iter().filter_map(|commit| match commit {
+        let mut epochs = self.log.iter().filter_map(|commit| match commit {
             Commit::Epoch(epoch) => Some(*epoch),
             _ => None,
         });
-        epochs.last().unwrap_or(0)
+        epochs.next_back().unwrap_or(0)
     }
 
     fn settled(&self) -> Option<Key> {
-        let settled = self.log.iter().filter_map(|commit| match commit {
+        let mut settled = self.log.iter().filter_map(|commit| match commit {
             Commit::Settled(settled) => Some(*settled),
             _ => None,
         });
-        settled.last().flatten().and_then(some)
+        settled.next_back().flatten().and_then(some)
     }
 
     fn target(&self) -> BTreeSet<u64> {
