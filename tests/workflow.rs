@@ -82,19 +82,19 @@ fn some(number: u64) -> Option<Key> {
 
 impl World {
     fn epoch(&self) -> u64 {
-        let mut epochs = self.log.iter().filter_map(|commit| match commit {
+        let epochs = self.log.iter().rev().find_map(|commit| match commit {
             Commit::Epoch(epoch) => Some(*epoch),
             _ => None,
         });
-        epochs.next_back().unwrap_or(0)
+        epochs.unwrap_or(0)
     }
 
     fn settled(&self) -> Option<Key> {
-        let mut settled = self.log.iter().filter_map(|commit| match commit {
+        let settled = self.log.iter().rev().find_map(|commit| match commit {
             Commit::Settled(settled) => Some(*settled),
             _ => None,
         });
-        settled.next_back().flatten().and_then(some)
+        settled.flatten().and_then(some)
     }
 
     fn target(&self) -> BTreeSet<u64> {
@@ -288,6 +288,7 @@ impl Fake {
             target_key_is_unique: true,
             same_order: true,
             source_is_partitioned: false,
+            target_is_partitioned: false,
             source_is_standby: false,
             target_fires_triggers: false,
             growth: Growth::Grows,

@@ -81,6 +81,14 @@ impl Activities {
             let plan = ledger::stored_plan(&target, table).await?;
             let position = ledger::read(&target, &target, table, &plan).await?;
             must_have_what_was_told(table, known.as_ref(), &position)?;
+            if !plan.same_order && !position.beyond.is_empty() {
+                let words = format!(
+                    "job {} has gaps in its ledger, and the target orders its key in another way: ranges mean nothing there",
+                    table.job
+                );
+                return Err(Error::new(Side::Target, Kind::Unsupported, words)
+                    .hinted("let the job come to its end first, or hold the target against the source: --against source"));
+            }
             let walks = walk_of_ledger(position.copied, position.beyond);
             return Ok(PrepareVerifyOutput {
                 rows: Some(position.tally.rows),

@@ -34,7 +34,7 @@ pub async fn next_range_end(
     let offset = rows.max(1) - 1;
     let sql = format!("SELECT {keys} FROM {from}{condition} ORDER BY {order} OFFSET {offset} LIMIT 1");
     let what = format!("find the next batch of source table {}", plan.source);
-    let locked = locked(source.side(), plan);
+    let locked = rows_of(source.side(), plan);
     if let Some(row) = source.rows_locked(&what, &locked, &sql).await?.pop() {
         return key_of(source, row).map(Some);
     }
@@ -145,7 +145,7 @@ async fn last_key(
     let from = table_of(session.side(), plan);
     let sql = format!("SELECT {keys} FROM {from}{condition} ORDER BY {order} OFFSET {offset} LIMIT 1");
     session
-        .rows_locked(what, &locked(session.side(), plan), &sql)
+        .rows_locked(what, &rows_of(session.side(), plan), &sql)
         .await?
         .pop()
         .map(|row| key_of(session, row))
@@ -159,20 +159,21 @@ fn key_of(source: &Session, row: TextRow) -> Result<Key> {
         .ok_or_else(|| Error::new(source.side(), Kind::Unknown, "a key column held a null"))
 }
 
-/// One side's table in a FROM clause, as `t`: the source's without what inherits from it, with its partitions.
+/// One side's table in a FROM clause, as `t`.
 ///
 /// Columns are always written `t."name"`: a bare name in ORDER BY would be an output column's first.
 pub(super) fn table_of(side: Side, plan: &Plan) -> String {
-    format!("{} AS t", locked(side, plan))
+    format!("{} AS t", rows_of(side, plan))
 }
 
-/// One side's table as LOCK TABLE takes it.
-pub(super) fn locked(side: Side, plan: &Plan) -> String {
-    match side {
-        Side::Source if plan.source_is_partitioned => quote_table(&plan.source),
-        Side::Source => format!("ONLY {}", quote_table(&plan.source)),
-        Side::Target => quote_table(&plan.target),
-    }
+/// One side's table with its partitions, and without what inherits from it: as FROM takes it, and LOCK TABLE.
+pub(super) fn rows_of(side: Side, plan: &Plan) -> String {
+    let (table, is_partitioned) = match side {
+        Side::Source => (&plan.source, plan.source_is_partitioned),
+        Side::Target => (&plan.target, plan.target_is_partitioned),
+    };
+    let only = if is_partitioned { "" } else { "ONLY " };
+    format!("{only}{}", quote_table(table))
 }
 
 /// ` WHERE ...` for a range; empty for all rows.

@@ -52,6 +52,9 @@ pub struct Plan {
     pub same_order: bool,
     /// Whether the source is a partitioned table (else only the table itself is read, not what inherits from it).
     pub source_is_partitioned: bool,
+    /// Whether the target is a partitioned table (else only the table itself is looked at, not what inherits from it).
+    #[serde(default)]
+    pub target_is_partitioned: bool,
     /// Whether the source is a standby: it cannot tell who is writing.
     pub source_is_standby: bool,
     /// Whether triggers of the target may keep rows out, so that what it took is counted before the commit.

@@ -238,6 +238,7 @@ mod tests {
             target_key_is_unique: true,
             same_order: true,
             source_is_partitioned: false,
+            target_is_partitioned: false,
             source_is_standby: false,
             target_fires_triggers: false,
             growth: Growth::Grows,

@@ -16,19 +16,23 @@ use crate::servers::{client, try_sql};
 use crate::stage::{JOB, Stage, ask, runtime, tell};
 
 /// So many histories, unless LONGHAUL_TEST_HISTORIES says another number.
-const HISTORIES: u64 = 4;
+const HISTORIES: u64 = 3;
 const ROWS: u64 = 5000;
 const STEPS: std::ops::Range<u64> = 6..18;
 const KINDS: [&str; 2] = ["migrate", "sync"];
 
 /// What may happen; what is named more often happens more often.
-const HAPPENINGS: [Happening; 26] = [
+const HAPPENINGS: [Happening; 32] = [
     Happening::Begin,
     Happening::Begin,
     Happening::Begin,
     Happening::Begin,
     Happening::Kill,
     Happening::Kill,
+    Happening::Interrupt,
+    Happening::Cancel,
+    Happening::Verify,
+    Happening::Verify,
     Happening::Wait,
     Happening::CrashSource,
     Happening::CrashTarget,
@@ -39,6 +43,8 @@ const HAPPENINGS: [Happening; 26] = [
     Happening::GoBack,
     Happening::GoBack,
     Happening::GoBack,
+    Happening::LoseSome,
+    Happening::LoseSome,
     Happening::Empty,
     Happening::LoseState,
     Happening::OpenLate,
@@ -56,6 +62,11 @@ enum Happening {
     /// The job is begun, or goes on, with other settings.
     Begin,
     Kill,
+    /// SIGINT.
+    Interrupt,
+    Cancel,
+    /// The target is verified, or repaired, or the verification killed.
+    Verify,
     Wait,
     CrashSource,
     CrashTarget,
@@ -63,6 +74,8 @@ enum Happening {
     Keep,
     /// The target is what was kept, under a job that runs or not.
     GoBack,
+    /// What the target took in one moment is gone.
+    LoseSome,
     /// TRUNCATE of the target.
     Empty,
     LoseState,
@@ -92,6 +105,7 @@ struct History<'a> {
     has_begun: bool,
     is_kept: bool,
     has_unique_key: bool,
+    on_conflict: &'static str,
     /// Transactions on the source that have not committed.
     open: Vec<(Client, u64)>,
     /// Keys that committed behind a job that had begun: a migrate need not see them.
@@ -124,6 +138,7 @@ impl<'a> History<'a> {
             has_begun: false,
             is_kept: false,
             has_unique_key,
+            on_conflict: "error",
             open: Vec::new(),
             late: Vec::new(),
             columns: [0, 0],
@@ -144,6 +159,14 @@ impl<'a> History<'a> {
         match happening {
             Happening::Begin => self.begin(),
             Happening::Kill => self.kill(),
+            Happening::Interrupt => {
+                if let Some(process) = self.process.take() {
+                    process.interrupt();
+                    process.end();
+                }
+            }
+            Happening::Cancel => _ = self.stage.run(&["cancel", JOB]),
+            Happening::Verify => self.verify_halfway(),
             Happening::Wait => self.wait(),
             Happening::CrashSource => {
                 // What had not committed is gone.
@@ -153,6 +176,13 @@ impl<'a> History<'a> {
             Happening::CrashTarget => crash(&self.servers.target),
             Happening::Keep => self.keep(),
             Happening::GoBack => self.go_back(),
+            Happening::LoseSome => {
+                self.keep();
+                self.stage.add(self.random.within(1..400));
+                // As long as a sync sleeps between two rounds.
+                std::thread::sleep(Duration::from_millis(self.random.within(100..2500)));
+                self.go_back();
+            }
             Happening::Empty => self.try_on(1, "TRUNCATE audio_downloads"),
             Happening::LoseState => {
                 self.kill();
@@ -187,13 +217,22 @@ impl<'a> History<'a> {
         if !is_open {
             self.kind = self.random.pick::<&str>(&KINDS);
         }
-        let rate = format!("{}KB/s", self.random.within(100..600));
+        // Some syncs come to the end of their first round, and are lost rows of later ones.
+        let rate = match self.random.within(0..3) {
+            0 => "none".to_owned(),
+            _ => format!("{}KB/s", self.random.within(100..600)),
+        };
         let mut arguments = self.settings();
         arguments.extend(["--max-rate".to_owned(), rate]);
         self.has_begun = true;
         println!("    {} {}", self.kind, arguments.join(" "));
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-        self.process = Some(self.stage.begin(&mut self.stage.copy(self.kind, &arguments)));
+        let mut command = self.stage.copy(self.kind, &arguments);
+        // Then batches commit in another order than they began.
+        if self.random.within(0..2) == 0 {
+            command.env("FAILPOINTS", "copy::before_commit=25%sleep(90)");
+        }
+        self.process = Some(self.stage.begin(&mut command));
         self.wait();
     }
 
@@ -210,8 +249,11 @@ impl<'a> History<'a> {
         }
         // Without a unique key nothing of the target can conflict.
         if self.has_unique_key {
-            let what = *self.random.pick(&["error", "error", "error", "skip", "update"]);
-            arguments.extend(["--on-conflict".to_owned(), what.to_owned()]);
+            // Another one ends the run and begins one; the same lets it go on.
+            if self.random.within(0..4) == 0 {
+                self.on_conflict = self.random.pick::<&str>(&["error", "skip", "update"]);
+            }
+            arguments.extend(["--on-conflict".to_owned(), self.on_conflict.to_owned()]);
         }
         arguments
     }
@@ -225,6 +267,29 @@ impl<'a> History<'a> {
     /// The moment is what is random here; nothing is waited for.
     fn wait(&mut self) {
         std::thread::sleep(Duration::from_millis(self.random.within(20..800)));
+    }
+
+    fn verify_halfway(&mut self) {
+        self.kill();
+        let how = *self.random.pick::<&[&str]>(&[
+            &[][..],
+            &["--against", "source"],
+            &["--against", "source", "--repair"],
+            &["--repair"],
+        ]);
+        let mut command = self.stage.command(&["verify", JOB, "--progress", "none"]);
+        command.args(how);
+        println!("    {how:?}");
+        let process = self.stage.begin(&mut command);
+        if self.random.within(0..3) == 0 {
+            self.wait();
+            process.kill();
+            return;
+        }
+        let ended = process.end();
+        if ended.code != Some(0) && ended.stdout.is_empty() {
+            assert_refused(&ended);
+        }
     }
 
     fn tune(&mut self) {
@@ -345,7 +410,7 @@ impl<'a> History<'a> {
             _ => self.end_of_migrate(),
         };
         let Some(ended) = refused else {
-            return;
+            return self.verify();
         };
         assert_refused(&ended);
         println!(
@@ -363,6 +428,21 @@ impl<'a> History<'a> {
         let afresh = self.command("migrate", &["--restart"]);
         assert_eq!(afresh.code, Some(0), "afresh: {afresh:?}");
         self.assert_same(&[]);
+        self.late.clear();
+        self.verify();
+    }
+
+    /// What is equal is called so, by the receipts and by the source.
+    fn verify(&self) {
+        let ended = self.stage.run(&["verify", JOB, "--progress", "none"]);
+        assert_eq!(ended.code, Some(0), "against receipts: {ended:?}");
+        let ended = self
+            .stage
+            .run(&["verify", JOB, "--progress", "none", "--against", "source"]);
+        let missing = self.kind == "migrate" && !self.late.is_empty();
+        assert!(ended.code == Some(0) || missing, "against the source: {ended:?}");
+        let of_late = |line: &str| self.late.iter().any(|id| line == format!("missing ({id})"));
+        assert!(ended.stdout.lines().all(of_late), "{:?}: {ended:?}", self.late);
     }
 
     fn command(&mut self, kind: &'static str, more: &[&str]) -> Ended {

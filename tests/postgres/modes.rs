@@ -343,3 +343,24 @@ async fn a_key_may_be_longer_than_what_an_index_of_the_ledger_could_hold() {
         .unwrap();
     assert_eq!((found.differences(), found.rows), (0, 4));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_table_that_inherits_from_the_target_are_not_the_targets() {
+    let databases = Databases::new("CREATE TABLE t (id int PRIMARY KEY, a text)", "").await;
+    sql(
+        &databases.source_url,
+        "INSERT INTO t SELECT i, 'x' FROM generate_series(1, 100) i",
+    )
+    .await;
+    sql(
+        &databases.target_url,
+        "CREATE TABLE child (PRIMARY KEY (id)) INHERITS (t); INSERT INTO child VALUES (7, 'not of t')",
+    )
+    .await;
+    let run = databases.opened("t").await;
+    databases.copy_all(&run, 30).await;
+    sql(&databases.target_url, "DELETE FROM ONLY t WHERE id = 7").await;
+    let sides = databases.sides(&run.plan);
+    let found = verify::against_source(sides, &range(None, "100"), true).await.unwrap();
+    assert_eq!((found.missing, found.extra, found.changed), (1, 0, 0), "{found:?}");
+}

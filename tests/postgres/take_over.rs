@@ -198,6 +198,41 @@ async fn a_target_that_was_emptied_is_refused_with_numbers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_was_emptied_is_missed_though_every_range_has_rows() {
+    const HASHED: &str = "CREATE TABLE t (id int PRIMARY KEY, a text) PARTITION BY HASH (id);
+        CREATE TABLE t0 PARTITION OF t FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+        CREATE TABLE t1 PARTITION OF t FOR VALUES WITH (MODULUS 2, REMAINDER 1)";
+    const SMALL: &str = "CREATE TABLE t (id int PRIMARY KEY, a text) PARTITION BY RANGE (id);
+        CREATE TABLE t0 PARTITION OF t FOR VALUES FROM (120) TO (130); CREATE TABLE t1 PARTITION OF t DEFAULT;
+        CREATE TABLE never PARTITION OF t FOR VALUES FROM (-9) TO (0)";
+    for (table, change, is_emptied) in [
+        (HASHED, "TRUNCATE t0", true),
+        (HASHED, "ALTER TABLE t DETACH PARTITION t0", true),
+        (HASHED, "DROP TABLE t1", true),
+        (HASHED, "VACUUM FULL t0", false),
+        (SMALL, "TRUNCATE t0", true),
+        (SMALL, "VACUUM FULL t1", false),
+        (SMALL, "DROP TABLE never", false),
+    ] {
+        let rows = "INSERT INTO t SELECT i, 'x' FROM generate_series(1, 1000) i";
+        let databases = Databases::new(table, rows).await;
+        let run = databases.opened("t").await;
+        databases.copy_all(&run, 100).await;
+        sql(&databases.target_url, change).await;
+        let there = value(&databases.target_url, "SELECT count(*) FROM t").await;
+        let again = databases.try_run(spec("t", OnConflict::Error)).await;
+        if is_emptied {
+            let error = again.err().unwrap();
+            assert_eq!(error.kind(), Kind::Emptied, "{change}: {}", error.chain());
+            let words = format!("{there} are there, and 1000 were");
+            assert!(error.to_string().contains(&words), "{change}: {error}");
+        } else {
+            assert_eq!(again.unwrap().position.tally.rows, 1000, "{change}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unlogged_target_survives_a_stop_of_its_server_and_no_crash() {
     let options = ServerOptions {
         fsync: false,

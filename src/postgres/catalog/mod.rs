@@ -16,8 +16,8 @@ mod table;
 mod triggers;
 
 use super::connect::Session;
+use super::cursor::rows_of;
 use super::error::{Error, Kind, Result, Side};
-use super::identifier::quote_table;
 use crate::table::{OnConflict, Plan, PlanDigest, SourceIdentity, TableName, TableSpec};
 use server::ServerIdentity;
 use table::Relation;
@@ -152,6 +152,7 @@ async fn decide(
         on_conflict: spec.on_conflict,
         target_key_is_unique,
         source_is_partitioned: read.kind == 'p',
+        target_is_partitioned: written.kind == 'p',
         source_is_standby: from.is_standby,
         target_fires_triggers: reactions.fires(),
         rows_estimate: read.rows_estimate,
@@ -167,7 +168,7 @@ async fn decide(
 /// # Errors
 /// What goes wrong in asking.
 pub async fn target_is_empty(target: &Session, plan: &Plan) -> Result<bool> {
-    let sql = format!("SELECT 1 FROM {} LIMIT 1", quote_table(&plan.target));
+    let sql = format!("SELECT 1 FROM {} LIMIT 1", rows_of(Side::Target, plan));
     let rows = target
         .rows(&format!("look for rows in target table {}", plan.target), &sql)
         .await?;

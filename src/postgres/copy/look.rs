@@ -9,7 +9,7 @@ use super::{Copying, pump};
 use crate::failpoint::failpoint;
 use crate::postgres::checksum::RowCounter;
 use crate::postgres::connect::text_rows;
-use crate::postgres::cursor::{key_outputs_of, quote_column, where_keys, where_range};
+use crate::postgres::cursor::{key_outputs_of, quote_column, table_of, where_keys, where_range};
 use crate::postgres::error::{Error, Result, Side};
 use crate::postgres::identifier::{quote_list, quote_table};
 use crate::table::{Key, Tally};
@@ -69,9 +69,9 @@ impl Copying<'_> {
     ) -> Result<Vec<Key>> {
         let plan = self.plan;
         let sql = format!(
-            "SELECT {} FROM {KEYS} s WHERE NOT EXISTS (SELECT FROM {} t WHERE {})",
+            "SELECT {} FROM {KEYS} s WHERE NOT EXISTS (SELECT FROM {} WHERE {})",
             key_outputs_of(plan, "s"),
-            quote_table(&plan.target),
+            table_of(Side::Target, plan),
             same_key(plan)
         );
         let asking = self.target.client().simple_query(&sql);

@@ -8,6 +8,7 @@ use crate::failpoint::failpoint;
 use crate::postgres::catalog::digest_sql;
 use crate::postgres::checksum::RowCounter;
 use crate::postgres::connect::text_rows;
+use crate::postgres::cursor::table_of;
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::{quote_identifier, quote_list, quote_literal, quote_table};
 use crate::postgres::ledger;
@@ -249,7 +250,8 @@ pub(in crate::postgres) fn move_sql(plan: &Plan, on_conflict: OnConflict) -> Str
         return format!(
             "WITH written AS ({insert} ON CONFLICT ({key}) DO NOTHING RETURNING 1)
              SELECT (SELECT count(*) FROM written),
-                    (SELECT count(*) FROM {STAGING} s WHERE EXISTS (SELECT FROM {target} t WHERE {}))",
+                    (SELECT count(*) FROM {STAGING} s WHERE EXISTS (SELECT FROM {} WHERE {}))",
+            table_of(Side::Target, plan),
             same_key(plan)
         );
     }

@@ -4,7 +4,7 @@ use super::segments::{key_from_json, read_position};
 use super::{in_transaction, lock_key, of_table};
 use crate::failpoint::failpoint;
 use crate::postgres::connect::Session;
-use crate::postgres::cursor::where_range;
+use crate::postgres::cursor::{rows_of, where_range};
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::{quote_literal, quote_table, quote_text_array};
 use crate::table::{Key, KeyRange, Lost, Plan, Position, TableSpec, Tally};
@@ -349,7 +349,10 @@ async fn check_partitions(
         return Ok(());
     }
     let row = target
-        .row(&what, &format!("SELECT count(*) FROM {table}"))
+        .row(
+            &what,
+            &format!("SELECT count(*) FROM {}", rows_of(Side::Target, plan)),
+        )
         .await?;
     let there = row
         .into_iter()
@@ -405,7 +408,7 @@ async fn ranges_with_rows(target: &Session, mine: &str) -> Result<Vec<KeyRange>>
 /// How many of the ranges have no row on the target, by its index.
 async fn count_empty(target: &Session, plan: &Plan, ranges: &[KeyRange]) -> Result<usize> {
     let what = format!("look for the rows of target table {}", plan.target);
-    let table = quote_table(&plan.target);
+    let table = rows_of(Side::Target, plan);
     let mut empty = 0;
     for some in ranges.chunks(PROBED_AT_ONCE) {
         let probes = some

@@ -12,7 +12,7 @@ mod units;
 use super::checksum::RowCounter;
 use super::connect::{Session, lock_sql};
 use super::copy::{CHUNK_BYTES, rows_sql};
-use super::cursor::{self, locked, where_range};
+use super::cursor::{self, rows_of, where_range};
 use super::error::{Error, Result, Side};
 use super::throttle::Meter;
 use crate::table::{CopyFormat, Difference, Findings, Key, KeyRange, Plan, TableSpec, Tally};
@@ -119,7 +119,8 @@ pub async fn against_source(sides: Sides<'_>, range: &KeyRange, count_missing: b
         }
         suspects.extend(rows::compare_range(sides, &range).await?);
     }
-    look_once_more(sides, suspects, count_missing, &mut findings).await?;
+    let counts = |found: &Difference| count_missing || !matches!(found, Difference::Missing { .. });
+    look_once_more(sides, suspects, counts, &mut findings).await?;
     Ok(findings)
 }
 
@@ -154,7 +155,13 @@ pub async fn by_keys(sides: Sides<'_>, range: &KeyRange, count_missing: bool) ->
         suspects.extend(found);
         low = Some(high);
     }
-    look_once_more(sides, suspects, count_missing, &mut findings).await?;
+    let counts = |found: &Difference| match found {
+        Difference::Missing { .. } => count_missing,
+        Difference::Extra { .. } => false,
+        Difference::Changed { .. } | Difference::Range { .. } => true,
+    };
+    suspects.retain(counts);
+    look_once_more(sides, suspects, counts, &mut findings).await?;
     Ok(findings)
 }
 
@@ -169,8 +176,9 @@ pub async fn only_on_target(sides: Sides<'_>, range: &KeyRange) -> Result<Findin
     };
     let (_, mut suspects) = rows::compare_keys(sides, Side::Target, range).await?;
     // What both have was compared from the source's side.
-    suspects.retain(|suspect| matches!(suspect, Difference::Extra { .. }));
-    look_once_more(sides, suspects, true, &mut findings).await?;
+    let counts = |found: &Difference| matches!(found, Difference::Extra { .. });
+    suspects.retain(counts);
+    look_once_more(sides, suspects, counts, &mut findings).await?;
     Ok(findings)
 }
 
@@ -178,17 +186,18 @@ pub async fn only_on_target(sides: Sides<'_>, range: &KeyRange) -> Result<Findin
 async fn look_once_more(
     sides: Sides<'_>,
     suspects: Vec<Difference>,
-    count_missing: bool,
+    counts: impl Fn(&Difference) -> bool,
     findings: &mut Findings,
 ) -> Result<()> {
     if suspects.is_empty() {
         return Ok(());
     }
     tokio::time::sleep(LOOK_AGAIN_AFTER).await;
-    let keys: Vec<Key> = suspects.into_iter().filter_map(rows::key_of).collect();
+    let mut keys: Vec<Key> = suspects.into_iter().filter_map(rows::key_of).collect();
+    keys.dedup();
     for some in keys.chunks(usize::try_from(ROWS_COMPARED).unwrap_or(usize::MAX)) {
         for difference in rows::compare_some(sides, some).await? {
-            if count_missing || !matches!(difference, Difference::Missing { .. }) {
+            if counts(&difference) {
                 findings.add(difference);
             }
         }
@@ -250,7 +259,7 @@ pub async fn checksum_range(
         _ => where_range(&plan, range),
     };
     let sql = rows_sql(side, &plan, &condition);
-    let lock = lock_sql(&locked(side, &plan));
+    let lock = lock_sql(&rows_of(side, &plan));
     let open = session.open();
     let (begun, stream) = tokio::join!(
         session.client().simple_query(&lock),

@@ -8,7 +8,7 @@ use crate::postgres::catalog::digest_sql;
 use crate::postgres::checksum::RowCounter;
 use crate::postgres::connect::lock_sql;
 use crate::postgres::copy::{STAGING, column_list, move_sql, rows_sql};
-use crate::postgres::cursor::{locked, where_keys, where_range};
+use crate::postgres::cursor::{rows_of, where_keys, where_range};
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::quote_table;
 use crate::postgres::ledger;
@@ -40,21 +40,27 @@ pub async fn repair(
             Difference::Extra { .. } | Difference::Range { .. } => {}
         }
     }
-    if wanted.is_empty() && extra.is_empty() {
+    // Of an extra key the source may have a row by now, or have had one all along, and the target two: it is sent again.
+    let differing = wanted.len() as u64;
+    wanted.extend_from_slice(&extra);
+    wanted.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+    wanted.dedup();
+    if wanted.is_empty() {
         return Ok(0);
     }
     let open = sides.target.open();
-    let repaired = in_transaction(sides, spec, fence, range, &wanted, &extra).await;
-    let end = if repaired.is_ok() { "COMMIT" } else { "ROLLBACK" };
+    let sent = in_transaction(sides, spec, fence, range, &wanted, &extra).await;
+    let end = if sent.is_ok() { "COMMIT" } else { "ROLLBACK" };
     let what = format!("put rows of target table {} right", sides.plan.target);
     let ended = sides.target.rows(&what, end).await;
     if ended.is_ok() {
         open.ended();
     }
-    let repaired = repaired?;
-    ended.map(|_| repaired)
+    let sent = sent?;
+    ended.map(|_| sent.min(differing) + extra.len() as u64)
 }
 
+/// Gives how many rows were sent: those that the source has of the wanted keys, the extra ones among them.
 async fn in_transaction(
     sides: Sides<'_>,
     spec: &TableSpec,
@@ -67,6 +73,7 @@ async fn in_transaction(
     let what = format!("put rows of target table {} right", plan.target);
     let columns = column_list(plan);
     let table = quote_table(&plan.target);
+    let only = rows_of(Side::Target, plan);
     target.rows(&what, "BEGIN ISOLATION LEVEL READ COMMITTED").await?;
     match fence {
         Some(fence) => {
@@ -81,45 +88,41 @@ async fn in_transaction(
         }
         None => check_digest(sides).await?,
     }
-    let mut repaired = extra.len() as u64;
     if !extra.is_empty() {
-        let sql = format!("DELETE FROM {table} AS t{}", where_keys(plan, extra));
+        let sql = format!("DELETE FROM {only} AS t{}", where_keys(plan, extra));
         target.rows(&what, &sql).await?;
     }
-    if !wanted.is_empty() {
-        let stage = format!(
-            "CREATE TEMPORARY TABLE longhaul_batch ON COMMIT DROP AS SELECT {columns} FROM {table} WITH NO DATA"
-        );
-        target.rows(&what, &stage).await?;
-        let sent = send(sides, wanted).await?;
-        let written = if plan.target_key_is_unique {
-            let row = target.row(&what, &move_sql(plan, OnConflict::Update)).await?;
-            let number = |column: usize| {
-                let text = row.get(column).and_then(Option::as_deref);
-                text.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0)
-            };
-            number(0) + number(1)
-        } else {
-            let sql = format!(
-                "DELETE FROM {table} AS t{}; WITH written AS (INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
-                 SELECT {columns} FROM {STAGING} RETURNING 1) SELECT count(*) FROM written",
-                where_keys(plan, wanted)
-            );
-            let row = target.row(&what, &sql).await?;
-            row.into_iter()
-                .next()
-                .flatten()
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(0)
+    let stage = format!(
+        "CREATE TEMPORARY TABLE longhaul_batch ON COMMIT DROP AS SELECT {columns} FROM {table} WITH NO DATA"
+    );
+    target.rows(&what, &stage).await?;
+    let sent = send(sides, wanted).await?;
+    let written = if plan.target_key_is_unique {
+        let row = target.row(&what, &move_sql(plan, OnConflict::Update)).await?;
+        let number = |column: usize| {
+            let text = row.get(column).and_then(Option::as_deref);
+            text.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0)
         };
-        if written != sent {
-            let words = format!(
-                "target table {} took {written} rows of {sent} that were sent",
-                plan.target
-            );
-            return Err(Error::new(Side::Target, Kind::CountMismatch, words));
-        }
-        repaired += sent;
+        number(0) + number(1)
+    } else {
+        let sql = format!(
+            "DELETE FROM {only} AS t{}; WITH written AS (INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
+             SELECT {columns} FROM {STAGING} RETURNING 1) SELECT count(*) FROM written",
+            where_keys(plan, wanted)
+        );
+        let row = target.row(&what, &sql).await?;
+        row.into_iter()
+            .next()
+            .flatten()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0)
+    };
+    if written != sent {
+        let words = format!(
+            "target table {} took {written} rows of {sent} that were sent",
+            plan.target
+        );
+        return Err(Error::new(Side::Target, Kind::CountMismatch, words));
     }
     if fence.is_some() {
         let sql = if plan.same_order {
@@ -141,7 +144,7 @@ async fn in_transaction(
             return Err(Error::new(Side::Target, Kind::TargetRewound, words));
         }
     }
-    Ok(repaired)
+    Ok(sent)
 }
 
 async fn check_digest(sides: Sides<'_>) -> Result<()> {
@@ -179,7 +182,7 @@ async fn send(sides: Sides<'_>, keys: &[Key]) -> Result<u64> {
     };
     let open = source.open();
     let sql = rows_sql(Side::Source, plan, &where_keys(plan, keys));
-    let lock = lock_sql(&locked(Side::Source, plan));
+    let lock = lock_sql(&rows_of(Side::Source, plan));
     let (begun, stream) = tokio::join!(
         source.client().simple_query(&lock),
         source.client().copy_out(&sql)

@@ -2,14 +2,15 @@
 
 use super::Sides;
 use crate::postgres::connect::Session;
-use crate::postgres::cursor::{key_outputs_of, locked, quote_column, table_of, where_keys, where_range};
+use crate::postgres::cursor::{key_outputs_of, quote_column, rows_of, table_of, where_keys, where_range};
 use crate::postgres::error::{Result, Side};
 use crate::table::{Difference, Key, KeyRange, Plan};
 use std::collections::BTreeMap;
 
 /// A row's values in text, without those of its key.
 type Values = Vec<Option<String>>;
-type Rows = BTreeMap<Vec<String>, Values>;
+/// By key; the target may have several rows of one, where it has no unique index on it.
+type Rows = BTreeMap<Vec<String>, Vec<Values>>;
 
 /// Compares all rows of a range that both sides cut out alike.
 pub(super) async fn compare_range(sides: Sides<'_>, range: &KeyRange) -> Result<Vec<Difference>> {
@@ -35,7 +36,7 @@ pub(super) async fn compare_keys(
     if found.is_empty() {
         return Ok((0, Vec::new()));
     }
-    let rows = found.len() as u64;
+    let rows = found.values().map(|rows| rows.len() as u64).sum();
     let keys: Vec<_> = found.keys().cloned().map(Key).collect();
     let others = read(other, sides.plan, &where_keys(sides.plan, &keys)).await?;
     let (here, there) = match side {
@@ -79,33 +80,50 @@ async fn read(session: &Session, plan: &Plan, condition: &str) -> Result<Rows> {
         table_of(side, plan)
     );
     let what = format!("compare rows of {side} table {table}");
-    let rows = session.rows_locked(&what, &locked(side, plan), &sql).await?;
-    let rows = rows.into_iter().map(|mut row| {
+    let rows = session.rows_locked(&what, &rows_of(side, plan), &sql).await?;
+    let mut by_key = Rows::new();
+    for mut row in rows {
         let values = row.split_off(plan.key.len().min(row.len()));
-        (row.into_iter().map(Option::unwrap_or_default).collect(), values)
-    });
-    Ok(rows.collect())
+        let key = row.into_iter().map(Option::unwrap_or_default).collect();
+        by_key.entry(key).or_default().push(values);
+    }
+    Ok(by_key)
 }
 
 fn differences(plan: &Plan, here: Rows, mut there: Rows) -> Vec<Difference> {
     let mut found = Vec::new();
-    for (key, values) in here {
-        let Some(others) = there.remove(&key) else {
-            found.push(Difference::Missing { key: Key(key) });
-            continue;
-        };
-        let pairs = plan.columns.iter().zip(values.iter().zip(&others));
-        let columns: Vec<_> = pairs
-            .filter(|(_, (one, other))| one != other)
-            .map(|(column, _)| column.name.clone())
-            .collect();
-        if !columns.is_empty() {
-            found.push(Difference::Changed {
-                key: Key(key),
-                columns,
-            });
+    for (key, rows) in here {
+        let mut others = there.remove(&key).unwrap_or_default();
+        for values in rows {
+            // One that is the same, if there is one.
+            let same = others.iter().position(|other| *other == values);
+            let Some(other) = same.or((!others.is_empty()).then_some(0)) else {
+                found.push(Difference::Missing {
+                    key: Key(key.clone()),
+                });
+                continue;
+            };
+            let other = others.swap_remove(other);
+            let pairs = plan.columns.iter().zip(values.iter().zip(&other));
+            let columns: Vec<_> = pairs
+                .filter(|(_, (one, other))| one != other)
+                .map(|(column, _)| column.name.clone())
+                .collect();
+            if !columns.is_empty() {
+                found.push(Difference::Changed {
+                    key: Key(key.clone()),
+                    columns,
+                });
+            }
         }
+        found.extend(others.iter().map(|_| Difference::Extra {
+            key: Key(key.clone()),
+        }));
     }
-    found.extend(there.into_keys().map(|key| Difference::Extra { key: Key(key) }));
+    for (key, rows) in there {
+        found.extend(rows.iter().map(|_| Difference::Extra {
+            key: Key(key.clone()),
+        }));
+    }
     found
 }
