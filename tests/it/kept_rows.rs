@@ -157,7 +157,7 @@ fn triggers_of_the_target_are_refused_by_name_whatever_becomes_of_conflicts() {
             "{mode}"
         );
     };
-    for mode in ["error", "skip", "update"] {
+    for mode in ["skip", "update", "error"] {
         refused(JOB, mode, &["odd", "--fire-triggers", "DISABLE TRIGGER"]);
     }
     // One for each statement, and one that only a partition has.
@@ -179,14 +179,18 @@ fn triggers_of_the_target_are_refused_by_name_whatever_becomes_of_conflicts() {
 
 #[test]
 fn rows_that_a_trigger_keeps_out_are_counted_where_triggers_may_fire() {
-    for mode in ["error", "skip", "update"] {
+    for mode in ["skip", "update", "error"] {
         let stage = Stage::new(100);
         let odd = format!(
             "{DROPS} CREATE TRIGGER odd BEFORE INSERT ON audio_downloads FOR EACH ROW EXECUTE FUNCTION odd()"
         );
         tell(&stage.target, &odd);
-        let fire = ["--fire-triggers", "--on-conflict", mode];
-        let ended = stage.begin(&mut stage.migrate(&fire)).end().assert_code(1);
+        // By the variable, so that a version without this setting runs too.
+        let run = || {
+            let mut command = stage.migrate(&["--on-conflict", mode]);
+            stage.begin(command.env("LONGHAUL_FIRE_TRIGGERS", "true")).end()
+        };
+        let ended = run().assert_code(1);
         ended.assert_said(&["took 90 rows of 100 that were sent", "trigger"]);
         assert_eq!(stage.rows(), 0, "{mode}: nothing of the batch is kept");
         tell(
@@ -194,7 +198,7 @@ fn rows_that_a_trigger_keeps_out_are_counted_where_triggers_may_fire() {
             "CREATE OR REPLACE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN new.title := 'fired'; RETURN new; END $$",
         );
-        let ended = stage.begin(&mut stage.migrate(&fire)).end().assert_code(0);
+        let ended = run().assert_code(0);
         ended.assert_said(&["100 rows", "warning", "odd"]);
         let fired = "SELECT count(*) FROM audio_downloads WHERE title = 'fired'";
         assert_eq!(ask(&stage.target, fired), "100", "{mode}");
