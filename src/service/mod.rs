@@ -129,7 +129,16 @@ impl Service {
         run_id: &str,
         change: impl FnOnce(&mut Change) -> Result<T, HistoryError>,
     ) -> Result<(T, Pending), Status> {
-        let mut core = self.core();
+        self.apply_to(&mut self.core(), run_id, change)
+    }
+
+    /// As `apply`, for a change that must be one with what the caller reads or does under the same lock.
+    fn apply_to<T>(
+        &self,
+        core: &mut Core,
+        run_id: &str,
+        change: impl FnOnce(&mut Change) -> Result<T, HistoryError>,
+    ) -> Result<(T, Pending), Status> {
         let now_ms = self.now_ms();
         let mut draft = core
             .begin(run_id, now_ms)
@@ -138,7 +147,6 @@ impl Service {
         let pending = core
             .commit(&self.inner.store, draft)
             .map_err(|error| journal_status(&error))?;
-        drop(core);
         self.inner.timer_wake.notify_one();
         Ok((value, pending))
     }

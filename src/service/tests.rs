@@ -15,7 +15,9 @@ use temporalio_protos::temporal::api::common::v1::{
 };
 use temporalio_protos::temporal::api::enums::v1::EventType;
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
+use temporalio_protos::temporal::api::query::v1::WorkflowQuery;
 use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
+use temporalio_protos::temporal::api::update::v1::{Meta, Request};
 use temporalio_protos::temporal::api::workflowservice::v1::*;
 use tonic::Code;
 
@@ -445,4 +447,63 @@ async fn a_journal_that_lost_the_file_of_a_large_event_is_refused() {
         }
     }
     assert!(refused > 0, "not one of {large:?} was needed");
+}
+
+async fn query(service: &Service) -> Result<QueryWorkflowResponse, Status> {
+    let request = QueryWorkflowRequest {
+        namespace: NAMESPACE.into(),
+        execution: workflow(),
+        query: Some(WorkflowQuery {
+            query_type: "q".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    call(service, "QueryWorkflow", request).await
+}
+
+async fn update(service: &Service) -> Result<UpdateWorkflowExecutionResponse, Status> {
+    let request = UpdateWorkflowExecutionRequest {
+        namespace: NAMESPACE.into(),
+        workflow_execution: workflow(),
+        request: Some(Request {
+            meta: Some(Meta {
+                update_id: "u".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    call(service, "UpdateWorkflowExecution", request).await
+}
+
+fn workflow() -> Option<WorkflowExecution> {
+    Some(WorkflowExecution {
+        workflow_id: "w".into(),
+        ..Default::default()
+    })
+}
+
+#[tokio::test]
+async fn what_is_asked_after_a_signal_goes_out_with_the_signal_or_after_it() {
+    let service = Lab::new().open().unwrap();
+    start(&service).await;
+    let mut taking = Box::pin(poll(&service));
+    assert!(
+        futures::poll!(&mut taking).is_pending(),
+        "the task is started, and not yet durable"
+    );
+    signal(&service, "w", |_| ()).await;
+    let (mut asking, mut updating) = (Box::pin(query(&service)), Box::pin(update(&service)));
+    assert!(futures::poll!(&mut asking).is_pending());
+    assert!(futures::poll!(&mut updating).is_pending());
+    let first = taking.await;
+    assert!(!types(&first).contains(&EventType::WorkflowExecutionSignaled));
+    assert!(first.queries.is_empty(), "asked before the signal is told");
+    assert!(first.messages.is_empty(), "updated before the signal is told");
+    answer(&service, &first, vec![]).await;
+    let second = poll(&service).await;
+    assert!(types(&second).contains(&EventType::WorkflowExecutionSignaled));
+    assert_eq!((second.queries.len(), second.messages.len()), (1, 1));
 }

@@ -218,6 +218,9 @@ impl Service {
             if let Some(waiting) = core.updates.waiting.get(&key) {
                 return Ok(Some(waiting.stage.subscribe()));
             }
+            // As it is now: an update that is no longer waiting may have been completed since it was looked up.
+            let run = core.runs.get(&run.run_id).cloned();
+            let run = run.ok_or_else(|| Status::not_found("workflow execution not found"))?;
             if run.completed_updates.iter().any(known) {
                 return Ok(None);
             }

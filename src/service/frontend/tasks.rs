@@ -115,18 +115,28 @@ impl Service {
             request_id: uuid::Uuid::new_v4().to_string(),
             embedded: caller == Caller::Embedded,
         };
-        let started = self.apply(run_id, |change| {
-            let transient = change.start_workflow_task(start)?;
-            Ok((change.state.clone(), transient))
-        });
-        let ((run, transient), pending) = match started {
+        let started = {
+            let mut core = self.core();
+            let started = self.apply_to(&mut core, run_id, |change| {
+                let transient = change.start_workflow_task(start)?;
+                Ok((change.state.clone(), transient))
+            });
+            started.map(|((run, transient), pending)| {
+                // Here, and not once it is durable: what is asked after a signal must not go out with a task that began
+                // before it.
+                let task = run.workflow_task.clone().unwrap_or_default();
+                let queries = core.queries.attached(run_id);
+                let messages = core.updates.send(run_id, task.started_event_id);
+                (run, transient, task, queries, messages, pending)
+            })
+        };
+        let (run, transient, task, queries, messages, pending) = match started {
             Ok(started) => started,
             // Taken by another poll, timed out, or closed meanwhile.
             Err(status) if status.code() == tonic::Code::NotFound => return Ok(None),
             Err(status) => return Err(status),
         };
         self.release(pending).await?;
-        let task = run.workflow_task.clone().unwrap_or_default();
         let from = if sticky {
             run.last_completed_started_event_id + 1
         } else {
@@ -134,13 +144,6 @@ impl Service {
         };
         let mut events = self.events(&run, from, usize::MAX)?;
         events.extend(transient);
-        let (queries, messages) = {
-            let mut core = self.core();
-            (
-                core.queries.attached(run_id),
-                core.updates.send(run_id, task.started_event_id),
-            )
-        };
         let task_token = TaskToken {
             run_id: run_id.to_owned(),
             event_id: task.started_event_id,
@@ -200,32 +203,31 @@ impl Service {
                 .map(|queue| (queue.name, timeout_ms))
                 .filter(|(name, _)| !name.is_empty())
         });
-        let (update_requests, has_unsent) = {
-            let core = self.core();
-            (
-                core.updates.sent_with(&token.run_id, token.event_id),
-                core.updates.has_unsent(&token.run_id),
-            )
-        };
         let identity = request.identity.clone();
-        let completion = Completion {
+        let mut completion = Completion {
             commands: request.commands,
             messages: request.messages,
             identity: request.identity,
             sdk_metadata: request.sdk_metadata,
             sticky,
-            force_new_task: request.force_create_new_workflow_task || has_unsent,
+            force_new_task: request.force_create_new_workflow_task,
             new_run_id: uuid::Uuid::new_v4().to_string(),
-            update_requests,
+            ..Default::default()
         };
         let mut bad_command = None;
-        let applied = self.apply(&token.run_id, |change| {
-            let completed = change.complete_workflow_task(token.event_id, completion);
-            if let Err(HistoryError::BadCommand { cause, message }) = &completed {
-                bad_command = Some((*cause, message.clone()));
-            }
-            completed.map(|()| start_eagerly(change, &eager, caller, &identity))
-        });
+        let applied = {
+            let mut core = self.core();
+            completion.update_requests = core.updates.sent_with(&token.run_id, token.event_id);
+            // Under the same lock: an update that comes in between would find a task that is out, and get none of its own.
+            completion.force_new_task |= core.updates.has_unsent(&token.run_id);
+            self.apply_to(&mut core, &token.run_id, |change| {
+                let completed = change.complete_workflow_task(token.event_id, completion);
+                if let Err(HistoryError::BadCommand { cause, message }) = &completed {
+                    bad_command = Some((*cause, message.clone()));
+                }
+                completed.map(|()| start_eagerly(change, &eager, caller, &identity))
+            })
+        };
         if let Some((cause, message)) = bad_command {
             return self.refuse_workflow_task(&token, cause, message, &identity).await;
         }
