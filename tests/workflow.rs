@@ -5,6 +5,7 @@
 #![expect(missing_docs, reason = "a test's own items say what they are by their names")]
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -18,15 +19,20 @@ use longhaul::table::{
     CopyFormat, Fence, Growth, Key, KeyRange, Lost, Noted, Pass, Plan, PlanDigest, Position, SourceIdentity,
     TableName, Tally,
 };
-use longhaul::workflow::{CopyTable, JobInput, Progress};
+use longhaul::workflow::{CopyTable, JobInput, Phase, Progress};
 use temporalio_client::{
     Client, WorkflowCancelOptions, WorkflowExecuteUpdateOptions, WorkflowFetchHistoryOptions,
     WorkflowGetResultOptions, WorkflowHandle, WorkflowQueryOptions, WorkflowSignalOptions,
     WorkflowStartOptions,
 };
 use temporalio_macros::activities;
+use temporalio_protos::temporal::api::enums::v1::EventType;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use temporalio_sdk::{ApplicationFailure, Runtime, Worker, WorkerOptions};
+
+#[path = "support/directory.rs"]
+mod directory;
+use directory::copy_directory;
 
 #[path = "it/random.rs"]
 #[expect(dead_code, reason = "the other suites use all of it")]
@@ -485,48 +491,64 @@ type Handle = WorkflowHandle<Client, CopyTable>;
 
 /// Runs a test with a service and a worker that forgets every run at once where `replays`.
 fn with_job(fake: Fake, spec: JobSpec, replays: bool, test: impl AsyncFnOnce(Handle)) {
+    let directory = tempfile::tempdir().unwrap();
+    in_a_process(directory.path(), async |client| {
+        let worker = work(&client, fake, replays);
+        let handle = begin(&client, spec).await;
+        test(handle).await;
+        worker.abort();
+    });
+}
+
+/// Runs a test with a service on the journal of a directory.
+fn in_a_process(directory: &Path, test: impl AsyncFnOnce(Client)) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .unwrap();
-    let directory = tempfile::tempdir().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let Connected {
             client,
             place: _place,
-        } = connect::own(directory.path()).await.unwrap();
-        let options = WorkerOptions::new("q")
-            .register_workflow::<CopyTable>()
-            .unwrap()
-            .max_cached_workflows(if replays { 0 } else { 8 })
-            .register_activities(fake)
-            .build();
-        let runtime = Runtime::from_current_tokio(Default::default()).unwrap();
-        let mut worker = Worker::new(&runtime, client.clone(), options).unwrap();
-        let worker = tokio::task::spawn_local(async move {
-            let _runtime = runtime;
-            worker.run().await.unwrap();
-        });
-        let input = JobInput {
-            spec,
-            paused: false,
-            state: None,
-            known: None,
-            verifying: None,
-        };
-        let options = WorkflowStartOptions::new("q", "j").build();
-        client
-            .start_workflow(CopyTable::run, input, options)
-            .await
-            .unwrap();
-        // Without a run's id: whichever run is the current one.
-        let handle = client.get_workflow_handle::<CopyTable>("j");
-        tokio::time::timeout(Duration::from_secs(120), test(handle))
+        } = connect::own(directory).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(120), test(client))
             .await
             .expect("the test takes too long");
-        worker.abort();
     });
+}
+
+/// A worker that goes on until it is aborted.
+fn work(client: &Client, fake: Fake, replays: bool) -> tokio::task::JoinHandle<()> {
+    let options = WorkerOptions::new("q")
+        .register_workflow::<CopyTable>()
+        .unwrap()
+        .max_cached_workflows(if replays { 0 } else { 8 })
+        .register_activities(fake)
+        .build();
+    let runtime = Runtime::from_current_tokio(Default::default()).unwrap();
+    let mut worker = Worker::new(&runtime, client.clone(), options).unwrap();
+    tokio::task::spawn_local(async move {
+        let _runtime = runtime;
+        worker.run().await.unwrap();
+    })
+}
+
+async fn begin(client: &Client, spec: JobSpec) -> Handle {
+    let input = JobInput {
+        spec,
+        paused: false,
+        state: None,
+        known: None,
+        verifying: None,
+    };
+    let options = WorkflowStartOptions::new("q", "j").build();
+    client
+        .start_workflow(CopyTable::run, input, options)
+        .await
+        .unwrap();
+    // Without a run's id: whichever run is the current one.
+    client.get_workflow_handle::<CopyTable>("j")
 }
 
 async fn progress(handle: &Handle) -> Progress {
@@ -747,6 +769,45 @@ fn pause_tune_and_cancel_are_obeyed_with_batches_in_flight() {
         handle.cancel(WorkflowCancelOptions::default()).await.unwrap();
         let ended = handle.get_result(WorkflowGetResultOptions::default()).await;
         assert!(format!("{ended:?}").contains("ancel"), "{ended:?}");
+    });
+}
+
+#[test]
+fn a_sync_that_is_canceled_ends_though_its_sleep_is_over_before_it_hears_of_it() {
+    let fake = Fake::new(50, 0, Random::seeded());
+    let (directory, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    in_a_process(directory.path(), async |client| {
+        let worker = work(&client, fake.clone(), false);
+        let handle = begin(&client, spec(Kind::Sync { interval_ms: 3000 }, 4)).await;
+        until(&handle, "the sleep", |progress| progress.phase == Phase::Sleeping).await;
+        worker.abort();
+        handle.cancel(WorkflowCancelOptions::default()).await.unwrap();
+        copy_directory(directory.path(), copy.path());
+    });
+    in_a_process(copy.path(), async |client| {
+        let handle = client.get_workflow_handle::<CopyTable>("j");
+        let seen = loop {
+            let events = handle
+                .fetch_history(WorkflowFetchHistoryOptions::default())
+                .into_events()
+                .await
+                .unwrap();
+            let seen: Vec<EventType> = events.iter().map(|event| event.event_type()).collect();
+            if seen.contains(&EventType::TimerFired) {
+                break seen;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        let first = |wanted| seen.iter().position(|it| *it == wanted);
+        let canceled = first(EventType::WorkflowExecutionCancelRequested);
+        assert!(
+            canceled.is_some() && canceled < first(EventType::TimerFired),
+            "{seen:?}"
+        );
+        let worker = work(&client, fake.clone(), false);
+        let ended = handle.get_result(WorkflowGetResultOptions::default()).await;
+        assert!(format!("{ended:?}").contains("ancel"), "{ended:?}");
+        worker.abort();
     });
 }
 

@@ -9,12 +9,15 @@
     reason = "the macro makes constants of the methods, which carry the documentation"
 )]
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, UNIX_EPOCH};
 
 use temporalio_macros::{workflow, workflow_methods};
 use temporalio_workflow::{
-    ContinueAsNewOptions, SyncWorkflowContext, WorkflowContext, WorkflowContextView, WorkflowResult,
-    WorkflowTermination,
+    ContinueAsNewOptions, SyncWorkflowContext, TimerOptions, WorkflowCancellationToken, WorkflowContext,
+    WorkflowContextView, WorkflowResult, WorkflowTermination,
 };
 
 use super::pace::Pace;
@@ -190,7 +193,7 @@ impl CopyTable {
         if pause > Duration::ZERO {
             let until_ms = now_ms(ctx).saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
             ctx.state_mut(|state| state.next_run_ms = Some(until_ms));
-            ctx.timer(pause).await;
+            Self::rest(ctx, pause).await;
             ctx.state_mut(|state| state.next_run_ms = None);
         }
         if ctx.cancellation_token().is_cancelled() {
@@ -250,6 +253,27 @@ impl CopyTable {
         Ok(())
     }
 
+    /// Lets time pass, less of it if the job is canceled meanwhile.
+    ///
+    /// The timer has a token of its own, canceled only once the activation is taken in: where the workflow's cancellation and
+    /// the end of a timer of its token come in one activation, in this order, the SDK has forgotten the timer when it hears
+    /// of its end, and panics, attempt after attempt.
+    async fn rest(ctx: &WorkflowContext<Self>, time: Duration) {
+        let token = WorkflowCancellationToken::new();
+        let options = TimerOptions::builder(time)
+            .cancellation_token(token.clone())
+            .build();
+        let mut timer = pin!(ctx.timer(options));
+        let mut canceled = pin!(ctx.cancelled());
+        poll_fn(|cx| match timer.as_mut().poll(cx) {
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => canceled.as_mut().poll(cx).map(drop),
+        })
+        .await;
+        // Of no effect on a timer that has fired.
+        token.cancel();
+    }
+
     /// Notes when the next round begins, and continues as new if the history has grown enough.
     fn fall_asleep(ctx: &WorkflowContext<Self>, interval_ms: u64) -> Result<(), Stop> {
         let until_ms = now_ms(ctx).saturating_add(interval_ms);
@@ -271,7 +295,7 @@ impl CopyTable {
             ctx.state_mut(|state| (state.phase, state.next_run_ms) = (Phase::Sleeping, Some(until_ms)));
             let rest = Duration::from_millis(until_ms.saturating_sub(now_ms(ctx)));
             if rest > Duration::ZERO {
-                ctx.timer(rest).await;
+                Self::rest(ctx, rest).await;
             }
         }
         // An error is the workflow's cancellation.

@@ -2,10 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "what a helper cannot do fails its test")]
 
+#[path = "../support/directory.rs"]
+mod directory;
 mod workflows;
 
 use std::time::Duration;
 
+use directory::copy_directory;
 use longhaul::connect::{self, Connected};
 use temporalio_client::{
     Client, WorkflowCancelOptions, WorkflowDescribeOptions, WorkflowExecuteUpdateOptions,
@@ -16,7 +19,7 @@ use temporalio_common::MemoValues;
 use temporalio_protos::temporal::api::common::v1::{Header, Payload};
 use temporalio_protos::temporal::api::enums::v1::EventType;
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
-use workflows::{Counting, Flaky, Long, Sample};
+use workflows::{Counting, Flaky, Long, Sample, Sleeping};
 
 const QUEUE: &str = "test";
 
@@ -32,6 +35,8 @@ impl Drop for Running {
 fn worker(client: &Client) -> Running {
     let options = WorkerOptions::new(QUEUE)
         .register_workflow::<Counting>()
+        .unwrap()
+        .register_workflow::<Sleeping>()
         .unwrap()
         .register_workflow::<Long>()
         .unwrap()
@@ -223,6 +228,34 @@ fn a_canceled_workflow_hears_of_it_and_a_terminated_one_does_not() {
 }
 
 #[test]
+fn a_canceled_workflow_is_woken_from_its_timer() {
+    with_service(async |client| {
+        let _worker = worker(&client);
+        let sleeping = client
+            .start_workflow(Sleeping::run, (), start("sleeping"))
+            .await
+            .unwrap();
+        while !events(&client, "sleeping")
+            .await
+            .contains(&EventType::TimerStarted)
+        {
+            tokio::task::yield_now().await;
+        }
+        sleeping.cancel(WorkflowCancelOptions::default()).await.unwrap();
+        sleeping
+            .get_result(WorkflowGetResultOptions::default())
+            .await
+            .unwrap_err();
+        use EventType::*;
+        let seen = events(&client, "sleeping").await;
+        assert_eq!(
+            seen[seen.len() - 3..],
+            [WorkflowTaskCompleted, TimerCanceled, WorkflowExecutionCanceled]
+        );
+    });
+}
+
+#[test]
 fn a_long_workflow_continues_as_new_and_its_chain_stays_short() {
     with_service(async |client| {
         let _worker = worker(&client);
@@ -376,18 +409,5 @@ fn an_open_and_a_closed_workflow_with_maps_are_there_after_every_start() {
             copy_directory(directory.path(), copy.path());
         });
         directory = copy;
-    }
-}
-
-fn copy_directory(from: &std::path::Path, to: &std::path::Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            std::fs::create_dir_all(&target).unwrap();
-            copy_directory(&entry.path(), &target);
-        } else if entry.file_type().unwrap().is_file() {
-            std::fs::copy(entry.path(), &target).unwrap();
-        }
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use temporalio_macros::{activities, workflow, workflow_methods};
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use temporalio_sdk::{
-    ActivityOptions, ApplicationFailure, ContinueAsNewOptions, SyncWorkflowContext, WorkflowContext,
-    WorkflowContextView, WorkflowResult, WorkflowTermination,
+    ActivityOptions, ApplicationFailure, ContinueAsNewOptions, SyncWorkflowContext, TimerOptions,
+    TimerResult, WorkflowContext, WorkflowContextView, WorkflowResult, WorkflowTermination,
 };
-use temporalio_workflow::RetryPolicy;
+use temporalio_workflow::{RetryPolicy, WorkflowCancellationToken};
 
 /// Waits until its value is large enough.
 #[workflow]
@@ -22,7 +22,12 @@ pub struct Counting {
 impl Counting {
     #[run]
     pub async fn run(ctx: &mut WorkflowContext<Self>, wanted: i64) -> WorkflowResult<i64> {
-        ctx.timer(Duration::from_millis(20)).await;
+        // Its own token: the SDK panics, attempt after attempt, if a workflow's cancellation and the end of a timer that
+        // the cancellation ends are news of one task, in this order. A server may send them so.
+        let options = TimerOptions::builder(Duration::from_millis(20))
+            .cancellation_token(WorkflowCancellationToken::new())
+            .build();
+        ctx.timer(options).await;
         let reached = ctx.wait_condition(|state| state.value >= wanted).await;
         reached.map_err(|_| WorkflowTermination::cancelled())?;
         Ok(ctx.state(|state| state.value))
@@ -54,6 +59,22 @@ impl Counting {
     #[update]
     pub fn set(&mut self, _: &mut SyncWorkflowContext<Self>, value: i64) -> i64 {
         std::mem::replace(&mut self.value, value)
+    }
+}
+
+/// Sleeps for an hour.
+#[workflow]
+#[derive(Default)]
+pub struct Sleeping;
+
+#[workflow_methods]
+impl Sleeping {
+    #[run]
+    pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<()> {
+        match ctx.timer(Duration::from_secs(3600)).await {
+            TimerResult::Fired => Ok(()),
+            TimerResult::Cancelled => Err(WorkflowTermination::cancelled()),
+        }
     }
 }
 

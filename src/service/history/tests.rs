@@ -387,6 +387,50 @@ fn a_timer_fires_when_it_is_due_and_a_canceled_one_never() {
 }
 
 #[test]
+fn a_cancellation_and_a_timer_after_it_are_news_of_one_task_in_their_order() {
+    let timer = || {
+        Do::StartTimerCommandAttributes(StartTimerCommandAttributes {
+            timer_id: "a".into(),
+            start_to_fire_timeout: duration(500),
+        })
+    };
+    let cancel = |run: &mut Run| {
+        run.change(|change| change.request_cancel("enough".into(), "c1".into(), "r1"))
+            .unwrap();
+    };
+    // The task waits for a worker.
+    let mut run = Run::started();
+    run.decide(vec![timer()]);
+    cancel(&mut run);
+    run.pass(500);
+    run.begin_task();
+    let news = [
+        WorkflowExecutionCancelRequested,
+        WorkflowTaskScheduled,
+        TimerFired,
+        WorkflowTaskStarted,
+    ];
+    assert_eq!(run.types()[5..], news);
+    // A task is out.
+    let mut run = Run::started();
+    run.decide(vec![timer()]);
+    run.change(|change| change.signal(signal("wake"))).unwrap();
+    let started = run.begin_task();
+    cancel(&mut run);
+    run.pass(500);
+    run.answer(started, vec![]).unwrap();
+    run.begin_task();
+    let news = [
+        WorkflowTaskCompleted,
+        WorkflowExecutionCancelRequested,
+        TimerFired,
+        WorkflowTaskScheduled,
+        WorkflowTaskStarted,
+    ];
+    assert_eq!(run.types()[8..], news);
+}
+
+#[test]
 fn an_activity_that_nobody_has_is_canceled_at_once_and_one_that_runs_is_asked() {
     let mut run = Run::started();
     run.decide(vec![schedule(activity())]);
