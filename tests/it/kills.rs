@@ -61,3 +61,28 @@ fn a_process_that_is_killed_as_soon_as_a_batch_commits_moves_every_row_once() {
         .assert_code(0);
     stage.assert_moved();
 }
+
+#[test]
+fn a_job_that_is_renewed_all_the_time_moves_every_row_once_though_it_is_killed() {
+    let stage = Stage::new(10_000);
+    let begin = |rate| {
+        let mut command = stage.migrate(&["--batch-rows", "100", "--max-rate", rate]);
+        stage.begin(command.env("FAILPOINTS", "service::renew_after=return(30)"))
+    };
+    let mut runs = std::collections::BTreeSet::new();
+    for _ in 0..5 {
+        let rows = stage.rows();
+        let process = begin("1MB/s");
+        stage.until_rows(rows + 1000);
+        runs.insert(stage.status()["run_id"].to_string());
+        assert_eq!(process.kill().signal, Some(9));
+    }
+    begin("none").end().assert_code(0);
+    stage.assert_moved();
+    assert!(runs.len() > 2, "it was renewed: {runs:?}");
+    let table = &stage.status()["tables"][0];
+    assert_eq!(
+        (&table["rows_done"], &table["batches_done"]),
+        (&10_000.into(), &100.into())
+    );
+}
