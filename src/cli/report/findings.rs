@@ -20,6 +20,19 @@ pub fn findings(findings: &Findings) -> String {
     lines.join("\n")
 }
 
+/// What was found so far, in a line of a status.
+pub(super) fn summary(findings: &Findings) -> String {
+    format!(
+        "verified: {} rows in {}; {}",
+        figures::count(findings.rows),
+        plural(findings.ranges, "range"),
+        match findings.differences() {
+            0 => "no difference so far".to_owned(),
+            some => plural(some, "difference"),
+        }
+    )
+}
+
 /// The verdict in a sentence.
 pub fn verdict(job: &str, findings: &Findings, took: Duration) -> String {
     let took = humantime::format_duration(Duration::from_millis(

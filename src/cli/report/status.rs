@@ -10,6 +10,9 @@ pub fn status(job: &JobStatus) -> String {
     let mut lines = vec![headline(job)];
     lines.extend(job.tables.iter().map(table));
     lines.extend(job.tables.iter().filter_map(cursor));
+    lines.extend(job.tables.iter().filter_map(skipped));
+    lines.extend(job.tables.iter().filter_map(lost));
+    lines.extend(job.findings.iter().map(super::findings::summary));
     if let Some(time) = &job.started_at {
         let closed = job
             .closed_at
@@ -97,6 +100,26 @@ fn cursor(table: &TableStatus) -> Option<String> {
         .cursor
         .as_ref()
         .map(|key| format!("everything up to key ({}) is on the target", key.join(", ")))
+}
+
+fn skipped(table: &TableStatus) -> Option<String> {
+    (table.rows_skipped > 0).then(|| {
+        format!(
+            "{} of them were on the target before, and stayed as they were",
+            figures::count(table.rows_skipped)
+        )
+    })
+}
+
+fn lost(table: &TableStatus) -> Option<String> {
+    (table.batches_lost > 0).then(|| {
+        format!(
+            "the target had lost {} batches ({} rows) that it had confirmed after {}; they are copied again",
+            figures::count(table.batches_lost),
+            figures::count(table.rows_lost),
+            table.lost_since.as_deref().unwrap_or("its beginning")
+        )
+    })
 }
 
 fn waiting(activity: &PendingActivity) -> Option<String> {
