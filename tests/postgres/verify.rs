@@ -607,3 +607,26 @@ async fn an_extra_row_that_the_source_has_by_now_is_not_deleted() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_that_leaves_extra_rows_makes_no_receipt_of_them() {
+    let (databases, run) = copied().await;
+    let planted = "DELETE FROM t WHERE id = 100; INSERT INTO t VALUES (101, 'never sent')";
+    sql(&databases.target_url, planted).await;
+    let unit = range(None, "7000");
+    let found = verify::against_source(databases.sides(&run.plan), &unit, true)
+        .await
+        .unwrap();
+    assert_eq!((found.missing, found.extra), (1, 1));
+    let repair = async |delete_extra: bool| {
+        let sides = databases.sides(&run.plan);
+        verify::repair(sides, &run.spec, Some(&run.fence), &unit, &found, delete_extra)
+            .await
+            .unwrap()
+    };
+    assert_eq!(repair(false).await, 1);
+    assert_eq!(receipts(&databases, &run, &unit).await.ranges_different, 1);
+    repair(true).await;
+    assert_eq!(receipts(&databases, &run, &unit).await.ranges_different, 0);
+    databases.assert_same("t").await;
+}
