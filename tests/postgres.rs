@@ -26,6 +26,8 @@ mod locking;
 mod modes;
 #[path = "support/proxy.rs"]
 mod proxy;
+#[path = "postgres/replaced.rs"]
+mod replaced;
 #[path = "postgres/servers.rs"]
 mod servers;
 #[path = "postgres/session.rs"]

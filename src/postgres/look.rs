@@ -42,16 +42,27 @@ pub async fn look(source: &Session, target: &Session, spec: &TableSpec, ask: &As
     let found = if ask.restart {
         ledger::Found::default()
     } else {
-        ledger::inspect(target, spec, &plan).await?
+        let found = ledger::inspect(target, spec, &plan).await?;
+        if !ask.sync {
+            ledger::check_source(source, target, spec, &plan).await?;
+        }
+        found
     };
     if found.tally.batches == 0
         && plan.on_conflict == OnConflict::Error
         && !target_is_empty(target, &plan).await?
     {
-        let words = format!(
-            "target table {} is not empty, and the ledger has no batch of job {}",
-            plan.target, spec.job
-        );
+        let words = if ask.restart {
+            format!(
+                "target table {} is not empty, and --restart begins job {} anew",
+                plan.target, spec.job
+            )
+        } else {
+            format!(
+                "target table {} is not empty, and the ledger has no batch of job {}",
+                plan.target, spec.job
+            )
+        };
         return Err(Error::new(Side::Target, Kind::NotEmpty, words));
     }
     Ok(Look {

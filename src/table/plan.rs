@@ -100,6 +100,12 @@ pub struct Column {
     /// What is behind that name on the source, down to built-in types, without lengths that may grow: values that were
     /// copied under one structure are right under an equal one.
     pub structure: String,
+    /// Its number in the source table: another one is another column, though it may have the name; 0 where it was not kept.
+    #[serde(default)]
+    pub source_number: i16,
+    /// Its number in the target table.
+    #[serde(default)]
+    pub target_number: i16,
 }
 
 /// A column of the key.
@@ -148,6 +154,16 @@ pub struct SourceIdentity {
     pub database: String,
 }
 
+/// The number of the table whose files these are: the least, since a table is older than its partitions.
+fn table_of(files: &str) -> &str {
+    let first = files.split(' ').next().unwrap_or_default();
+    first
+        .trim_start_matches('(')
+        .split(',')
+        .next()
+        .unwrap_or_default()
+}
+
 impl CopyFormat {
     /// As SQL spells it.
     #[must_use]
@@ -162,7 +178,7 @@ impl CopyFormat {
 impl Plan {
     /// What became of the rows that were copied by `earlier`, in words: empty where they are still right under this plan.
     ///
-    /// They are where the same columns are copied, each of the same structure, along the same key.
+    /// They are where the same columns of the same source table are copied, each of the same structure, along the same key.
     #[must_use]
     pub fn differences_from(&self, earlier: &Self) -> Vec<String> {
         let mut found = Vec::new();
@@ -173,8 +189,23 @@ impl Plan {
                     "column \"{}\" was {} and is {}",
                     column.name, column.type_name, now.type_name
                 )),
-                Some(_) => {}
+                Some(now) => {
+                    for (side, before, number) in [
+                        ("source", column.source_number, now.source_number),
+                        ("target", column.target_number, now.target_number),
+                    ] {
+                        if before != number && before != 0 {
+                            found.push(format!(
+                                "column \"{}\" of the {side} is another one under that name",
+                                column.name
+                            ));
+                        }
+                    }
+                }
             }
+        }
+        if table_of(&self.source_files) != table_of(&earlier.source_files) {
+            found.push("the source table is another one under that name".to_owned());
         }
         for column in &self.columns {
             if earlier.columns.iter().all(|before| before.name != column.name) {

@@ -134,7 +134,9 @@ impl CopyTable {
             side: "target".to_owned(),
             kind: "Different".to_owned(),
             message: format!("{differences} ranges of the target are not what was sent"),
-            hint: format!("see which rows: longhaul verify {name} --against source"),
+            hint: format!(
+                "see which rows, and put them right: longhaul verify {name} --against source [--repair]"
+            ),
             prepare_again: false,
         };
         let answer = ApplicationFailure::builder(failure.clone())

@@ -147,18 +147,20 @@ async fn thirty_differences_in_five_thousand_rows_are_named_and_put_right() {
             repaired += verify::repair(sides, &run.spec, fence, &unit, &found, delete_extra)
                 .await
                 .unwrap();
+            // No receipt vouches for rows that were never sent.
+            let different = u64::from(!delete_extra && found.extra > 0);
             assert_eq!(
                 receipts(&databases, &run, &unit).await.differences(),
-                0,
+                different,
                 "{unit:?}"
             );
         }
         assert_eq!(repaired, if delete_extra { 8 } else { 22 });
         let found = verify::against_source(sides, &all, true).await.unwrap();
         assert_eq!(found.differences(), if delete_extra { 0 } else { 8 });
-        assert_eq!(against_all_receipts(&databases, &run, 1).await.differences(), 0);
     }
     databases.assert_same("t").await;
+    assert_eq!(against_all_receipts(&databases, &run, 1).await.differences(), 0);
     let position = databases.position(&run).await;
     assert_eq!(
         (position.tally.rows, position.copied),

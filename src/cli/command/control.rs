@@ -11,7 +11,7 @@ use super::inspect::unknown;
 use super::jobs::{self, Job};
 use super::{Context, refused, unreachable};
 use crate::connect::{self, Connected, Place};
-use crate::job::TuningChange;
+use crate::job::{Kind, TuningChange};
 use crate::service::Mode;
 use crate::worker::{self, Running};
 use crate::workflow::CopyTable;
@@ -127,9 +127,11 @@ pub async fn cancel(context: &Context<'_>, name: &str) -> Outcome {
     } else {
         "is being canceled: its batches in flight are finishing"
     };
-    context.printer.talk(&format!(
-        "job {name} {words}; what was copied stays on the target"
-    ));
+    let stays = match spoken.job.spec.kind {
+        Kind::Verify => "it has only read",
+        Kind::Migrate | Kind::Sync { .. } => "what was copied stays on the target",
+    };
+    context.printer.talk(&format!("job {name} {words}; {stays}"));
     spoken.end().await?;
     Ok(ExitStatus::Done)
 }

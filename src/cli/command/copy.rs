@@ -13,7 +13,7 @@ use crate::connect::{self, ConnectError, Connected, Place};
 use crate::job::status::JobKind;
 use crate::job::{ConnectionName, JobSpec, TuningChange};
 use crate::postgres::{
-    Ask, ConnectionString, Error, Look, Session, Side, connect as connect_to, ledger, look,
+    Ask, ConnectionString, Error, Kind, Look, Retry, Session, Side, connect as connect_to, ledger, look,
 };
 use crate::service::Mode;
 use crate::worker;
@@ -70,7 +70,7 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     let is_done = job.status == temporalio_client::WorkflowExecutionStatus::Completed;
     if is_done {
         context.printer.talk(&format!(
-            "job {} is complete: there is nothing to resume",
+            "job {} has ended, complete: there is nothing to resume (its own command looks whether the target still has it)",
             spec.name
         ));
         return Ok(ExitStatus::Done);
@@ -305,7 +305,13 @@ pub(super) fn of_side(error: &Error) -> Report {
         Side::Source => ExitStatus::Source,
         Side::Target => ExitStatus::Target,
     };
-    Report::new(error, status).with_hint(error.hint().to_owned())
+    let hint = match error.retry() {
+        Retry::Retry if error.kind() == Kind::Transient => {
+            "nothing was started: run the same command again".to_owned()
+        }
+        _ => error.hint().to_owned(),
+    };
+    Report::new(error, status).with_hint(hint)
 }
 
 /// Settings that a running workflow cannot take over: it ends, and a new run goes on from the ledger.

@@ -261,6 +261,13 @@ impl Job {
             ),
             _ => pending.iter().find_map(|activity| activity.last_failure.clone()),
         };
+        let tuning = progress.as_ref().map(|progress| progress.spec.tuning);
+        let findings = progress.as_ref().and_then(|progress| progress.findings.clone());
+        let mut table = self.table_status(state, progress.clone());
+        if worker_pid.is_none() {
+            // Nothing moves where no process runs it.
+            (table.rows_per_second, table.bytes_per_second, table.eta_seconds) = (None, None, None);
+        }
         JobStatus {
             job: self.spec.name.to_string(),
             kind: self.spec.kind.label(),
@@ -281,9 +288,9 @@ impl Job {
                 .as_ref()
                 .map(|progress| progress.held_back_by.clone())
                 .unwrap_or_default(),
-            tuning: progress.as_ref().map(|progress| progress.spec.tuning),
-            findings: progress.as_ref().and_then(|progress| progress.findings.clone()),
-            tables: vec![self.table_status(state, progress)],
+            tuning,
+            findings,
+            tables: vec![table],
         }
     }
 

@@ -140,15 +140,29 @@ impl Told {
 /// What was looked at before a job was called complete.
 fn checked(name: &JobName, status: &JobStatus) -> String {
     if let Some(findings) = &status.findings {
-        return format!(
-            "checked: all {} rows were read back from the target, and are what was sent",
-            figures::count(findings.rows)
-        );
+        let read = figures::count(findings.rows);
+        return match findings.ranges_unproved {
+            0 => format!("checked: all {read} rows were read back from the target, and are what was sent"),
+            unproved => format!(
+                "checked: {read} rows were read back from the target; in {unproved} of {} ranges rows were there before, and \
+                 stayed as they were, so of those only the number was compared (longhaul verify {name} --against source \
+                 compares all of it)",
+                findings.ranges
+            ),
+        };
     }
     format!(
         "checked on the target: its ledger has every batch, without a gap, and the table is the one that they were written \
          to; to read the rows back: longhaul verify {name}"
     )
+}
+
+/// What the same command does once the cause is mended; `None` where only another one helps, which the failure names.
+fn goes_on(kind: &str) -> Option<&'static str> {
+    match kind {
+        "Different" | "Emptied" | "Incompatible" | "Fenced" => None,
+        _ => Some("once the cause is mended, the same command goes on from here"),
+    }
 }
 
 /// Without its journal or its worker a job stands still.
@@ -224,6 +238,13 @@ async fn ended(
         figures::bytes(bytes as f64),
         figures::count(batches)
     );
+    let skipped = match status.tables.first().map_or(0, |table| table.rows_skipped) {
+        0 => String::new(),
+        skipped => format!(
+            " ({} of the rows were on the target before, and stayed as they were)",
+            figures::count(skipped)
+        ),
+    };
     match job.status {
         WorkflowExecutionStatus::Completed if spec.kind == Kind::Verify => {
             let findings = status.findings.clone().unwrap_or_default();
@@ -235,9 +256,15 @@ async fn ended(
             ));
             context
                 .printer
-                .talk(&format!("job {name} is complete: {done}, in {took}"));
+                .talk(&format!("job {name} is complete: {done}{skipped}, in {took}"));
             context.printer.talk(&checked(name, status));
             Ok(ExitStatus::Done)
+        }
+        WorkflowExecutionStatus::Canceled if spec.kind == Kind::Verify => {
+            context
+                .printer
+                .talk(&format!("verification {name} was canceled: {done} were read"));
+            Ok(ExitStatus::Failed)
         }
         WorkflowExecutionStatus::Canceled => {
             context
@@ -252,10 +279,7 @@ async fn ended(
                 Some(failure) => report
                     .caused_by(&failure.message)
                     .with_hint(Some(failure.hint).filter(|hint| !hint.is_empty()))
-                    .with_hint(
-                        "nothing is lost: once the cause is mended, the same command goes on from here"
-                            .to_owned(),
-                    ),
+                    .with_hint(goes_on(&failure.kind).map(str::to_owned)),
                 None => report,
             })
         }

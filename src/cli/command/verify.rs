@@ -58,8 +58,12 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
         _ => "the receipts of its ledger",
     };
     let begins = if open.is_some() { "goes on" } else { "begins" };
+    let up_to = match &args.job {
+        Some(_) => ", up to what the job has copied",
+        None => "",
+    };
     context.printer.talk(&format!(
-        "verification of {} {begins}: the target is held against {what}",
+        "verification of {} {begins}: the target is held against {what}{up_to}",
         what_is_verified(&spec)
     ));
     let activities = worker::activities(&spec, source, target);
@@ -114,6 +118,11 @@ async fn of_job(
         let words = format!("{name} is a verification itself");
         return Err(Report::of(words, ExitStatus::Usage)
             .with_hint("name the job that it verified; a verification is begun anew each time".to_owned()));
+    }
+    if job.spec.kind == Kind::Migrate && !job.is_complete() {
+        context.printer.warn(&format!(
+            "job {name} is not complete: what it has not copied yet is not looked at"
+        ));
     }
     let given =
         |setting: Option<&crate::cli::settings::Secret>| setting.map(|secret| secret.expose().to_owned());

@@ -99,7 +99,7 @@ fn cursor(table: &TableStatus) -> Option<String> {
     table
         .cursor
         .as_ref()
-        .map(|key| format!("everything up to key ({}) is on the target", key.join(", ")))
+        .map(|key| format!("copied up to key ({})", key.join(", ")))
 }
 
 fn skipped(table: &TableStatus) -> Option<String> {
@@ -184,7 +184,7 @@ pub(super) mod tests {
             status(&running()),
             "audio_downloads (migrate): running in process 4711\n  \
              public.audio_downloads: 450,000 of ~1,000,000 rows (~45%), 135 MB in 9 batches, 120,000 rows/s, 36.2 MB/s, 5s to go\n  \
-             everything up to key (450000) is on the target\n  \
+             copied up to key (450000)\n  \
              started 2026-11-21T12:45:25Z"
         );
     }

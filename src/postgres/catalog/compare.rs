@@ -36,6 +36,8 @@ pub(super) fn columns_to_copy(source: &Relation, target: &Relation) -> Result<Ve
             name: column.name.clone(),
             type_name: column.shown.clone(),
             structure: column.structure.canonical(),
+            source_number: column.number,
+            target_number: counterpart.number,
         });
     }
     for column in &target.columns {

@@ -113,6 +113,7 @@ async fn decide(
     let (from, to) = (from?, to?);
     check_not_same(&read, &written, &from, &to)?;
     check_rights(&read, &written, &to, spec.on_conflict)?;
+    table::refuse_foreign_partitions(target, &written).await?;
     let columns = compare::columns_to_copy(&read, &written)?;
     compare::check_money(&read, &columns, &from, &to)?;
     let key = key::choose(&read, &written)?;

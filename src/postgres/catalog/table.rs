@@ -138,6 +138,33 @@ fn about(session: &Session, table: &TableName) -> String {
     format!("read the catalog of the {} about table {table}", session.side())
 }
 
+/// What a foreign server does with rows is in no transaction of the target's: they may be kept out, or stay.
+pub(super) async fn refuse_foreign_partitions(target: &Session, table: &Relation) -> Result<()> {
+    if table.kind != 'p' {
+        return Ok(());
+    }
+    let sql = format!(
+        "SELECT n.nspname, c.relname FROM pg_catalog.pg_partition_tree({}::pg_catalog.oid::pg_catalog.regclass) p
+         JOIN pg_catalog.pg_class c ON c.oid = p.relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind = 'f' ORDER BY 1, 2 LIMIT 1",
+        table.oid
+    );
+    let Some(row) = target.rows(&about(target, &table.name), &sql).await?.pop() else {
+        return Ok(());
+    };
+    let mut row = Fields::of(row);
+    let partition = TableName {
+        schema: Some(row.text()),
+        name: row.text(),
+    };
+    let words = format!(
+        "partition {partition} of target table {} is a foreign table: its rows are in no transaction of the target's",
+        table.name
+    );
+    Err(Error::new(Side::Target, Kind::Unsupported, words)
+        .hinted("copy into the foreign server itself, or detach the partition for the time of the copy"))
+}
+
 fn check_kind(side: Side, name: &TableName, kind: char) -> Result<()> {
     let is = match kind {
         'r' | 'p' => return Ok(()),

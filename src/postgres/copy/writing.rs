@@ -57,10 +57,8 @@ impl Writing {
         failpoint!("copy::before_commit");
         let skipped = if self.by_way_of_staging {
             self.finish_staged(copying, counted).await?
-        } else if copying.plan.target_fires_triggers {
-            self.finish_counted(copying, counted).await?
         } else {
-            self.finish_together(copying, counted).await?
+            self.finish_straight(copying, counted).await?
         };
         failpoint!("copy::after_commit");
         Ok(Tally {
@@ -69,24 +67,8 @@ impl Writing {
         })
     }
 
-    /// Everything in one write: where no trigger can keep rows out, COPY takes all of them or fails.
-    async fn finish_together(&mut self, copying: &Copying<'_>, counted: &RowCounter) -> Result<u64> {
-        let plan = copying.plan;
-        let sql = format!("{}; COMMIT", copying.entry_sql(counted, 0));
-        let committing = copying.target.client().simple_query(&sql);
-        // Should COPY fail, the INSERT fails in the broken transaction, and COMMIT is not reached.
-        let (taken, answer) = tokio::join!(self.sink.as_mut().finish(), committing);
-        let taken = taken.map_err(|error| failed(plan, &error))?;
-        answer.map_err(|error| copying.not_committed(&error))?;
-        if taken == counted.rows {
-            Ok(0)
-        } else {
-            Err(mismatch(plan, taken, counted.rows))
-        }
-    }
-
-    /// Triggers may keep rows out: what COPY took is seen before the commit.
-    async fn finish_counted(&mut self, copying: &Copying<'_>, counted: &RowCounter) -> Result<u64> {
+    /// What COPY took is seen before the commit, whatever may have kept rows out.
+    async fn finish_straight(&mut self, copying: &Copying<'_>, counted: &RowCounter) -> Result<u64> {
         let plan = copying.plan;
         let taken = self.sink.as_mut().finish().await;
         let taken = taken.map_err(|error| failed(plan, &error))?;

@@ -6,7 +6,7 @@ use crate::failpoint::failpoint;
 use crate::postgres::connect::Session;
 use crate::postgres::cursor::{rows_of, where_range};
 use crate::postgres::error::{Error, Kind, Result, Side};
-use crate::postgres::identifier::{quote_literal, quote_table, quote_text_array};
+use crate::postgres::identifier::{quote_literal, quote_text_array};
 use crate::table::{Key, KeyRange, Lost, Plan, Position, TableSpec, Tally};
 
 /// So long a take-over waits for the batches in flight of the run before; then their sessions are ended.
@@ -296,7 +296,7 @@ async fn check_entry(
     };
     if without_rows == 0 {
         return match &entry.target_files {
-            Some(before) if moved => check_partitions(target, spec, plan, before, mine).await,
+            Some(before) if moved => count_rows(target, spec, plan, before, mine).await,
             _ => Ok(()),
         };
     }
@@ -310,14 +310,9 @@ async fn check_entry(
     Err(Error::new(Side::Target, Kind::Emptied, words))
 }
 
-/// A partition that is gone or was emptied leaves rows in every range, of other partitions: then all rows are counted.
-async fn check_partitions(
-    target: &Session,
-    spec: &TableSpec,
-    plan: &Plan,
-    before: &str,
-    mine: &str,
-) -> Result<()> {
+/// A partition that is gone or was emptied leaves rows in every range, of other partitions; a table that was made anew may
+/// have some of them: then all rows are counted.
+async fn count_rows(target: &Session, spec: &TableSpec, plan: &Plan, before: &str, mine: &str) -> Result<()> {
     let oid = |file: &str| {
         file.trim_start_matches('(')
             .split(',')
@@ -327,24 +322,8 @@ async fn check_partitions(
     };
     let now: Vec<_> = plan.target_files.split(' ').map(oid).collect();
     let what = format!("look for the rows of target table {}", plan.target);
-    let table = quote_table(&plan.target);
-    let mut suspicious = before.split(' ').any(|file| !now.contains(&oid(file)));
-    if !suspicious {
-        let sql = format!(
-            "SELECT pg_catalog.format('SELECT FROM ONLY %I.%I LIMIT 1', n.nspname, c.relname)
-             FROM pg_catalog.pg_partition_tree({}::pg_catalog.regclass) p JOIN pg_catalog.pg_class c ON c.oid = p.relid
-             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE p.isleaf AND p.level > 0 AND c.relkind = 'r'",
-            quote_literal(&table)
-        );
-        for probe in target
-            .rows(&what, &sql)
-            .await?
-            .into_iter()
-            .filter_map(|mut row| row.pop().flatten())
-        {
-            suspicious |= target.rows(&what, &probe).await?.is_empty();
-        }
-    }
+    // A batch that waited for a TRUNCATE of a partition has filled it again a little.
+    let suspicious = plan.target_is_partitioned || before.split(' ').any(|file| !now.contains(&oid(file)));
     if !suspicious {
         return Ok(());
     }
@@ -370,6 +349,36 @@ async fn check_partitions(
         plan.target, spec.job, tally.rows
     );
     Err(Error::new(Side::Target, Kind::Emptied, words))
+}
+
+/// Whether the source still has rows where a migrate has copied some: one that was emptied on the way has none to finish with.
+///
+/// Asked where its files are others than they were: a TRUNCATE makes new ones, and so does a VACUUM FULL.
+///
+/// # Errors
+/// `Emptied`; or what goes wrong in asking.
+pub async fn check_source(source: &Session, target: &Session, spec: &TableSpec, plan: &Plan) -> Result<()> {
+    let Some(earlier) = read_entry(target, spec, plan).await?.and_then(|entry| entry.plan) else {
+        return Ok(());
+    };
+    if earlier.source_files == plan.source_files {
+        return Ok(());
+    }
+    let ranges = ranges_with_rows(target, &of_table(spec, plan)).await?;
+    let empty = count_empty(source, plan, &ranges).await?;
+    if empty == 0 {
+        return Ok(());
+    }
+    let words = format!(
+        "source table {} has no row any more in {empty} of {} ranges that job {} has copied rows of: it was emptied, or \
+         filled anew",
+        plan.source,
+        ranges.len(),
+        spec.job
+    );
+    Err(Error::new(Side::Source, Kind::Emptied, words).hinted(
+        "bring its rows back; or copy what is there now, over what was copied: --restart --on-conflict update",
+    ))
 }
 
 /// Nobody can tell a VACUUM FULL of the source from a TRUNCATE that was followed by other rows.
@@ -405,10 +414,15 @@ async fn ranges_with_rows(target: &Session, mine: &str) -> Result<Vec<KeyRange>>
     Ok(ranges)
 }
 
-/// How many of the ranges have no row on the target, by its index.
-async fn count_empty(target: &Session, plan: &Plan, ranges: &[KeyRange]) -> Result<usize> {
-    let what = format!("look for the rows of target table {}", plan.target);
-    let table = rows_of(Side::Target, plan);
+/// How many of the ranges have no row on one side, by its index.
+async fn count_empty(session: &Session, plan: &Plan, ranges: &[KeyRange]) -> Result<usize> {
+    let side = session.side();
+    let table = match side {
+        Side::Source => &plan.source,
+        Side::Target => &plan.target,
+    };
+    let what = format!("look for the rows of {side} table {table}");
+    let table = rows_of(side, plan);
     let mut empty = 0;
     for some in ranges.chunks(PROBED_AT_ONCE) {
         let probes = some
@@ -418,7 +432,7 @@ async fn count_empty(target: &Session, plan: &Plan, ranges: &[KeyRange]) -> Resu
             "SELECT count(*) FROM (VALUES {}) AS probed(there) WHERE NOT there",
             probes.collect::<Vec<_>>().join(", ")
         );
-        let row = target.row(&what, &sql).await?;
+        let row = session.row(&what, &sql).await?;
         let count = row.into_iter().next().flatten();
         empty += count.and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
     }
