@@ -135,7 +135,7 @@ fn a_finished_job_that_is_run_again_looks_at_the_target_and_brings_new_keys() {
     stage
         .run(&["resume", JOB])
         .assert_code(0)
-        .assert_said(&["is complete"]);
+        .assert_said(&["complete", "nothing to resume"]);
     stage
         .run(&["pause", JOB])
         .assert_code(1)

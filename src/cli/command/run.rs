@@ -22,6 +22,9 @@ use crate::worker::{self, Activities, Gauge, Running};
 /// How often the workflow is asked how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// So long the last look at an interrupted job may take.
+const LAST_LOOK_WITHIN: Duration = Duration::from_millis(500);
+
 /// A worker that has begun, and what it shows of itself.
 pub struct Ready {
     worker: Running,
@@ -98,7 +101,13 @@ pub async fn to_the_end(
         progress.update(&status, live);
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = interrupts.next() => return interrupted(context, connected, spec, ready, progress, interrupts).await,
+            () = interrupts.next() => {
+                // What happened since the last look is still to be said.
+                if let Ok(status) = tokio::time::timeout(LAST_LOOK_WITHIN, job.to_status(None)).await {
+                    told.tell(context, spec, &status);
+                }
+                return interrupted(context, connected, spec, ready, progress, interrupts).await;
+            }
         }
     }
 }
