@@ -22,6 +22,8 @@ use temporalio_sdk::{Runtime, Worker, WorkerOptions};
 use workflows::{Counting, Flaky, Long, Sample, Sleeping};
 
 const QUEUE: &str = "test";
+/// Ends a test that hangs. The longest one needs five seconds of a processor, of which a busy machine gives it a tenth.
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A worker that runs until it is dropped.
 struct Running(tokio::task::JoinHandle<()>);
@@ -65,7 +67,7 @@ fn with_service(test: impl AsyncFnOnce(Client)) {
             client,
             place: _place,
         } = connect::own(directory.path()).await.unwrap();
-        tokio::time::timeout(Duration::from_secs(60), test(client))
+        tokio::time::timeout(DEADLINE, test(client))
             .await
             .expect("the test takes too long");
     });
