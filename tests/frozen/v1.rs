@@ -52,7 +52,7 @@ fn a_job_that_the_first_version_has_finished_is_shown_in_full_and_there_is_nothi
         &["WorkflowExecutionCompleted", "copy_batch"],
     );
     state.assert_says(&["pause", JOB], 1, &["is completed", "nothing left to do"]);
-    state.assert_says(&["resume", JOB], 0, &["is complete"]);
+    state.assert_says(&["resume", JOB], 0, &["complete", "nothing to resume"]);
 }
 
 #[test]
