@@ -16,6 +16,8 @@ mod failover;
 mod faults;
 #[path = "postgres/fence.rs"]
 mod fence;
+#[path = "postgres/hostile.rs"]
+mod hostile;
 #[path = "postgres/layout.rs"]
 mod layout;
 #[path = "postgres/ledger.rs"]

@@ -199,6 +199,9 @@ pub struct VerifyArgs {
     /// Speed limit: 20MB/s, 512KiB/s, none [env: LONGHAUL_MAX_RATE] [default: none]
     #[arg(long, value_name = "RATE", value_parser = rule(str::parse::<RateLimit>), allow_negative_numbers = true)]
     pub max_rate: Option<RateLimit>,
+    /// Role that may own the ledger on the target, besides this user [env: LONGHAUL_LEDGER_OWNER]
+    #[arg(long, value_name = "ROLE")]
+    pub ledger_owner: Option<String>,
     /// How progress is shown.
     #[command(flatten)]
     pub progress: ProgressArgs,
@@ -249,6 +252,9 @@ pub struct CopyArgs {
     /// Let triggers of the target fire for the rows that are copied [env: LONGHAUL_FIRE_TRIGGERS]
     #[arg(long)]
     pub fire_triggers: bool,
+    /// Role that may own the ledger on the target, besides this user [env: LONGHAUL_LEDGER_OWNER]
+    #[arg(long, value_name = "ROLE")]
+    pub ledger_owner: Option<String>,
     /// Forget how far the job of this name came, and begin anew
     #[arg(long)]
     pub restart: bool,

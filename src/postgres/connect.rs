@@ -15,6 +15,20 @@ use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage, Statement};
 /// A row as text, one field a column.
 pub(super) type TextRow = Vec<Option<String>>;
 
+/// The search path of every session of ours. Anyone who may make objects in a schema of the user's path can make operators
+/// and functions there that fit better than PostgreSQL's own, and they would run with this user's rights.
+const OUR_PATH: &str = "pg_catalog, pg_temp";
+
+/// Brings the search path that the user would have, until the transaction ends or [`to_our_path`]: for names that the user
+/// typed, and for triggers of the target, which may rely on it. Every name in such a statement is qualified.
+pub(super) const TO_USERS_PATH: &str = "SELECT pg_catalog.set_config('search_path', s.reset_val, true)
+    FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'search_path'";
+
+/// Brings our own search path back within a transaction.
+pub(super) fn to_our_path() -> String {
+    format!("SET LOCAL search_path = {OUR_PATH}")
+}
+
 /// At most so many prepared statements a session: one a table, in practice.
 const PREPARED_LIMIT: usize = 16;
 
@@ -189,8 +203,23 @@ impl Session {
 
     /// Runs SQL without parameters, in one round trip, and gives the rows of all its statements as text.
     ///
-    /// `what` completes "cannot ..." in the error.
+    /// `what` completes "cannot ..." in the error. For statements that read or write rows of a user's:
+    /// [`Self::rows_of_table`].
     pub(super) async fn rows(&self, what: &str, sql: &str) -> Result<Vec<TextRow>> {
+        self.ask(what, sql, Error::query::<String>).await
+    }
+
+    /// The same where the error's own words could hold a row's values.
+    pub(super) async fn rows_of_table(&self, what: &str, sql: &str) -> Result<Vec<TextRow>> {
+        self.ask(what, sql, Error::rows::<String>).await
+    }
+
+    async fn ask(
+        &self,
+        what: &str,
+        sql: &str,
+        told: fn(Side, String, &tokio_postgres::Error) -> Error,
+    ) -> Result<Vec<TextRow>> {
         let open = self.open();
         let answer = self.client.simple_query(sql).await;
         let messages = match answer {
@@ -199,7 +228,7 @@ impl Session {
                 if error.as_db_error().is_some() {
                     open.ended();
                 }
-                return Err(Error::query(self.side, format!("cannot {what}"), &error));
+                return Err(told(self.side, format!("cannot {what}"), &error));
             }
         };
         open.ended();
@@ -213,7 +242,7 @@ impl Session {
     pub(super) async fn rows_locked(&self, what: &str, table: &str, sql: &str) -> Result<Vec<TextRow>> {
         let in_transaction = self.open();
         let rows = self
-            .rows(what, &format!("{}; {sql}; COMMIT", lock_sql(table)))
+            .rows_of_table(what, &format!("{}; {sql}; COMMIT", lock_sql(table)))
             .await?;
         in_transaction.ended();
         Ok(rows)
@@ -298,6 +327,8 @@ fn version_number(text: &str) -> u32 {
 /// What both sides and each side need, so that values read the same on both and a dead client's session ends.
 fn settings_sql(side: Side, server_version: u32) -> String {
     let mut settings = vec![
+        // First of all: what comes after it means PostgreSQL's own functions, operators and types, and nobody else's.
+        ("search_path", OUR_PATH),
         ("client_encoding", "UTF8"),
         ("datestyle", "ISO"),
         ("intervalstyle", "postgres"),
@@ -339,12 +370,19 @@ fn settings_sql(side: Side, server_version: u32) -> String {
     }
     let mut sql = String::new();
     for (name, value) in settings {
-        sql.push_str(&format!("SET {name} = {}; ", quote_literal(value)));
+        // A path is a list of names, and one of them in quotes would be a single name.
+        let value = if name == "search_path" {
+            value.to_owned()
+        } else {
+            quote_literal(value)
+        };
+        sql.push_str(&format!("SET {name} = {value}; "));
     }
     if side == Side::Target {
         // A receipt is a promise: what the journal holds must survive a crash of the target.
         sql.push_str(
-            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
+            "SELECT pg_catalog.set_config('synchronous_commit', 'on', false)
+             WHERE pg_catalog.current_setting('synchronous_commit') = 'off'",
         );
     }
     sql

@@ -38,7 +38,7 @@ pub async fn look(source: &Session, target: &Session, spec: &TableSpec, ask: &As
     if ask.sync && !ask.lookback {
         refuse_sync(&plan)?;
     }
-    ledger::ensure(target).await?;
+    ledger::ensure(target, spec.ledger_owner.as_deref()).await?;
     let found = if ask.restart {
         ledger::Found::default()
     } else {

@@ -7,6 +7,7 @@
 
 mod catalog;
 mod checksum;
+mod comparison;
 mod connect;
 mod connection_string;
 mod copy;
@@ -15,6 +16,7 @@ mod error;
 pub mod identifier;
 pub mod ledger;
 mod look;
+mod message;
 mod passfile;
 mod pool;
 pub mod sample;
@@ -23,6 +25,7 @@ mod service;
 mod throttle;
 mod tls;
 pub mod verify;
+mod words;
 pub mod writers;
 
 pub use catalog::{examine, target_is_empty};

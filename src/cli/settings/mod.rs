@@ -56,6 +56,8 @@ pub struct Settings {
     pub on_conflict: OnConflict,
     /// Whether triggers of the target may fire.
     pub fire_triggers: bool,
+    /// A role that the ledger on the target may belong to.
+    pub ledger_owner: Option<String>,
     /// Whether a migrate verifies what it copied at its end.
     pub verify: bool,
     /// The wait between two rounds of a sync job.
@@ -210,6 +212,7 @@ impl Settings {
             Setting::MaxRate => self.max_rate = text.parse().map_err(shown)?,
             Setting::OnConflict => self.on_conflict = text.parse().map_err(shown)?,
             Setting::FireTriggers => self.fire_triggers = read_bool(text)?,
+            Setting::LedgerOwner => self.ledger_owner = Some(text.to_owned()),
             Setting::Verify => self.verify = read_bool(text)?,
             Setting::Interval => self.interval_ms = parse_interval(text).map_err(shown)?,
             Setting::Lookback => self.lookback_keys = Some(parse_lookback(text).map_err(shown)?),
@@ -268,6 +271,9 @@ impl Settings {
         self.flag(Setting::OnConflict, &copy.on_conflict, |s, v| s.on_conflict = v);
         let fire_triggers = copy.fire_triggers.then_some(true);
         self.flag(Setting::FireTriggers, &fire_triggers, |s, v| s.fire_triggers = v);
+        self.flag(Setting::LedgerOwner, &copy.ledger_owner, |s, v| {
+            s.ledger_owner = Some(v)
+        });
         self.take_progress_flag(&copy.progress);
     }
 
@@ -281,6 +287,9 @@ impl Settings {
             s.concurrency = v
         });
         self.flag(Setting::MaxRate, &verify.max_rate, |s, v| s.max_rate = v);
+        self.flag(Setting::LedgerOwner, &verify.ledger_owner, |s, v| {
+            s.ledger_owner = Some(v)
+        });
         self.take_progress_flag(&verify.progress);
     }
 
@@ -369,6 +378,7 @@ impl Settings {
             },
             on_conflict: self.on_conflict,
             fire_triggers: self.fire_triggers,
+            ledger_owner: self.ledger_owner.clone(),
             verify: (kind == Kind::Migrate && self.verify).then(VerifySpec::default),
             lookback_keys,
         };

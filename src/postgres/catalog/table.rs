@@ -2,7 +2,7 @@
 
 use super::columns::{Attribute, UniqueIndex, read_columns, read_indexes};
 use super::fields::Fields;
-use crate::postgres::connect::Session;
+use crate::postgres::connect::{Session, TO_USERS_PATH};
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::{quote_literal, quote_table};
 use crate::table::{KeyColumn, TableName};
@@ -79,10 +79,7 @@ pub(super) async fn resolve(session: &Session, wanted: &TableName) -> Result<Tab
 /// A statement under the search path that the user would have: both in one message, and so in one transaction, after which
 /// the path is the session's own again.
 fn under_users_path(statement: &str) -> String {
-    format!(
-        "SELECT pg_catalog.set_config('search_path', s.reset_val, true) FROM pg_catalog.pg_settings s
-         WHERE s.name = 'search_path'; {statement}"
-    )
+    format!("{TO_USERS_PATH}; {statement}")
 }
 
 /// All about a table whose name has a schema.

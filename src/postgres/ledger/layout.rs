@@ -3,6 +3,7 @@
 //! Layout 1 had one table a job, its key by name, and no plan. Layout 2 has `longhaul.tables` with the plan, and knows a
 //! range by a hash of where it begins, so that a key may be as long as it likes. What layout 1 did not keep stays null.
 
+use super::trust;
 use crate::postgres::connect::Session;
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::quote_identifier;
@@ -83,9 +84,13 @@ UPDATE longhaul.format SET version = 2;
 
 /// Creates the ledger where it is not there yet, and upgrades one of an earlier layout. Safe to race and to repeat.
 ///
+/// It must belong to this user, to a superuser, or to the role that the operator names: `owner`.
+///
 /// # Errors
-/// `Privilege`, with the SQL that an administrator can run; `Ledger` where a later version wrote it.
-pub async fn ensure(target: &Session) -> Result<()> {
+/// `Privilege`, with the SQL that an administrator can run; `Ledger` where a later version wrote it, or somebody whom
+/// nobody has named.
+pub async fn ensure(target: &Session, owner: Option<&str>) -> Result<()> {
+    trust::check(target, owner).await?;
     let what = "look for the ledger (schema longhaul) on the target";
     let sql = "SELECT pg_catalog.to_regnamespace('longhaul') IS NOT NULL,
                       (SELECT count(*) FROM pg_catalog.pg_class c WHERE c.relkind = 'r' AND c.relname IN ('format', 'jobs', 'batches')
@@ -102,6 +107,8 @@ pub async fn ensure(target: &Session) -> Result<()> {
         let what = "create the ledger (schema longhaul) on the target";
         let made = change(target, what, &format!("{schema} {TABLES}")).await;
         made.map_err(|error| with_grants(error, field(2)))?;
+        // Somebody else may have made the schema in between.
+        trust::check(target, owner).await?;
     }
     match version(target).await? {
         FORMAT => Ok(()),
