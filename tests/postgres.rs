@@ -30,6 +30,8 @@ mod modes;
 mod proxy;
 #[path = "postgres/replaced.rs"]
 mod replaced;
+#[path = "postgres/rights.rs"]
+mod rights;
 #[path = "postgres/servers.rs"]
 mod servers;
 #[path = "postgres/session.rs"]

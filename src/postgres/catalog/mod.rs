@@ -175,6 +175,22 @@ pub(super) async fn with_order_of_target(target: &Session, plan: Plan) -> Result
     Ok(Plan { key, ..plan })
 }
 
+/// That temporary tables can be made on the target: by way of them a sync finds out which rows are missing.
+///
+/// # Errors
+/// `Privilege`; or what goes wrong in asking.
+pub(super) async fn check_temporary(target: &Session) -> Result<()> {
+    let to = server::read_identity(target).await?;
+    if to.may_create_temporary {
+        return Ok(());
+    }
+    Err(lacks(
+        Side::Target,
+        "TEMPORARY",
+        &format!("database {}", to.database),
+    ))
+}
+
 /// Whether the target table has no row.
 ///
 /// # Errors
@@ -206,21 +222,23 @@ fn check_not_same(
     ))
 }
 
+fn lacks(side: Side, right: &str, on: &str) -> Error {
+    let hint = format!("GRANT {right} ON {on} TO the user that connects to the {side}");
+    Error::new(
+        side,
+        Kind::Privilege,
+        format!("the {side}'s user lacks {right} on {on}"),
+    )
+    .hinted(hint)
+}
+
 fn check_rights(
     read: &Relation,
     written: &Relation,
     to: &ServerIdentity,
     on_conflict: OnConflict,
 ) -> Result<()> {
-    let missing = |side: Side, right: &str, on: String| {
-        let hint = format!("GRANT {right} ON {on} TO the user that connects to the {side}");
-        Err(Error::new(
-            side,
-            Kind::Privilege,
-            format!("the {side}'s user lacks {right} on {on}"),
-        )
-        .hinted(hint))
-    };
+    let missing = |side: Side, right: &str, on: String| Err(lacks(side, right, &on));
     if !read.may_select {
         return missing(Side::Source, "SELECT", format!("table {}", read.name));
     }

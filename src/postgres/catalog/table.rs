@@ -20,6 +20,8 @@ pub(super) struct Relation {
     /// Whether it, or a partition of it, is.
     pub is_unlogged: bool,
     pub has_children: bool,
+    /// Its owner, where we are a superuser and that one is not.
+    pub owner_below_us: Option<String>,
     pub row_security_hides: bool,
     pub may_select: bool,
     pub may_insert: bool,
@@ -88,6 +90,8 @@ pub(super) async fn read(session: &Session, name: &TableName) -> Result<Relation
     let what = about(session, name);
     let sql = format!(
         "SELECT c.oid, c.relkind, e.is_unlogged, c.relhassubclass,
+                (SELECT o.rolname FROM pg_catalog.pg_roles o, pg_catalog.pg_roles u
+                 WHERE o.oid = c.relowner AND NOT o.rolsuper AND u.rolname = current_user AND u.rolsuper),
                 pg_catalog.row_security_active(c.oid),
                 pg_catalog.has_table_privilege(c.oid, 'SELECT'), pg_catalog.has_table_privilege(c.oid, 'INSERT'),
                 pg_catalog.has_table_privilege(c.oid, 'UPDATE'),
@@ -119,6 +123,7 @@ pub(super) async fn read(session: &Session, name: &TableName) -> Result<Relation
         kind,
         is_unlogged: row.flag(),
         has_children: row.flag(),
+        owner_below_us: row.optional(),
         row_security_hides: row.flag(),
         may_select: row.flag(),
         may_insert: row.flag(),

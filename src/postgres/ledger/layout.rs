@@ -14,6 +14,11 @@ pub const FORMAT: u32 = 2;
 /// Serializes creation and upgrade among processes: "longhaul" in ASCII.
 const CREATION_LOCK: i64 = 0x6c6f_6e67_6861_756c;
 
+const SCHEMA: &str = "
+CREATE SCHEMA IF NOT EXISTS longhaul;
+COMMENT ON SCHEMA longhaul IS 'longhaul''s ledger: what each job has copied. Rows here keep rows from coming twice.';
+";
+
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS longhaul.format (version integer NOT NULL);
 INSERT INTO longhaul.format SELECT 2 WHERE NOT EXISTS (SELECT FROM longhaul.format);
@@ -98,17 +103,15 @@ pub async fn ensure(target: &Session, owner: Option<&str>) -> Result<()> {
     let found = target.row(what, sql).await?;
     let field = |number: usize| found.get(number).and_then(Option::as_deref).unwrap_or_default();
     if field(1) != "3" {
-        let schema = if field(0) == "t" {
-            ""
-        } else {
-            "CREATE SCHEMA IF NOT EXISTS longhaul; COMMENT ON SCHEMA longhaul IS
-             'longhaul''s ledger: what each job has copied. Rows here keep rows from coming twice.';"
-        };
         let what = "create the ledger (schema longhaul) on the target";
-        let made = change(target, what, &format!("{schema} {TABLES}")).await;
+        if field(0) != "t" {
+            let made = change(target, what, SCHEMA).await;
+            made.map_err(|error| with_grants(error, field(2)))?;
+            // Somebody else may have been quicker.
+            trust::check(target, owner).await?;
+        }
+        let made = change(target, what, TABLES).await;
         made.map_err(|error| with_grants(error, field(2)))?;
-        // Somebody else may have made the schema in between.
-        trust::check(target, owner).await?;
     }
     match version(target).await? {
         FORMAT => Ok(()),
@@ -161,7 +164,8 @@ fn with_grants(error: Error, user: &str) -> Error {
     }
     let user = quote_identifier(user);
     error.hinted(format!(
-        "an administrator of the target can run: CREATE SCHEMA longhaul AUTHORIZATION {user}; (or, if it is there: \
-         GRANT USAGE, CREATE ON SCHEMA longhaul TO {user};)"
+        "an administrator of the target can run: CREATE SCHEMA longhaul AUTHORIZATION {user}; (or, if it is there and \
+         belongs to another role: GRANT USAGE, CREATE ON SCHEMA longhaul TO {user}; GRANT SELECT, INSERT, UPDATE, DELETE \
+         ON ALL TABLES IN SCHEMA longhaul TO {user}; and you name that role: --ledger-owner ROLE)"
     ))
 }
