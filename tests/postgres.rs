@@ -16,6 +16,8 @@ mod failover;
 mod faults;
 #[path = "postgres/fence.rs"]
 mod fence;
+#[path = "support/hostile.rs"]
+mod hostile;
 #[path = "postgres/layout.rs"]
 mod layout;
 #[path = "postgres/ledger.rs"]
@@ -24,6 +26,10 @@ mod ledger;
 mod locking;
 #[path = "postgres/modes.rs"]
 mod modes;
+#[path = "postgres/pooled.rs"]
+mod pooled;
+#[path = "support/pooler.rs"]
+mod pooler;
 #[path = "support/proxy.rs"]
 mod proxy;
 #[path = "postgres/replaced.rs"]
@@ -40,6 +46,8 @@ mod standby;
 mod take_over;
 #[path = "postgres/tls.rs"]
 mod tls;
+#[path = "postgres/untrusted.rs"]
+mod untrusted;
 #[path = "postgres/verify.rs"]
 mod verify;
 #[path = "postgres/writers.rs"]

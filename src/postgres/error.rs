@@ -400,7 +400,7 @@ fn kind_without_sqlstate(error: &tokio_postgres::Error) -> Kind {
     }
 }
 
-fn kind_of_io(error: &std::io::Error) -> Kind {
+pub(super) fn kind_of_io(error: &std::io::Error) -> Kind {
     use std::io::ErrorKind;
     match error.kind() {
         ErrorKind::ConnectionReset
@@ -434,6 +434,9 @@ fn cause_text(error: &tokio_postgres::Error) -> String {
 
 fn server_text(error: &tokio_postgres::error::DbError) -> String {
     let code = error.code().code();
+    if code == super::frames::REFUSED_SQLSTATE {
+        return error.message().to_owned();
+    }
     if !code.starts_with("22") && code != "P0001" && code != "42601" {
         return format!("{} (SQLSTATE {code})", error.message());
     }

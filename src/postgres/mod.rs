@@ -6,17 +6,23 @@
 //! text. This room knows tables, and nothing of jobs, workflows or terminals.
 
 mod catalog;
+mod certificate;
 mod checksum;
 mod connect;
 mod connection_string;
 mod copy;
 pub mod cursor;
 mod error;
+mod frames;
 pub mod identifier;
 pub mod ledger;
 mod look;
 mod passfile;
 mod pool;
+mod pooler;
+mod reach;
+mod require_auth;
+mod resolved;
 pub mod sample;
 mod server;
 mod service;
