@@ -320,8 +320,15 @@ pub(super) fn words(
     use CertificateError as Bad;
     let (words, hint) = match error {
         rustls::Error::InvalidCertificate(Bad::ExpiredContext { not_after, .. }) => (
-            format!("the server's certificate expired at {}", day(not_after)),
-            "have the server's certificate (or its issuer's) renewed",
+            format!(
+                "the server's certificate, or its issuer's, expired at {}",
+                day(not_after)
+            ),
+            "have it renewed",
+        ),
+        rustls::Error::InvalidCertificate(Bad::Expired) => (
+            "the server's certificate, or its issuer's, has expired".to_owned(),
+            "have it renewed",
         ),
         rustls::Error::InvalidCertificate(Bad::NotValidYetContext { not_before, .. }) => (
             format!("the server's certificate is not valid before {}", day(not_before)),

@@ -119,6 +119,10 @@ fn huge(stream: &mut TcpStream, tag: u8) -> Option<()> {
 
 fn flood(stream: &mut TcpStream, tag: u8) -> Option<()> {
     let mut number = 0_u64;
+    if tag == b'D' {
+        let described = [&[0, 1][..], b"a\0", &[0; 18]].concat();
+        stream.write_all(&message(b'T', &described)).ok()?;
+    }
     loop {
         let mut many = Vec::new();
         while many.len() < 1 << 16 {
