@@ -16,7 +16,7 @@ mod failover;
 mod faults;
 #[path = "postgres/fence.rs"]
 mod fence;
-#[path = "postgres/hostile.rs"]
+#[path = "support/hostile.rs"]
 mod hostile;
 #[path = "postgres/layout.rs"]
 mod layout;
@@ -26,6 +26,12 @@ mod ledger;
 mod locking;
 #[path = "postgres/modes.rs"]
 mod modes;
+#[path = "postgres/pooled.rs"]
+mod pooled;
+#[path = "postgres/planted.rs"]
+mod planted;
+#[path = "support/pooler.rs"]
+mod pooler;
 #[path = "support/proxy.rs"]
 mod proxy;
 #[path = "postgres/replaced.rs"]
@@ -44,6 +50,8 @@ mod standby;
 mod take_over;
 #[path = "postgres/tls.rs"]
 mod tls;
+#[path = "postgres/untrusted.rs"]
+mod untrusted;
 #[path = "postgres/verify.rs"]
 mod verify;
 #[path = "postgres/writers.rs"]

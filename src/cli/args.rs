@@ -20,8 +20,9 @@ use crate::table::TableName;
 /// Lines of at most 79 columns, so that they are wrapped nowhere.
 const CONNECTIONS: &str = "\
 Connections are URLs, postgres://user@host:5432/db?sslmode=verify-full, or libpq
-strings, 'host=.. dbname=..'. Passwords are better kept in PGPASSWORD, ~/.pgpass
-or PGSERVICE than typed on a command line. They are stored nowhere.
+strings, 'host=.. dbname=..'. Passwords are better kept in ~/.pgpass, PGSERVICE,
+LONGHAUL_SOURCE_PASSWORD, LONGHAUL_TARGET_PASSWORD, or PGPASSWORD (both sides),
+than typed on a command line. They are stored nowhere.
 
 Settings are looked for in this order: flag, LONGHAUL_* variable, job file
 (--config, the same names: batch_rows = 2000), default.

@@ -420,7 +420,7 @@ fn kind_without_sqlstate(error: &tokio_postgres::Error) -> Kind {
     }
 }
 
-fn kind_of_io(error: &std::io::Error) -> Kind {
+pub(super) fn kind_of_io(error: &std::io::Error) -> Kind {
     use std::io::ErrorKind;
     match error.kind() {
         ErrorKind::ConnectionReset

@@ -5,6 +5,7 @@
 //! only if it is of a kind that is known to hold names and no values, from a file that is known to report that kind; all
 //! others are told by SQLSTATE, table, constraint and column.
 
+use super::frames::REFUSED_SQLSTATE;
 use tokio_postgres::error::DbError;
 
 /// Files of PostgreSQL's that report, under the SQLSTATEs below, names of objects and conditions of the server.
@@ -55,6 +56,10 @@ const CLASSES: [&str; 14] = [
 /// code of a user's has raised it.
 pub(super) fn without_rows(error: &DbError) -> String {
     let code = error.code().code();
+    if code == REFUSED_SQLSTATE {
+        // Our own words.
+        return error.message().to_owned();
+    }
     if code.starts_with("22") || code == "42601" || is_raised(error) {
         told(error)
     } else {
@@ -65,6 +70,9 @@ pub(super) fn without_rows(error: &DbError) -> String {
 /// The message of a statement in which rows of a user's are read or written.
 pub(super) fn with_rows(error: &DbError) -> String {
     let code = error.code().code();
+    if code == REFUSED_SQLSTATE {
+        return error.message().to_owned();
+    }
     let class = code.get(..2).unwrap_or_default();
     let is_known = CLASSES.contains(&class) && code != "42601" && !is_raised(error);
     let is_ours = match error.file() {

@@ -6,6 +6,7 @@
 //! text. This room knows tables, and nothing of jobs, workflows or terminals.
 
 mod catalog;
+mod certificate;
 mod checksum;
 mod comparison;
 mod connect;
@@ -13,12 +14,17 @@ mod connection_string;
 mod copy;
 pub mod cursor;
 mod error;
+mod frames;
 pub mod identifier;
 pub mod ledger;
 mod look;
 mod message;
 mod passfile;
 mod pool;
+mod pooler;
+mod reach;
+mod require_auth;
+mod resolved;
 pub mod sample;
 mod server;
 mod service;

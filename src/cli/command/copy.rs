@@ -302,6 +302,7 @@ async fn look_at(source: &Session, target: &Session, spec: &JobSpec, restart: bo
 /// An error of PostgreSQL's before the job starts: the side decides the exit status.
 pub(super) fn of_side(error: &Error) -> Report {
     let status = match error.side() {
+        _ if error.kind() == Kind::InvalidInput => ExitStatus::Usage,
         Side::Source => ExitStatus::Source,
         Side::Target => ExitStatus::Target,
     };

@@ -15,7 +15,10 @@ pub use setting::{Origin, Setting};
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use super::args::{Args, Command, ConnectionArgs, CopyArgs, ProgressArgs, VerifyArgs};
 use super::printer::ColorChoice;
@@ -32,6 +35,9 @@ use crate::table::TableName;
 /// The defaults, as they stand in `config/default.toml`.
 pub const DEFAULTS: &str = include_str!("../../../config/default.toml");
 const ENVIRONMENT_PREFIX: &str = "LONGHAUL_";
+
+/// Variables that are read where connections are made, each for its side only.
+const PASSWORD_VARIABLES: [&str; 2] = ["LONGHAUL_SOURCE_PASSWORD", "LONGHAUL_TARGET_PASSWORD"];
 
 /// Every setting, resolved. What has no default and was not given is `None`.
 #[derive(Debug, Clone, Default)]
@@ -103,7 +109,23 @@ impl Settings {
             settings.set_os(setting, &value, Origin::Environment)?;
         }
         settings.take_flags(args);
+        settings.warn_of_typed_passwords();
         Ok(settings)
+    }
+
+    /// What is typed on a command line is seen by every user of the machine: said once, with the ways round it.
+    fn warn_of_typed_passwords(&mut self) {
+        let typed = |setting, secret: &Option<Secret>| {
+            let has_password = secret.as_ref().is_some_and(Secret::has_password);
+            has_password && self.origin(setting) == Some(&Origin::Flag)
+        };
+        if typed(Setting::Source, &self.source) || typed(Setting::Target, &self.target) {
+            let others = PASSWORD_VARIABLES.join(" and ");
+            self.warnings.push(format!(
+                "a password on the command line can be seen by every user of this machine (ps); keep it in ~/.pgpass \
+                 (mode 0600), or in {others}"
+            ));
+        }
     }
 
     fn defaults() -> Result<Self, SettingsError> {
@@ -119,8 +141,22 @@ impl Settings {
             path: path.to_owned(),
             source,
         };
-        let text = std::fs::read_to_string(path).map_err(read)?;
+        let mut file = std::fs::File::open(path).map_err(read)?;
+        let mode = file.metadata().map_err(read)?.mode();
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(read)?;
         for entry in file::entries(path, &text)? {
+            let is_connection = matches!(entry.setting, Setting::Source | Setting::Target);
+            if is_connection
+                && mode & 0o077 != 0
+                && Secret::from_str(&entry.text).is_ok_and(|s| s.has_password())
+            {
+                return Err(SettingsError::OpenToOthers {
+                    setting: entry.setting,
+                    path: path.to_owned(),
+                    line: entry.line,
+                });
+            }
             let origin = Origin::File {
                 path: path.to_owned(),
                 line: entry.line,
@@ -146,6 +182,9 @@ impl Settings {
                 continue;
             };
             if value.is_empty() {
+                continue;
+            }
+            if PASSWORD_VARIABLES.contains(&name) {
                 continue;
             }
             if key == "CONFIG" {
