@@ -26,10 +26,10 @@ mod ledger;
 mod locking;
 #[path = "postgres/modes.rs"]
 mod modes;
-#[path = "postgres/pooled.rs"]
-mod pooled;
 #[path = "postgres/planted.rs"]
 mod planted;
+#[path = "postgres/pooled.rs"]
+mod pooled;
 #[path = "support/pooler.rs"]
 mod pooler;
 #[path = "support/proxy.rs"]
