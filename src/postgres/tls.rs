@@ -14,8 +14,10 @@ use rustls::crypto::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, InconsistentKeys, RootCertStore,
+    SignatureScheme,
 };
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -59,9 +61,10 @@ impl Connector {
             .dangerous()
             .with_custom_certificate_verifier(Arc::clone(&verifier) as _);
         let mut config = match (&settings.certificate, &settings.key) {
-            (Some(certificate), Some(key)) => builder
-                .with_client_auth_cert(read_certificates(certificate)?, read_key(key)?)
-                .map_err(|error| format!("cannot use sslcert: {error}"))?,
+            (Some(certificate), Some(key)) => {
+                let ours = read_ours(certificate, key, &verifier.provider)?;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(ours)))
+            }
             (Some(_), None) => return Err("sslcert is given without sslkey".to_owned()),
             (None, _) => builder.with_no_client_auth(),
         };
@@ -97,6 +100,24 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String
         .map_err(wrong)?
         .collect::<Result<_, _>>()
         .map_err(wrong)
+}
+
+/// Our own certificate with its key.
+fn read_ours(certificate: &Path, key: &Path, provider: &CryptoProvider) -> Result<CertifiedKey, String> {
+    let wrong = |error: rustls::Error| format!("cannot use sslcert {}: {error}", certificate.display());
+    let chain = read_certificates(certificate)?;
+    let key = provider
+        .key_provider
+        .load_private_key(read_key(key)?)
+        .map_err(wrong)?;
+    let is_v1 = chain.first().is_some_and(|own| v1(own).is_some());
+    let ours = CertifiedKey::new(chain, key);
+    match ours.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(ours),
+        // rustls cannot compare it; the server will.
+        Err(_) if is_v1 => Ok(ours),
+        Err(error) => Err(wrong(error)),
+    }
 }
 
 /// A key that others can read is none: as libpq, 0600, or 0640 of root's.
