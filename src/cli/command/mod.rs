@@ -68,6 +68,7 @@ fn unreachable(error: &ConnectError) -> Report {
         ),
         ConnectError::Journal(_) => Some("make room or mend the disk's rights, then run the same command again".to_owned()),
         ConnectError::Silent { pid, .. } => Some(format!("if process {pid} hangs, end it and run its command again")),
+        ConnectError::Directory(error) => Some(error.hint()),
         ConnectError::Lock { .. } | ConnectError::Listen(_) => Some("look at the rights of the state directory".to_owned()),
         ConnectError::Client(_) => None,
     };
