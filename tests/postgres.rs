@@ -28,6 +28,8 @@ mod modes;
 mod proxy;
 #[path = "postgres/replaced.rs"]
 mod replaced;
+#[path = "postgres/rewind.rs"]
+mod rewind;
 #[path = "postgres/servers.rs"]
 mod servers;
 #[path = "postgres/session.rs"]
