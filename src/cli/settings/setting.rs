@@ -24,6 +24,8 @@ pub enum Setting {
     Verify,
     Interval,
     Lookback,
+    Wait,
+    GiveUpAfter,
     Progress,
     LogFormat,
     Color,
@@ -32,7 +34,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Source,
         Self::Target,
         Self::Table,
@@ -46,6 +48,8 @@ impl Setting {
         Self::Verify,
         Self::Interval,
         Self::Lookback,
+        Self::Wait,
+        Self::GiveUpAfter,
         Self::Progress,
         Self::LogFormat,
         Self::Color,
@@ -68,6 +72,8 @@ impl Setting {
             Self::Verify => "verify",
             Self::Interval => "interval",
             Self::Lookback => "lookback",
+            Self::Wait => "wait",
+            Self::GiveUpAfter => "give_up_after",
             Self::Progress => "progress",
             Self::LogFormat => "log_format",
             Self::Color => "color",
