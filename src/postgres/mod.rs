@@ -6,17 +6,25 @@
 //! text. This room knows tables, and nothing of jobs, workflows or terminals.
 
 mod catalog;
+mod certificate;
 mod checksum;
+mod comparison;
 mod connect;
 mod connection_string;
 mod copy;
 pub mod cursor;
 mod error;
+mod frames;
 pub mod identifier;
 pub mod ledger;
 mod look;
+mod message;
 mod passfile;
 mod pool;
+mod pooler;
+mod reach;
+mod require_auth;
+mod resolved;
 pub mod rewind;
 pub mod sample;
 mod server;
@@ -24,6 +32,7 @@ mod service;
 mod throttle;
 mod tls;
 pub mod verify;
+mod words;
 pub mod writers;
 
 pub use catalog::{examine, identify, target_is_empty};

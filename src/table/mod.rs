@@ -18,7 +18,7 @@ pub use batch::{Batch, Fence, Key, KeyRange, Pass};
 pub use finding::{Against, Difference, Findings, TOLD_MAX};
 pub use name::{NameError, TableName};
 pub use plan::{
-    Column, CopyFormat, DatabaseIdentity, Growth, KeyColumn, OnConflict, Plan, PlanDigest, TableSpec,
+    Column, CopyFormat, DatabaseIdentity, Growth, KeyColumn, OnConflict, Order, Plan, PlanDigest, TableSpec,
 };
 pub use position::{Lost, Position};
 pub use tally::Tally;

@@ -358,6 +358,7 @@ fn must_begin_anew(job: &Job, spec: &JobSpec) -> bool {
         || old.on_conflict != spec.on_conflict
         || old.lookback_keys != spec.lookback_keys
         || old.fire_triggers != spec.fire_triggers
+        || old.ledger_owner != spec.ledger_owner
         || old.verify != spec.verify
 }
 

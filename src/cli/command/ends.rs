@@ -137,6 +137,7 @@ fn waited(began: Instant) -> String {
 /// An error of PostgreSQL's before the job starts: the side decides the exit status.
 pub(super) fn of_side(error: &Error) -> Report {
     let status = match error.side() {
+        _ if error.kind() == Kind::InvalidInput => ExitStatus::Usage,
         Side::Source => ExitStatus::Source,
         Side::Target => ExitStatus::Target,
     };
@@ -278,6 +279,7 @@ mod tests {
             },
             on_conflict: OnConflict::Error,
             fire_triggers: false,
+            ledger_owner: None,
             verify: None,
             lookback_keys: None,
             source_database: None,

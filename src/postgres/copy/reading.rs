@@ -22,7 +22,7 @@ impl<'a> Reading<'a> {
         let sql = rows_sql(
             Side::Source,
             copying.plan,
-            &where_range(copying.plan, &copying.batch.range),
+            &where_range(Side::Source, copying.plan, &copying.batch.range),
         );
         Self::begin(copying, &sql).await
     }
@@ -90,5 +90,5 @@ pub(super) fn failed(side: Side, plan: &Plan, error: &tokio_postgres::Error) -> 
         Side::Source => &plan.source,
         Side::Target => &plan.target,
     };
-    Error::query(side, format!("cannot read {side} table {table}"), error)
+    Error::rows(side, format!("cannot read {side} table {table}"), error)
 }

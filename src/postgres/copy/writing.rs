@@ -7,8 +7,9 @@ use super::{Copying, mismatch};
 use crate::failpoint::failpoint;
 use crate::postgres::catalog::digest_sql;
 use crate::postgres::checksum::RowCounter;
-use crate::postgres::connect::text_rows;
-use crate::postgres::cursor::table_of;
+use crate::postgres::comparison::{Strategy, compare};
+use crate::postgres::connect::{TO_USERS_PATH, text_rows, to_our_path};
+use crate::postgres::cursor::{operands, table_of};
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::{quote_identifier, quote_list, quote_literal, quote_table};
 use crate::postgres::ledger;
@@ -75,8 +76,7 @@ impl Writing {
         if taken != counted.rows {
             return Err(mismatch(plan, taken, counted.rows));
         }
-        let sql = format!("{}; COMMIT", copying.entry_sql(counted, 0));
-        copying.run(&sql).await?;
+        copying.run(&copying.end_sql(counted, 0)).await?;
         Ok(0)
     }
 
@@ -110,8 +110,7 @@ impl Writing {
                 error.of_kind(Kind::Transient)
             });
         }
-        let sql = format!("{}; COMMIT", copying.entry_sql(counted, skipped));
-        copying.run(&sql).await?;
+        copying.run(&copying.end_sql(counted, skipped)).await?;
         Ok(skipped)
     }
 }
@@ -144,10 +143,17 @@ pub(super) async fn begin(
         ledger::fence_sql(spec, plan, fence)
     );
     let client = target.client();
+    let to_users_path = async {
+        match plan.target_fires_triggers {
+            true => client.simple_query(TO_USERS_PATH).await.map(drop),
+            false => Ok(()),
+        }
+    };
     // Polled in this order, and so sent in this order.
-    let (opened, digest, sink) = tokio::join!(
+    let (opened, digest, path, sink) = tokio::join!(
         client.simple_query(&opening),
         client.query(&digest, &[]),
+        to_users_path,
         client.copy_in::<_, Bytes>(&copy)
     );
     let opened = opened.map_err(|error| wrong(&error))?;
@@ -155,12 +161,13 @@ pub(super) async fn begin(
     let digest = digest.map_err(|error| wrong(&error))?;
     let digest: Option<&str> = digest.first().and_then(|row| row.get(0));
     ledger::judge_digest(Side::Target, plan, fence, digest)?;
+    path.map_err(|error| wrong(&error))?;
     Ok(Box::pin(sink.map_err(|error| wrong(&error))?))
 }
 
 pub(super) fn failed(plan: &Plan, error: &tokio_postgres::Error) -> Error {
     let what = format!("cannot write to target table {}", plan.target);
-    Error::query(Side::Target, what, error)
+    Error::rows(Side::Target, what, error)
 }
 
 impl Copying<'_> {
@@ -174,7 +181,7 @@ impl Copying<'_> {
             "cannot begin batch {} of target table {}",
             self.batch.number, self.plan.target
         );
-        Error::query(Side::Target, what, error)
+        Error::rows(Side::Target, what, error)
     }
 
     fn not_committed(&self, error: &tokio_postgres::Error) -> Error {
@@ -182,7 +189,7 @@ impl Copying<'_> {
             "cannot commit batch {} of target table {}",
             self.batch.number, self.plan.target
         );
-        Error::query(Side::Target, what, error)
+        Error::rows(Side::Target, what, error)
     }
 
     /// Statements of the target, in the batch's transaction.
@@ -199,8 +206,17 @@ impl Copying<'_> {
         Ok(!text_rows(&found).is_empty())
     }
 
-    /// Writes the ledger entry.
-    pub(super) fn entry_sql(&self, counted: &RowCounter, skipped: u64) -> String {
+    /// Writes the ledger entry, and commits. Triggers that were put off until then run under the path that they rely on.
+    pub(super) fn end_sql(&self, counted: &RowCounter, skipped: u64) -> String {
+        let entry = self.entry_sql(counted, skipped);
+        if self.plan.target_fires_triggers {
+            format!("{}; {entry}; {TO_USERS_PATH}; COMMIT", to_our_path())
+        } else {
+            format!("{entry}; COMMIT")
+        }
+    }
+
+    fn entry_sql(&self, counted: &RowCounter, skipped: u64) -> String {
         let (low, high) = ledger::bounds(&self.batch.range);
         format!(
             "INSERT INTO longhaul.batches ({}) VALUES ({}, {}, {}, {}, {}, {low}, {high}, {}, {}, {}, {}, {})",
@@ -231,14 +247,14 @@ pub(in crate::postgres) fn move_sql(plan: &Plan, on_conflict: OnConflict) -> Str
         // The count sees the table as it was before this statement.
         return format!(
             "WITH written AS ({insert} ON CONFLICT ({key}) DO NOTHING RETURNING 1)
-             SELECT (SELECT count(*) FROM written),
-                    (SELECT count(*) FROM {STAGING} s WHERE EXISTS (SELECT FROM {} WHERE {}))",
+             SELECT (SELECT pg_catalog.count(*) FROM written),
+                    (SELECT pg_catalog.count(*) FROM {STAGING} s WHERE EXISTS (SELECT FROM {} WHERE {}))",
             table_of(Side::Target, plan),
             same_key(plan)
         );
     }
     format!(
-        "WITH written AS ({insert} ON CONFLICT ({key}) DO UPDATE SET {} RETURNING 1) SELECT count(*), 0 FROM written",
+        "WITH written AS ({insert} ON CONFLICT ({key}) DO UPDATE SET {} RETURNING 1) SELECT pg_catalog.count(*), 0 FROM written",
         updates.join(", ")
     )
 }
@@ -255,10 +271,11 @@ fn updates(plan: &Plan) -> Vec<String> {
 
 /// That a row `t` of the target and a row `s` have one key.
 pub(super) fn same_key(plan: &Plan) -> String {
-    let same = plan.key.iter().map(|column| quote_identifier(&column.name));
-    same.map(|column| format!("t.{column} = s.{column}"))
-        .collect::<Vec<_>>()
-        .join(" AND ")
+    let (there, sent) = (
+        operands(Side::Target, plan, "t"),
+        operands(Side::Target, plan, "s"),
+    );
+    compare(Side::Target, &plan.key, Strategy::Equal, &there, &sent)
 }
 
 pub(in crate::postgres) fn column_list(plan: &Plan) -> String {

@@ -3,6 +3,7 @@
 //! Layout 1 had one table a job, its key by name, and no plan. Layout 2 has `longhaul.tables` with the plan, and knows a
 //! range by a hash of where it begins, so that a key may be as long as it likes. What layout 1 did not keep stays null.
 
+use super::trust;
 use crate::postgres::connect::Session;
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::quote_identifier;
@@ -12,6 +13,11 @@ pub const FORMAT: u32 = 2;
 
 /// Serializes creation and upgrade among processes: "longhaul" in ASCII.
 const CREATION_LOCK: i64 = 0x6c6f_6e67_6861_756c;
+
+const SCHEMA: &str = "
+CREATE SCHEMA IF NOT EXISTS longhaul;
+COMMENT ON SCHEMA longhaul IS 'longhaul''s ledger: what each job has copied. Rows here keep rows from coming twice.';
+";
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS longhaul.format (version integer NOT NULL);
@@ -83,9 +89,13 @@ UPDATE longhaul.format SET version = 2;
 
 /// Creates the ledger where it is not there yet, and upgrades one of an earlier layout. Safe to race and to repeat.
 ///
+/// It must belong to this user, to a superuser, or to the role that the operator names: `owner`.
+///
 /// # Errors
-/// `Privilege`, with the SQL that an administrator can run; `Ledger` where a later version wrote it.
-pub async fn ensure(target: &Session) -> Result<()> {
+/// `Privilege`, with the SQL that an administrator can run; `Ledger` where a later version wrote it, or somebody whom
+/// nobody has named.
+pub async fn ensure(target: &Session, owner: Option<&str>) -> Result<()> {
+    trust::check(target, owner).await?;
     let what = "look for the ledger (schema longhaul) on the target";
     let sql = "SELECT pg_catalog.to_regnamespace('longhaul') IS NOT NULL,
                       (SELECT count(*) FROM pg_catalog.pg_class c WHERE c.relkind = 'r' AND c.relname IN ('format', 'jobs', 'batches')
@@ -93,14 +103,14 @@ pub async fn ensure(target: &Session) -> Result<()> {
     let found = target.row(what, sql).await?;
     let field = |number: usize| found.get(number).and_then(Option::as_deref).unwrap_or_default();
     if field(1) != "3" {
-        let schema = if field(0) == "t" {
-            ""
-        } else {
-            "CREATE SCHEMA IF NOT EXISTS longhaul; COMMENT ON SCHEMA longhaul IS
-             'longhaul''s ledger: what each job has copied. Rows here keep rows from coming twice.';"
-        };
         let what = "create the ledger (schema longhaul) on the target";
-        let made = change(target, what, &format!("{schema} {TABLES}")).await;
+        if field(0) != "t" {
+            let made = change(target, what, SCHEMA).await;
+            made.map_err(|error| with_grants(error, field(2)))?;
+            // Somebody else may have been quicker.
+            trust::check(target, owner).await?;
+        }
+        let made = change(target, what, TABLES).await;
         made.map_err(|error| with_grants(error, field(2)))?;
     }
     match version(target).await? {
@@ -154,7 +164,8 @@ fn with_grants(error: Error, user: &str) -> Error {
     }
     let user = quote_identifier(user);
     error.hinted(format!(
-        "an administrator of the target can run: CREATE SCHEMA longhaul AUTHORIZATION {user}; (or, if it is there: \
-         GRANT USAGE, CREATE ON SCHEMA longhaul TO {user};)"
+        "an administrator of the target can run: CREATE SCHEMA longhaul AUTHORIZATION {user}; (or, if it is there and \
+         belongs to another role: GRANT USAGE, CREATE ON SCHEMA longhaul TO {user}; GRANT SELECT, INSERT, UPDATE, DELETE \
+         ON ALL TABLES IN SCHEMA longhaul TO {user}; and you name that role: --ledger-owner ROLE)"
     ))
 }

@@ -9,6 +9,7 @@ mod layout;
 mod seen;
 mod segments;
 mod take_over;
+mod trust;
 
 use super::connect::Session;
 use super::error::{Error, Kind, Result, Side};

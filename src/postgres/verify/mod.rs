@@ -251,12 +251,12 @@ pub async fn checksum_range(
             Side::Source => &plan.source,
             Side::Target => &plan.target,
         };
-        Error::query(side, format!("cannot read {side} table {table}"), &error)
+        Error::rows(side, format!("cannot read {side} table {table}"), &error)
     };
     // Where the target has another order its rows cannot be cut into the source's ranges: all of them, or none.
     let condition = match side {
         Side::Target if !plan.same_order => String::new(),
-        _ => where_range(&plan, range),
+        _ => where_range(side, &plan, range),
     };
     let sql = rows_sql(side, &plan, &condition);
     let lock = lock_sql(&rows_of(side, &plan));
