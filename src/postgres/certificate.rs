@@ -83,7 +83,8 @@ impl Certificate {
             .0
             .iter()
             .flat_map(|name| name.0.iter());
-        let last = attributes.filter(|a| a.oid.to_string() == COMMON_NAME).last()?;
+        let mut names = attributes.filter(|a| a.oid.to_string() == COMMON_NAME);
+        let last = names.next_back()?;
         let textual = [
             Tag::Utf8String,
             Tag::PrintableString,

@@ -7,13 +7,14 @@ use super::connection_string::ConnectionString;
 use super::error::{Error, Kind, Result, Side};
 use super::frames::Watch;
 use super::identifier::quote_literal;
+use super::liveness::{BACKEND, Backend, Watched};
 use super::pooler;
 use super::reach::{self, Reached, no_answer};
 use super::resolved::{Resolved, Surroundings};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
 /// A row as text, one field a column.
@@ -49,6 +50,9 @@ pub struct Session {
     statements_open: AtomicU32,
     prepared: Mutex<HashMap<String, Statement>>,
     watch: Arc<Watch>,
+    backend: Backend,
+    /// Looks after it while somebody waits on it.
+    watcher: Option<tokio::task::AbortHandle>,
     set_up_within: Option<Duration>,
 }
 
@@ -60,12 +64,36 @@ pub struct Session {
 /// `Unreachable`, `Authentication`, `Tls`, `UndefinedObject` (no such database), `InvalidInput`, `Unsupported` (a pooler
 /// that gives the session's server away), or what passes.
 pub async fn connect(connection: &ConnectionString, side: Side, application_name: &str) -> Result<Session> {
+    let mut session = connect_to_ask(connection, side, application_name).await?;
+    let watched = Watched {
+        connection: connection.clone(),
+        side,
+        application_name: application_name.to_owned(),
+        server_version: session.server_version,
+        backend: session.backend.clone(),
+        watch: Arc::clone(&session.watch),
+        task: session.connection.clone(),
+    };
+    session.watcher = Some(tokio::spawn(watched.run()).abort_handle());
+    Ok(session)
+}
+
+/// The same without anybody who looks whether the connection is alive: for one short question.
+pub(super) async fn connect_to_ask(
+    connection: &ConnectionString,
+    side: Side,
+    application_name: &str,
+) -> Result<Session> {
     let resolved = connection.resolve(side, &Surroundings::of_process())?;
-    let reached = reach::reach(&resolved, side, application_name).await?;
-    if !reached.session.set_up_if_direct().await? {
-        pooler::must_keep_its_server(&resolved, &reached, application_name).await?;
-        reached.session.set_up().await?;
-    }
+    let mut reached = reach::reach(&resolved, side, application_name).await?;
+    let backend = match reached.session.set_up_if_direct().await? {
+        Some(backend) => backend,
+        None => {
+            pooler::must_keep_its_server(&resolved, &reached, application_name).await?;
+            reached.session.set_up().await?
+        }
+    };
+    reached.session.backend = backend;
     let Reached { session, .. } = reached;
     session.watch.trust();
     Ok(session)
@@ -95,22 +123,30 @@ impl Session {
             statements_open: AtomicU32::new(0),
             prepared: Mutex::default(),
             watch,
+            backend: Backend::default(),
+            watcher: None,
             set_up_within: resolved.options.connect_timeout,
         }
     }
 
-    async fn set_up(&self) -> Result<()> {
-        let sql = settings_sql(self.side, self.server_version);
-        self.rows_of_set_up(&sql).await.map(drop)
+    async fn set_up(&self) -> Result<Backend> {
+        let settings = settings_sql(self.side, self.server_version);
+        let rows = self.rows_of_set_up(&format!("{settings}; {BACKEND}")).await?;
+        Ok(Backend::of_row(
+            rows.last().map(Vec::as_slice).unwrap_or_default(),
+        ))
     }
 
-    /// Sets the session up, unless a pooler is between us and the server: then nothing is set, and the answer is `false`.
-    async fn set_up_if_direct(&self) -> Result<bool> {
+    /// Sets the session up, unless a pooler is between us and the server: then nothing is set, and the answer is `None`.
+    async fn set_up_if_direct(&self) -> Result<Option<Backend>> {
         let settings = settings_sql(self.side, self.server_version);
-        let sql = format!("{}; {settings}", pooler::only_if_direct(self.watch.backend_pid()));
-        match self.rows_of_set_up(&sql).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.sqlstate() == Some(pooler::NOT_DIRECT) => Ok(false),
+        let direct = pooler::only_if_direct(self.watch.backend_pid());
+        match self
+            .rows_of_set_up(&format!("{direct}; {settings}; {BACKEND}"))
+            .await
+        {
+            Ok(rows) => Ok(rows.last().map(|row| Backend::of_row(row))),
+            Err(error) if error.sqlstate() == Some(pooler::NOT_DIRECT) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -128,16 +164,19 @@ impl Session {
         })
     }
 
-    /// When the server last sent anything on this connection; when it was made, before that.
-    #[must_use]
-    pub fn last_byte_at(&self) -> Instant {
-        self.watch.last_byte_at()
+    /// What its server sends or takes, waited for: a server that is not there any more is noticed. Cancel-safe if the future is.
+    pub(super) async fn awaited<T>(&self, answer: impl Future<Output = T>) -> T {
+        self.watch.pulse().awaited(answer).await
     }
 
-    /// The process that serves it, as the server told at the log-in; behind a pooler, a number that the pooler made up.
-    #[must_use]
-    pub fn backend_pid(&self) -> i32 {
-        self.watch.backend_pid()
+    /// The process that serves it.
+    pub(super) fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// Why we ended the connection, if we did.
+    pub(super) fn ended_because(&self) -> Option<String> {
+        self.watch.refusal().map(|refusal| refusal.words)
     }
 
     /// Host, port and database, for messages.
@@ -205,14 +244,18 @@ impl Session {
         told: fn(Side, String, &tokio_postgres::Error) -> Error,
     ) -> Result<Vec<TextRow>> {
         let open = self.open();
-        let answer = self.client.simple_query(sql).await;
+        let answer = self.awaited(self.client.simple_query(sql)).await;
         let messages = match answer {
             Ok(messages) => messages,
             Err(error) => {
                 if error.as_db_error().is_some() {
                     open.ended();
                 }
-                return Err(told(self.side, format!("cannot {what}"), &error));
+                let error = told(self.side, format!("cannot {what}"), &error);
+                return Err(match self.ended_because() {
+                    Some(words) => error.because(words),
+                    None => error,
+                });
             }
         };
         open.ended();
@@ -251,7 +294,7 @@ impl Session {
         if let Some(statement) = known {
             return Ok(statement);
         }
-        let statement = self.client.prepare(sql).await?;
+        let statement = self.awaited(self.client.prepare(sql)).await?;
         let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         if prepared.len() >= PREPARED_LIMIT {
             prepared.clear();
@@ -263,6 +306,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        if let Some(watcher) = &self.watcher {
+            watcher.abort();
+        }
         if self.is_busy() {
             self.connection.abort();
         }

@@ -6,14 +6,14 @@
 //! beyond a bound is not read; in its place the driver is given an error that says so, and the connection's end.
 
 use super::error::Kind;
+use super::pulse::Pulse;
 use super::require_auth::Exchange;
 use bytes::{BufMut, BytesMut};
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
@@ -44,8 +44,7 @@ pub(super) const REFUSED_SQLSTATE: &str = "LH001";
 /// What is known of a connection beside what the driver tells.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    /// Milliseconds after [`EPOCH`].
-    last_byte_ms: AtomicU64,
+    pulse: Pulse,
     backend_pid: AtomicI32,
     trusted: AtomicBool,
     refusal: Mutex<Option<Refusal>>,
@@ -58,13 +57,15 @@ pub(super) struct Refusal {
     pub words: String,
 }
 
-/// The instant from which milliseconds are counted.
-static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
-
 impl Watch {
-    /// When the server last sent anything; when the connection began, before that.
-    pub(super) fn last_byte_at(&self) -> Instant {
-        *EPOCH + Duration::from_millis(self.last_byte_ms.load(Ordering::Relaxed))
+    /// When bytes moved, and since when somebody waits for some.
+    pub(super) fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+
+    /// Notes why the connection ends.
+    pub(super) fn end_because(&self, kind: Kind, words: String) {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(Refusal { kind, words });
     }
 
     /// The process that the server says is ours; 0 before it says so. A pooler makes one up.
@@ -86,9 +87,7 @@ impl Watch {
     }
 
     fn note(&self) {
-        let now = EPOCH.elapsed().as_millis();
-        self.last_byte_ms
-            .store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.pulse.moved();
     }
 }
 
@@ -191,7 +190,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        if written.is_ready() {
+            self.watch.note();
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -9,13 +9,6 @@ use super::error::{Error, Kind, Result, Side};
 use super::ledger;
 use super::rewind;
 use crate::table::{Growth, OnConflict, Plan, TableSpec, Tally};
-use std::time::{Duration, Instant};
-
-/// How long a server may be silent while it is asked: for longer than a wait for a lock, which ends after a minute.
-const SILENT_FOR: Duration = Duration::from_secs(120);
-
-/// How often that is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What the job is going to do with the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,44 +35,8 @@ pub struct Look {
 /// Looks at both sides.
 ///
 /// # Errors
-/// Each thing that stands in the way, named, with its hint; `Unreachable` where a server falls silent.
+/// Each thing that stands in the way, named, with its hint.
 pub async fn look(source: &Session, target: &Session, spec: &TableSpec, ask: &Ask) -> Result<Look> {
-    let last_byte = |session: &Session| session.is_busy().then(|| session.last_byte_at());
-    tokio::select! {
-        found = look_now(source, target, spec, ask) => found,
-        () = silence(LOOK_EVERY, SILENT_FOR, || last_byte(source)) => Err(fell_silent(source)),
-        () = silence(LOOK_EVERY, SILENT_FOR, || last_byte(target)) => Err(fell_silent(target)),
-    }
-}
-
-/// Ends when a session that is asked something has not sent a byte for so long. `last_byte` is `None` while it is idle.
-async fn silence(every: Duration, bound: Duration, last_byte: impl Fn() -> Option<Instant>) {
-    let mut asked_since = None;
-    loop {
-        tokio::time::sleep(every).await;
-        asked_since =
-            last_byte().map(|last| (last, asked_since.map_or_else(Instant::now, |(_, since)| since)));
-        if asked_since.is_some_and(|(last, since)| last.max(since).elapsed() >= bound) {
-            return;
-        }
-    }
-}
-
-fn fell_silent(session: &Session) -> Error {
-    let words = format!(
-        "the {} at {} has fallen silent",
-        session.side(),
-        session.endpoint()
-    );
-    Error::new(session.side(), Kind::Unreachable, words)
-        .because(format!(
-            "no byte within {} s of what it was asked",
-            SILENT_FOR.as_secs()
-        ))
-        .hinted("look at the server and at the network between; nothing was started")
-}
-
-async fn look_now(source: &Session, target: &Session, spec: &TableSpec, ask: &Ask) -> Result<Look> {
     let plan = examine(source, target, spec).await?;
     if ask.sync && !ask.lookback {
         refuse_sync(&plan)?;
@@ -142,29 +99,4 @@ fn refuse_sync(plan: &Plan) -> Result<()> {
     Err(Error::new(Side::Source, Kind::Unsupported, words).hinted(
         "if new keys are never more than a number of keys below the highest one, say so: --lookback KEYS",
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    const TICK: Duration = Duration::from_millis(10);
-
-    #[tokio::test]
-    async fn only_a_server_that_is_asked_and_says_nothing_is_silent() {
-        let (begun, bound, long) = (Instant::now(), TICK * 10, TICK * 40);
-        silence(TICK, bound, || Some(begun)).await;
-        assert!(begun.elapsed() >= bound, "it has its time from when it is asked");
-        let idle = silence(TICK, bound, || None);
-        assert!(tokio::time::timeout(long, idle).await.is_err());
-        let talking = silence(TICK, bound, || Some(Instant::now()));
-        assert!(tokio::time::timeout(long, talking).await.is_err());
-        // Asked only now and then, and quick to answer: the silence between does not count.
-        let asked = AtomicBool::new(false);
-        let now_and_then = silence(TICK, bound, || {
-            asked.fetch_xor(true, Ordering::Relaxed).then_some(begun)
-        });
-        assert!(tokio::time::timeout(long, now_and_then).await.is_err());
-    }
 }

@@ -1,23 +1,11 @@
-//! Whether a server that is waited for is still there: TCP keeps a connection open for as long as anything answers its
-//! probes, and a balancer answers for a server that it has lost.
+//! Since when somebody has waited for a server without a byte that came or went.
 //!
-//! Somebody waits, and for a while no byte has come or gone: then the server is asked, through another connection, what
-//! became of the session. It may work, or wait for a lock: let it. If it waits for us, or has no such session any more, the
-//! connection is dead: it is cut, and whoever waits on it gets an error that passes.
+//! Waiting is noted only while a future is not ready, so that a row costs nothing that is there already.
 
 use std::future::poll_fn;
-use std::io;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-/// After so long without a byte a server that is waited for is asked about.
-pub(super) const SILENT_FOR: Duration = Duration::from_secs(15);
-/// How long one waits between two looks, and between two questions: a slow line is given the time to move something.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// When bytes moved on a connection, and since when somebody waits for some.
 #[derive(Debug)]
@@ -42,6 +30,11 @@ impl Default for Pulse {
 impl Pulse {
     fn now_ms(&self) -> u64 {
         u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// A byte came or went.
+    pub(super) fn moved(&self) {
+        self.moved_at_ms.store(self.now_ms(), Ordering::Release);
     }
 
     /// How long somebody has waited without a byte; `None` where nobody waits.
@@ -87,50 +80,30 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A connection that notes when bytes move.
-#[derive(Debug)]
-pub(super) struct Pulsing<S> {
-    inner: S,
-    pulse: Arc<Pulse>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl<S> Pulsing<S> {
-    pub(super) fn new(inner: S, pulse: Arc<Pulse>) -> Self {
-        Self { inner, pulse }
-    }
-
-    fn moved(&self) {
-        self.pulse
-            .moved_at_ms
-            .store(self.pulse.now_ms(), Ordering::Release);
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Pulsing<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
-            self.moved();
+    #[tokio::test]
+    async fn silence_counts_from_the_last_byte_while_somebody_waits() {
+        let pulse = Pulse::default();
+        let pause = Duration::from_millis(60);
+        tokio::time::sleep(pause).await;
+        assert_eq!(pulse.silent_for(), None, "nobody waits");
+        pulse.awaited(std::future::ready(())).await;
+        assert_eq!(pulse.silent_for(), None);
+        let waits = pulse.awaited(std::future::pending::<()>());
+        let watches = async {
+            assert!(pulse.silent_for().expect("somebody waits") < pause);
+            tokio::time::sleep(pause).await;
+            assert!(pulse.silent_for().expect("somebody waits") >= pause);
+            pulse.moved();
+            assert!(pulse.silent_for().expect("somebody waits") < pause);
+        };
+        tokio::select! {
+            () = waits => unreachable!("it never ends"),
+            () = watches => {}
         }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Pulsing<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        if polled.is_ready() {
-            self.moved();
-        }
-        polled
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        assert_eq!(pulse.silent_for(), None, "who waited has gone");
     }
 }

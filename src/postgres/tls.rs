@@ -14,8 +14,10 @@ use rustls::crypto::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, InconsistentKeys, RootCertStore,
+    SignatureScheme,
 };
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -59,9 +61,10 @@ impl Connector {
             .dangerous()
             .with_custom_certificate_verifier(Arc::clone(&verifier) as _);
         let mut config = match (&settings.certificate, &settings.key) {
-            (Some(certificate), Some(key)) => builder
-                .with_client_auth_cert(read_certificates(certificate)?, read_key(key)?)
-                .map_err(|error| format!("cannot use sslcert: {error}"))?,
+            (Some(certificate), Some(key)) => {
+                let ours = read_ours(certificate, key, &verifier.provider)?;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(ours)))
+            }
             (Some(_), None) => return Err("sslcert is given without sslkey".to_owned()),
             (None, _) => builder.with_no_client_auth(),
         };
@@ -97,6 +100,24 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String
         .map_err(wrong)?
         .collect::<Result<_, _>>()
         .map_err(wrong)
+}
+
+/// Our own certificate with its key.
+fn read_ours(certificate: &Path, key: &Path, provider: &CryptoProvider) -> Result<CertifiedKey, String> {
+    let wrong = |error: rustls::Error| format!("cannot use sslcert {}: {error}", certificate.display());
+    let chain = read_certificates(certificate)?;
+    let key = provider
+        .key_provider
+        .load_private_key(read_key(key)?)
+        .map_err(wrong)?;
+    let is_v1 = chain.first().is_some_and(|own| v1(own).is_some());
+    let ours = CertifiedKey::new(chain, key);
+    match ours.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(ours),
+        // rustls cannot compare it; the server will.
+        Err(_) if is_v1 => Ok(ours),
+        Err(error) => Err(wrong(error)),
+    }
 }
 
 /// A key that others can read is none: as libpq, 0600, or 0640 of root's.
@@ -312,60 +333,13 @@ pub(super) fn words(
     host: &str,
     roots: Option<&str>,
 ) -> (String, Option<String>) {
-    let certificate = seen.and_then(|der| Certificate::read(der).ok());
-    let day = |time: &UnixTime| {
-        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(time.as_secs());
-        humantime::format_rfc3339_seconds(time).to_string()
-    };
-    use CertificateError as Bad;
     let (words, hint) = match error {
-        rustls::Error::InvalidCertificate(Bad::ExpiredContext { not_after, .. }) => (
-            format!(
-                "the server's certificate, or its issuer's, expired at {}",
-                day(not_after)
-            ),
-            "have it renewed",
-        ),
-        rustls::Error::InvalidCertificate(Bad::Expired) => (
-            "the server's certificate, or its issuer's, has expired".to_owned(),
-            "have it renewed",
-        ),
-        rustls::Error::InvalidCertificate(Bad::NotValidYetContext { not_before, .. }) => (
-            format!("the server's certificate is not valid before {}", day(not_before)),
-            "compare this machine's clock with the server's",
-        ),
-        rustls::Error::InvalidCertificate(Bad::UnknownIssuer) => {
-            let issuer = certificate.map_or("somebody".to_owned(), |certificate| certificate.issuer());
-            (
-                format!(
-                    "the server's certificate was issued by {issuer}, who is not in {}",
-                    roots.unwrap_or("sslrootcert")
-                ),
-                "give the issuer's certificate as sslrootcert (a file), or `sslrootcert=system` for a public one",
-            )
-        }
-        rustls::Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
-            let names = certificate.map_or("another".to_owned(), |certificate| certificate.names());
-            (
-                format!("the server's certificate is for {names}, and not for {host}"),
-                "connect by a name that the certificate has (with hostaddr=ADDRESS beside it, if need be), or accept any \
-                 of the issuer's certificates: sslmode=verify-ca",
-            )
-        }
-        rustls::Error::InvalidCertificate(Bad::Revoked) => (
-            "the server's certificate was revoked".to_owned(),
-            "have the server given another certificate",
-        ),
-        rustls::Error::InvalidCertificate(Bad::UnknownRevocationStatus) => (
-            "no list in sslcrl or sslcrldir is of who issued the server's certificate".to_owned(),
-            "add the issuer's list, or leave sslcrl and sslcrldir out",
-        ),
-        rustls::Error::InvalidCertificate(Bad::ExpiredRevocationListContext { next_update, .. }) => (
-            format!("the list of revoked certificates expired at {}", day(next_update)),
-            "fetch the issuer's latest list into sslcrl",
-        ),
-        rustls::Error::InvalidCertificate(other) => {
-            return (format!("the server's certificate is not accepted: {other}"), None);
+        rustls::Error::InvalidCertificate(error) => {
+            let certificate = seen.and_then(|der| Certificate::read(der).ok());
+            match of_certificate(error, certificate.as_ref(), host, roots) {
+                Some(told) => told,
+                None => return (format!("the server's certificate is not accepted: {error}"), None),
+            }
         }
         rustls::Error::AlertReceived(alert) if is_about_ours(*alert) => (
             format!("the server does not accept our certificate ({alert:?})"),
@@ -381,6 +355,65 @@ pub(super) fn words(
         other => return (other.to_string(), None),
     };
     (words, Some(hint.to_owned()))
+}
+
+fn of_certificate(
+    error: &CertificateError,
+    certificate: Option<&Certificate>,
+    host: &str,
+    roots: Option<&str>,
+) -> Option<(String, &'static str)> {
+    use CertificateError as Bad;
+    let day = |time: &UnixTime| {
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(time.as_secs());
+        humantime::format_rfc3339_seconds(time).to_string()
+    };
+    Some(match error {
+        Bad::ExpiredContext { not_after, .. } => (
+            format!(
+                "the server's certificate, or its issuer's, expired at {}",
+                day(not_after)
+            ),
+            "have it renewed",
+        ),
+        Bad::Expired => (
+            "the server's certificate, or its issuer's, has expired".to_owned(),
+            "have it renewed",
+        ),
+        Bad::NotValidYetContext { not_before, .. } => (
+            format!("the server's certificate is not valid before {}", day(not_before)),
+            "compare this machine's clock with the server's",
+        ),
+        Bad::UnknownIssuer => (
+            format!(
+                "the server's certificate was issued by {}, who is not in {}",
+                certificate.map_or_else(|| "somebody".to_owned(), Certificate::issuer),
+                roots.unwrap_or("sslrootcert")
+            ),
+            "give the issuer's certificate as sslrootcert (a file), or `sslrootcert=system` for a public one",
+        ),
+        Bad::NotValidForName | Bad::NotValidForNameContext { .. } => (
+            format!(
+                "the server's certificate is for {}, and not for {host}",
+                certificate.map_or_else(|| "another".to_owned(), Certificate::names)
+            ),
+            "connect by a name that the certificate has (with hostaddr=ADDRESS beside it, if need be), or accept any of \
+             the issuer's certificates: sslmode=verify-ca",
+        ),
+        Bad::Revoked => (
+            "the server's certificate was revoked".to_owned(),
+            "have the server given another certificate",
+        ),
+        Bad::UnknownRevocationStatus => (
+            "no list in sslcrl or sslcrldir is of who issued the server's certificate".to_owned(),
+            "add the issuer's list, or leave sslcrl and sslcrldir out",
+        ),
+        Bad::ExpiredRevocationListContext { next_update, .. } => (
+            format!("the list of revoked certificates expired at {}", day(next_update)),
+            "fetch the issuer's latest list into sslcrl",
+        ),
+        _ => return None,
+    })
 }
 
 fn is_about_ours(alert: AlertDescription) -> bool {

@@ -67,6 +67,23 @@ fn odd_certificates(directory: &Path) {
     )
     .unwrap();
     sign("elsewhere", "-days 2 -extfile elsewhere.ext");
+    // An authority of version 1, and one of ours by it.
+    openssl(
+        directory,
+        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=old -keyout old.key -out old.csr",
+    );
+    openssl(
+        directory,
+        "x509 -req -in old.csr -signkey old.key -days 2 -out old.crt",
+    );
+    openssl(
+        directory,
+        "x509 -req -in server.csr -CA old.crt -CAkey old.key -CAcreateserial -days 2 -extfile server.ext -out by-old.crt",
+    );
+    openssl(
+        directory,
+        "x509 -req -in client.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -out plain-client.crt",
+    );
     std::fs::write(
         directory.join("ca.conf"),
         "[ca]\ndefault_ca=one\n[one]\ndatabase=index.txt\ncrlnumber=number\ndefault_md=sha256\ndefault_crl_days=2\n\
@@ -124,7 +141,7 @@ fn server_with_tls(directory: &Path) -> ThrowawayServer {
     add("postgresql.conf", "\nssl = on\nssl_ca_file = 'ca.crt'\n");
     add(
         "pg_hba.conf",
-        "hostssl postgres postgres all trust\nhostssl certified postgres all cert\nhost postgres postgres all reject\n",
+        "hostssl all keeper all scram-sha-256\nhostssl postgres postgres all trust\nhostssl certified postgres all cert\nhost postgres postgres all reject\n",
     );
     let port = server.port().to_string();
     let made = Command::new(server.programs().join("createdb"))
@@ -201,6 +218,46 @@ async fn each_sslmode_verifies_what_it_says() {
     let text = |more: &str| {
         format!("host=localhost port={port} user=postgres dbname=postgres sslmode=require {more}")
     };
+    // SCRAM is bound to the TLS channel, and only where the server asks for it.
+    let made = Command::new(server.programs().join("psql"))
+        .args([
+            "-q",
+            "-h",
+            "127.0.0.1",
+            "-U",
+            "postgres",
+            "-p",
+            &port.to_string(),
+            "-c",
+        ])
+        .arg("SET password_encryption = 'scram-sha-256'; CREATE ROLE keeper LOGIN PASSWORD 'kept'")
+        .status();
+    assert!(made.expect("psql").success());
+    for (more, accepted) in [
+        (
+            "user=keeper password=kept channel_binding=require require_auth=scram-sha-256",
+            true,
+        ),
+        ("user=keeper password=kept channel_binding=disable", true),
+        (
+            "user=keeper password=kept channel_binding=require sslmode=disable",
+            false,
+        ),
+        ("user=keeper password=kept require_auth=!scram-sha-256", false),
+        ("channel_binding=require", false),
+        ("require_auth=scram-sha-256", false),
+        ("require_auth=scram-sha-256,none", true),
+    ] {
+        let connected = connect(&text(more).parse().unwrap(), Side::Source, "x").await;
+        match connected {
+            Ok(_) => assert!(accepted, "{more}"),
+            Err(error) => assert!(
+                !accepted && error.kind() == Kind::Authentication,
+                "{more}: {}",
+                error.chain()
+            ),
+        }
+    }
     let certified = |more: &str| text(more).replace("dbname=postgres", "dbname=certified");
     let error = connect(&certified("").parse().unwrap(), Side::Source, "x")
         .await
@@ -260,6 +317,14 @@ async fn certificates_are_taken_as_libpq_takes_them_and_refused_in_words() {
     )
     .await;
 
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let text = format!(
+        "host=localhost port={port} user=postgres dbname=certified sslmode=require sslkey={d}/client.key \
+         sslcert={d}/plain-client.crt"
+    );
+    let connected = connect(&text.parse().unwrap(), Side::Source, "longhaul test").await;
+    connected.unwrap_or_else(|error| panic!("{}", error.chain()));
+
     present(&server, directory.path(), "plain.crt");
     for settings in ["", "ssl_max_protocol_version=TLSv1.2"] {
         tried(&format!("{full} {settings}")).await.unwrap();
@@ -269,6 +334,10 @@ async fn certificates_are_taken_as_libpq_takes_them_and_refused_in_words() {
     }
     refused(&address, "is for localhost, and not for 127.0.0.1").await;
     refused(&unknown, "issued by CN=ca, who is not in").await;
+
+    present(&server, directory.path(), "by-old.crt");
+    tried(&full.replace("ca.crt", "old.crt")).await.unwrap();
+    refused(&full, "issued by CN=old, who is not in").await;
 
     present(&server, directory.path(), "expired.crt");
     refused(&full, "expired at 2020-02-02T00:00:00Z").await;

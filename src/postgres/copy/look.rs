@@ -74,7 +74,8 @@ impl Copying<'_> {
             same_key(plan)
         );
         let asking = self.target.client().simple_query(&sql);
-        let (sent, missing) = tokio::join!(sink.as_mut().finish(), asking);
+        let both = async { tokio::join!(sink.as_mut().finish(), asking) };
+        let (sent, missing) = self.target.awaited(both).await;
         sent.map_err(|error| writing::failed(plan, &error))?;
         let missing = missing.map_err(|error| {
             let what = format!("cannot hold keys against target table {}", plan.target);
@@ -97,10 +98,13 @@ impl Copying<'_> {
         );
         let rows = rows_sql(Side::Source, plan, &where_keys(Side::Source, plan, keys));
         reading.read_on(plan, &rows).await?;
-        let sink = self.target.client().copy_in::<_, bytes::Bytes>(&copy).await;
+        let target = self.target;
+        let sink = target
+            .awaited(target.client().copy_in::<_, bytes::Bytes>(&copy))
+            .await;
         let mut sink = Box::pin(sink.map_err(|error| writing::failed(plan, &error))?);
         let counted = pump(reading.rows(), sink.as_mut(), self).await?;
-        let taken = sink.as_mut().finish().await;
+        let taken = target.awaited(sink.as_mut().finish()).await;
         let taken = taken.map_err(|error| writing::failed(plan, &error))?;
         if taken == counted.rows {
             Ok(counted)

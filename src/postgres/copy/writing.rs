@@ -71,7 +71,7 @@ impl Writing {
     /// What COPY took is seen before the commit, whatever may have kept rows out.
     async fn finish_straight(&mut self, copying: &Copying<'_>, counted: &RowCounter) -> Result<u64> {
         let plan = copying.plan;
-        let taken = self.sink.as_mut().finish().await;
+        let taken = copying.target.awaited(self.sink.as_mut().finish()).await;
         let taken = taken.map_err(|error| failed(plan, &error))?;
         if taken != counted.rows {
             return Err(mismatch(plan, taken, counted.rows));
@@ -85,7 +85,8 @@ impl Writing {
         let plan = copying.plan;
         let moving = move_sql(plan, copying.spec.on_conflict);
         let moving = copying.target.client().simple_query(&moving);
-        let (taken, moved) = tokio::join!(self.sink.as_mut().finish(), moving);
+        let both = async { tokio::join!(self.sink.as_mut().finish(), moving) };
+        let (taken, moved) = copying.target.awaited(both).await;
         let taken = taken.map_err(|error| failed(plan, &error))?;
         let moved = text_rows(&moved.map_err(|error| copying.not_committed(&error))?).pop();
         let number = |column: usize| {
@@ -150,12 +151,15 @@ pub(super) async fn begin(
         }
     };
     // Polled in this order, and so sent in this order.
-    let (opened, digest, path, sink) = tokio::join!(
-        client.simple_query(&opening),
-        client.query(&digest, &[]),
-        to_users_path,
-        client.copy_in::<_, Bytes>(&copy)
-    );
+    let sent = async {
+        tokio::join!(
+            client.simple_query(&opening),
+            client.query(&digest, &[]),
+            to_users_path,
+            client.copy_in::<_, Bytes>(&copy)
+        )
+    };
+    let (opened, digest, path, sink) = target.awaited(sent).await;
     let opened = opened.map_err(|error| wrong(&error))?;
     ledger::judge_fence(spec, fence, text_rows(&opened).pop().as_deref())?;
     let digest = digest.map_err(|error| wrong(&error))?;
@@ -194,7 +198,7 @@ impl Copying<'_> {
 
     /// Statements of the target, in the batch's transaction.
     pub(super) async fn run(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>> {
-        let answer = self.target.client().simple_query(sql).await;
+        let answer = self.target.awaited(self.target.client().simple_query(sql)).await;
         answer.map_err(|error| self.not_committed(&error))
     }
 

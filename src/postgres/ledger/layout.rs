@@ -19,15 +19,10 @@ CREATE SCHEMA IF NOT EXISTS longhaul;
 COMMENT ON SCHEMA longhaul IS 'longhaul''s ledger: what each job has copied. Rows here keep rows from coming twice.';
 ";
 
-const TABLES: &str = "
-CREATE TABLE IF NOT EXISTS longhaul.format (version integer NOT NULL);
-INSERT INTO longhaul.format SELECT 2 WHERE NOT EXISTS (SELECT FROM longhaul.format);
-CREATE TABLE IF NOT EXISTS longhaul.jobs (
-    job text PRIMARY KEY,
-    source_system text,
-    source_database text NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    updated_at timestamptz NOT NULL DEFAULT now());
+/// What layout 2 brought.
+macro_rules! tables {
+    () => {
+        "
 CREATE TABLE IF NOT EXISTS longhaul.tables (
     job text NOT NULL,
     table_name text NOT NULL,
@@ -40,6 +35,23 @@ CREATE TABLE IF NOT EXISTS longhaul.tables (
     settled text[],
     updated_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (job, table_name));
+"
+    };
+}
+
+const TABLES: &str = concat!(
+    "
+CREATE TABLE IF NOT EXISTS longhaul.format (version integer NOT NULL);
+INSERT INTO longhaul.format SELECT 2 WHERE NOT EXISTS (SELECT FROM longhaul.format);
+CREATE TABLE IF NOT EXISTS longhaul.jobs (
+    job text PRIMARY KEY,
+    source_system text,
+    source_database text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now());
+",
+    tables!(),
+    "
 CREATE TABLE IF NOT EXISTS longhaul.batches (
     job text NOT NULL,
     table_name text NOT NULL,
@@ -59,21 +71,14 @@ CREATE UNIQUE INDEX IF NOT EXISTS batches_low ON longhaul.batches (job, table_na
 COMMENT ON COLUMN longhaul.batches.low IS 'the key before the first of the range; {} is the start of the table';
 COMMENT ON COLUMN longhaul.batches.rows IS 'rows that were sent; in passes after the first, those that were missing';
 COMMENT ON COLUMN longhaul.batches.format IS 'the COPY format of which bytes and checksum speak';
-";
+"
+);
 
-const FROM_1: &str = "
-CREATE TABLE longhaul.tables (
-    job text NOT NULL,
-    table_name text NOT NULL,
-    target_table text NOT NULL,
-    key_columns text[] NOT NULL,
-    plan jsonb,
-    target_files text,
-    epoch bigint NOT NULL,
-    runs bigint NOT NULL DEFAULT 1,
-    settled text[],
-    updated_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (job, table_name));
+const FROM_1: &str = concat!(
+    "
+",
+    tables!(),
+    "
 INSERT INTO longhaul.tables (job, table_name, target_table, key_columns, epoch, runs, settled, updated_at)
     SELECT job, source_table, target_table, key_columns, epoch, runs, settled, updated_at FROM longhaul.jobs;
 ALTER TABLE longhaul.jobs DROP COLUMN source_table, DROP COLUMN target_table, DROP COLUMN key_columns,
@@ -85,7 +90,8 @@ ALTER TABLE longhaul.batches ALTER COLUMN low_hash SET NOT NULL;
 DROP INDEX longhaul.batches_low;
 CREATE UNIQUE INDEX batches_low ON longhaul.batches (job, table_name, low_hash) WHERE pass = 0;
 UPDATE longhaul.format SET version = 2;
-";
+"
+);
 
 /// Creates the ledger where it is not there yet, and upgrades one of an earlier layout. Safe to race and to repeat.
 ///

@@ -209,10 +209,13 @@ async fn send(sides: Sides<'_>, keys: &[Key]) -> Result<u64> {
     let open = source.open();
     let sql = rows_sql(Side::Source, plan, &where_keys(Side::Source, plan, keys));
     let lock = lock_sql(&rows_of(Side::Source, plan));
-    let (begun, stream) = tokio::join!(
-        source.client().simple_query(&lock),
-        source.client().copy_out(&sql)
-    );
+    let asked = async {
+        tokio::join!(
+            source.client().simple_query(&lock),
+            source.client().copy_out(&sql)
+        )
+    };
+    let (begun, stream) = source.awaited(asked).await;
     begun.map_err(reading)?;
     let mut stream = pin!(stream.map_err(reading)?);
     let into = format!(
@@ -220,21 +223,18 @@ async fn send(sides: Sides<'_>, keys: &[Key]) -> Result<u64> {
         column_list(plan),
         plan.format.name()
     );
-    let sink = target
-        .client()
-        .copy_in::<_, Bytes>(&into)
-        .await
-        .map_err(writing)?;
-    let mut sink = pin!(sink);
+    let sink = target.awaited(target.client().copy_in::<_, Bytes>(&into)).await;
+    let mut sink = pin!(sink.map_err(writing)?);
     let mut counter = RowCounter::new(plan.format);
-    while let Some(message) = stream.next().await {
+    while let Some(message) = source.awaited(stream.next()).await {
         let message = message.map_err(reading)?;
         counter.add(&message);
         meter.pass(1, message.len() as u64).await;
-        sink.send(message).await.map_err(writing)?;
+        target.awaited(sink.send(message)).await.map_err(writing)?;
     }
-    sink.finish().await.map_err(writing)?;
-    source.client().batch_execute("COMMIT").await.map_err(reading)?;
+    target.awaited(sink.finish()).await.map_err(writing)?;
+    let ended = source.awaited(source.client().batch_execute("COMMIT")).await;
+    ended.map_err(reading)?;
     open.ended();
     Ok(counter.rows)
 }
@@ -250,9 +250,10 @@ async fn read_back(sides: Sides<'_>, range: &KeyRange) -> Result<Tally> {
         )
     };
     let sql = rows_sql(Side::Target, plan, &where_range(Side::Target, plan, range));
-    let mut stream = pin!(target.client().copy_out(&sql).await.map_err(failed)?);
+    let stream = target.awaited(target.client().copy_out(&sql)).await;
+    let mut stream = pin!(stream.map_err(failed)?);
     let mut counter = RowCounter::new(plan.format);
-    while let Some(message) = stream.next().await {
+    while let Some(message) = target.awaited(stream.next()).await {
         counter.add(&message.map_err(failed)?);
     }
     Ok(counter.tally(0))
