@@ -7,6 +7,7 @@ use super::catalog::{check_temporary, examine, target_is_empty};
 use super::connect::Session;
 use super::error::{Error, Kind, Result, Side};
 use super::ledger;
+use super::rewind;
 use crate::table::{Growth, OnConflict, Plan, TableSpec, Tally};
 
 /// What the job is going to do with the table.
@@ -27,6 +28,8 @@ pub struct Look {
     pub plan: Plan,
     /// What the ledger's batches did.
     pub found: Tally,
+    /// Whether the ledger knows the job.
+    pub known: bool,
 }
 
 /// Looks at both sides.
@@ -49,6 +52,7 @@ pub async fn look(source: &Session, target: &Session, spec: &TableSpec, ask: &As
         if !ask.sync {
             ledger::check_source(source, target, spec, &plan).await?;
         }
+        rewind::check(source, target, spec, &plan).await?;
         found
     };
     if found.tally.batches == 0
@@ -71,6 +75,7 @@ pub async fn look(source: &Session, target: &Session, spec: &TableSpec, ask: &As
     Ok(Look {
         plan,
         found: found.tally,
+        known: found.known,
     })
 }
 
