@@ -151,6 +151,7 @@ impl World {
             }
         }
         Position {
+            begun: 0,
             epoch: self.epoch(),
             copied: some(copied),
             beyond,

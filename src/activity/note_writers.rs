@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
 use super::{Activities, failure};
-use crate::postgres::{Error, cursor, ledger, rewind, writers};
+use crate::postgres::{Error, check_sequence, cursor, ledger, rewind, writers};
 use crate::table::{Fence, Key, Noted, TableSpec};
 
 /// What it is asked.
@@ -77,6 +77,9 @@ impl Activities {
         };
         let (epoch, highest) = (fence.epoch, now.key.as_ref());
         rewind::note(&source, &target, table, &plan, epoch, highest, None).await?;
+        if input.lookback_keys.is_none() {
+            check_sequence(&source, &plan).await?;
+        }
         let look_from = match (settled, input.lookback_keys) {
             (Some(settled), Some(keys)) => cursor::key_before(&source, &plan, settled, keys).await?,
             (settled, _) => settled.cloned(),

@@ -60,6 +60,7 @@ impl Activities {
         };
         let table = &input.table;
         let plan = look(&source, &target, table, &ask).await?.plan;
+        ledger::check_rewritten(&target, &source, table, &plan).await?;
         let position = ledger::take_over(&target, &source, table, &plan).await?;
         let lost = match &input.known {
             Some(known) => ledger::lost(&target, table, &plan, known, &position).await?,

@@ -389,6 +389,7 @@ impl CopyTable {
                 .map(|position| position.tally)
                 .or(verifying.map(VerifyState::tally))
                 .unwrap_or_default(),
+            begun: position.map_or(0, |position| position.begun),
             found: at.map(|at| at.found).unwrap_or_default(),
             lost: at.map(|at| at.lost.clone()).unwrap_or_default(),
             prepared_again: at.map_or(0, |at| at.prepared_again),

@@ -252,6 +252,7 @@ mod tests {
         PrepareOutput {
             plan: plan(),
             position: Position {
+                begun: 0,
                 epoch: 3,
                 copied: Some(key("5")),
                 beyond: vec![KeyRange {

@@ -195,6 +195,7 @@ impl Job {
     pub async fn told(&self) -> Option<Position> {
         let progress = self.progress().await?;
         Some(Position {
+            begun: progress.begun,
             copied: progress.copied,
             tally: progress.tally,
             ..Position::default()

@@ -151,8 +151,8 @@ fn checked(name: &JobName, status: &JobStatus) -> String {
         };
     }
     format!(
-        "checked on the target: its ledger has every batch, without a gap, and the table is the one that they were written \
-         to; to read the rows back: longhaul verify {name}"
+        "checked on the target: its ledger has every batch, without a gap, and the table was not emptied, rewritten or made \
+         anew since; to read the rows back: longhaul verify {name}"
     )
 }
 

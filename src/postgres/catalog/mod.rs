@@ -25,6 +25,7 @@ use server::ServerIdentity;
 use table::Relation;
 
 pub(super) use digest::{digest_sql, files_sql};
+pub use growth::check_sequence;
 
 /// How often both catalogs are read before tables that change all the time are left alone for now.
 const ATTEMPTS: u32 = 5;
