@@ -36,7 +36,7 @@ pub mod verify;
 mod words;
 pub mod writers;
 
-pub use catalog::{examine, target_is_empty};
+pub use catalog::{check_repair, examine, examine_to_read, target_is_empty};
 pub use connect::{Session, connect};
 pub use connection_string::ConnectionString;
 pub use copy::copy_batch;

@@ -12,7 +12,7 @@ use super::{Context, refused};
 use crate::connect::Connected;
 use crate::job::status::JobKind;
 use crate::job::{Against, ConnectionName, JobName, JobSpec, Kind, VerifySpec};
-use crate::postgres::{ConnectionString, Side, connect as connect_to};
+use crate::postgres::{ConnectionString, Side, connect as connect_to, examine_to_read};
 use crate::table::Position;
 use crate::worker;
 use crate::workflow::{CopyTable, JobInput};
@@ -38,7 +38,7 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
     };
     spec.validate()?;
     super::super::resources::must_suffice_for(spec.tuning.concurrency)?;
-    reach(&spec, &source, &target).await?;
+    reach(context, &spec, &source, &target).await?;
     let known = jobs::find(&connected.client, spec.name.as_str()).await?;
     let open = match known.filter(Job::is_open) {
         Some(job) if job.spec.verify == spec.verify && job.spec.same_job_as(&spec).is_ok() => Some(job),
@@ -59,9 +59,12 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
         _ => "the receipts of its ledger",
     };
     let begins = if open.is_some() { "goes on" } else { "begins" };
-    let up_to = match &args.job {
-        Some(_) => ", up to what the job has copied",
-        None => "",
+    let up_to = match (&args.job, spec.verify.as_ref().map(|verify| verify.against)) {
+        (None, _) => "",
+        (Some(_), Some(Against::Source)) => {
+            "; beyond the last key that the job has copied, rows that only the source has are not counted"
+        }
+        (Some(_), _) => ", up to what the job has copied",
     };
     context.printer.talk(&format!(
         "verification of {} {begins}: the target is held against {what}{up_to}",
@@ -122,7 +125,7 @@ async fn of_job(
     }
     if job.spec.kind == Kind::Migrate && !job.is_complete() {
         context.printer.warn(&format!(
-            "job {name} is not complete: what it has not copied yet is not looked at"
+            "job {name} is not complete: rows that it has not copied yet are not counted as missing"
         ));
     }
     let given =
@@ -185,25 +188,31 @@ fn name_of(job: &str) -> Result<JobName, Report> {
     Ok(format!("{job}{SUFFIX}").parse::<JobName>()?)
 }
 
-/// Both ends must be reached before the job begins; against receipts the source is not asked.
-async fn reach(spec: &JobSpec, source: &ConnectionString, target: &ConnectionString) -> Result<(), Report> {
+/// Both ends must be reached before the job begins, and what is to be known of the tables is said; against receipts the source
+/// is not asked.
+async fn reach(
+    context: &Context<'_>,
+    spec: &JobSpec,
+    source: &ConnectionString,
+    target: &ConnectionString,
+) -> Result<(), Report> {
     let application = format!("longhaul {}", spec.name);
     let of_side = |error| super::copy::of_side(&error);
-    drop(
-        connect_to(target, Side::Target, &application)
-            .await
-            .map_err(of_side)?,
-    );
+    let there = connect_to(target, Side::Target, &application).await;
+    let there = there.map_err(of_side)?;
     let needs_source = spec
         .verify
         .as_ref()
         .is_some_and(|verify| verify.repair || verify.against == Against::Source);
     if needs_source {
-        drop(
-            connect_to(source, Side::Source, &application)
-                .await
-                .map_err(of_side)?,
-        );
+        let here = connect_to(source, Side::Source, &application).await;
+        let here = here.map_err(of_side)?;
+        // Why the tables cannot be compared, the job itself will say.
+        if let Ok(plan) = examine_to_read(&here, &there, &spec.table_spec()).await {
+            for warning in &plan.warnings {
+                context.printer.warn(warning);
+            }
+        }
     }
     Ok(())
 }
@@ -216,6 +225,22 @@ pub fn ended(
     took: std::time::Duration,
     json: bool,
 ) -> Outcome {
+    tell(context, findings, json)?;
+    context
+        .printer
+        .talk(&report::verdict(&what_is_verified(spec), findings, took));
+    if let Some(failure) = &findings.repair_failure {
+        context.printer.talk(&format!("hint: {}", failure.hint));
+    }
+    Ok(if findings.differences() == 0 {
+        ExitStatus::Done
+    } else {
+        ExitStatus::Failed
+    })
+}
+
+/// What was found, to stdout.
+pub fn tell(context: &Context<'_>, findings: &crate::table::Findings, json: bool) -> Result<(), Report> {
     if json {
         context.printer.json(findings)?;
     } else {
@@ -224,12 +249,5 @@ pub fn ended(
             context.printer.data(text.trim_end())?;
         }
     }
-    context
-        .printer
-        .talk(&report::verdict(&what_is_verified(spec), findings, took));
-    Ok(if findings.differences() == 0 {
-        ExitStatus::Done
-    } else {
-        ExitStatus::Failed
-    })
+    Ok(())
 }

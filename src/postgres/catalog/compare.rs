@@ -276,6 +276,13 @@ pub(super) fn warnings(
             source.name
         ),
     );
+    warn(
+        target.kind == 'r' && target.has_children,
+        format!(
+            "other tables inherit from target table {}: their rows are not looked at, though a SELECT from it gives them too",
+            target.name
+        ),
+    );
     let owner = target.owner_below_us.as_deref();
     warn(
         owner.is_some(),
