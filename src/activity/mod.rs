@@ -18,6 +18,7 @@ mod note_writers;
 mod prepare;
 mod prepare_verify;
 mod verify_range;
+mod verifying;
 
 use std::future::Future;
 use std::num::NonZeroU64;
@@ -31,7 +32,10 @@ use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use tokio::sync::Mutex;
 
 use crate::job::JobSpec;
-use crate::postgres::{ConnectionString, Error, Kind, Lease, Meter, Pool, Side, Throttle, examine, ledger};
+use crate::postgres::{
+    ConnectionString, Error, Kind, Lease, Meter, Pool, Session, Side, Throttle, examine, examine_to_read,
+    ledger,
+};
 use crate::table::{Plan, PlanDigest, TableSpec};
 use attempts::{Attempts, Verdict};
 
@@ -176,7 +180,8 @@ impl Activities {
         ctx: ActivityContext,
         input: PrepareVerifyInput,
     ) -> Result<PrepareVerifyOutput, ActivityError> {
-        self.beating(&ctx, self.do_prepare_verify(input)).await
+        let body = verifying::hinted(self.do_prepare_verify(input));
+        self.beating(&ctx, body).await
     }
 
     /// See `next_range.rs`.
@@ -186,7 +191,8 @@ impl Activities {
         ctx: ActivityContext,
         input: NextRangeInput,
     ) -> Result<NextRangeOutput, ActivityError> {
-        self.beating(&ctx, self.do_next_range(input)).await
+        let body = verifying::hinted(self.do_next_range(input));
+        self.beating(&ctx, body).await
     }
 
     /// See `verify_range.rs`.
@@ -196,7 +202,8 @@ impl Activities {
         ctx: ActivityContext,
         input: VerifyRangeInput,
     ) -> Result<VerifyRangeOutput, ActivityError> {
-        self.beating(&ctx, self.do_verify_range(input)).await
+        let body = verifying::hinted(self.do_verify_range(input));
+        self.beating(&ctx, body).await
     }
 
     /// See `conclude.rs`.
@@ -266,12 +273,34 @@ impl Activities {
     /// # Errors
     /// `TableChanged` where the catalogs say otherwise by now.
     async fn plan(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
+        self.plan_by(digest, async |source, target| {
+            examine(source, target, table).await
+        })
+        .await
+    }
+
+    /// The same for a verification, which needs no right to write.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    async fn plan_to_read(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
+        self.plan_by(digest, async |source, target| {
+            examine_to_read(source, target, table).await
+        })
+        .await
+    }
+
+    async fn plan_by(
+        &self,
+        digest: &PlanDigest,
+        examine: impl AsyncFnOnce(&Session, &Session) -> Result<Plan, Error>,
+    ) -> Result<Arc<Plan>, Error> {
         let mut plan = self.plan.lock().await;
         if let Some(plan) = plan.as_ref().filter(|plan| plan.digest == *digest) {
             return Ok(Arc::clone(plan));
         }
         let (source, target) = self.sessions().await?;
-        let found = examine(&source, &target, table).await?;
+        let found = examine(&source, &target).await?;
         let (side, name) = if found.digest.source != digest.source {
             (Side::Source, &found.source)
         } else if found.digest.target != digest.target {

@@ -37,7 +37,7 @@ pub mod verify;
 mod words;
 pub mod writers;
 
-pub use catalog::{check_sequence, examine, identify, target_is_empty};
+pub use catalog::{check_repair, check_sequence, examine, examine_to_read, identify, target_is_empty};
 pub use connect::{Session, connect};
 pub use connection_string::ConnectionString;
 pub use copy::copy_batch;

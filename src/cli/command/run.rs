@@ -157,8 +157,9 @@ fn checked(name: &JobName, status: &JobStatus) -> String {
 }
 
 /// What the same command does once the cause is mended; `None` where only another one helps, which the failure names.
-fn goes_on(kind: &str) -> Option<&'static str> {
-    match kind {
+fn goes_on(job: Kind, failure: &str) -> Option<&'static str> {
+    match failure {
+        _ if job == Kind::Verify => Some("once the cause is mended, the same command verifies anew"),
         "Different" | "Emptied" | "Incompatible" | "Fenced" | "SourceRewound" => None,
         _ => Some("once the cause is mended, the same command goes on from here"),
     }
@@ -268,6 +269,9 @@ async fn ended(
             Ok(ExitStatus::Failed)
         }
         WorkflowExecutionStatus::Failed => {
+            if let (Kind::Verify, Some(findings)) = (spec.kind, &status.findings) {
+                super::verify::tell(context, findings, json)?;
+            }
             let failure = job.failure().await;
             let status = match &failure {
                 Some(failure) if failure.kind == "SourceRewound" => ExitStatus::Source,
@@ -278,7 +282,7 @@ async fn ended(
                 Some(failure) => report
                     .caused_by(&failure.message)
                     .with_hint(Some(failure.hint).filter(|hint| !hint.is_empty()))
-                    .with_hint(goes_on(&failure.kind).map(str::to_owned)),
+                    .with_hint(goes_on(spec.kind, &failure.kind).map(str::to_owned)),
                 None => report,
             })
         }

@@ -20,12 +20,13 @@ use super::connect::Session;
 use super::cursor::rows_of;
 use super::error::{Error, Kind, Result, Side};
 use super::words::plain;
-use crate::table::{DatabaseIdentity, OnConflict, Plan, PlanDigest, TableName, TableSpec};
+use crate::table::{DatabaseIdentity, KeyColumn, OnConflict, Plan, PlanDigest, TableName, TableSpec};
 use server::ServerIdentity;
 use table::Relation;
 
 pub(super) use digest::{digest_sql, files_sql};
 pub use growth::check_sequence;
+pub use triggers::check_repair;
 
 /// How often both catalogs are read before tables that change all the time are left alone for now.
 const ATTEMPTS: u32 = 5;
@@ -37,6 +38,18 @@ const ATTEMPTS: u32 = 5;
 /// # Errors
 /// The first reason why it cannot be copied, with a hint; or what goes wrong in reading the catalogs.
 pub async fn examine(source: &Session, target: &Session, spec: &TableSpec) -> Result<Plan> {
+    examine_for(source, target, spec, true).await
+}
+
+/// The same for a verification: what would stop or change only what is written is passed over. [`check_repair`] asks for that.
+///
+/// # Errors
+/// As [`examine`].
+pub async fn examine_to_read(source: &Session, target: &Session, spec: &TableSpec) -> Result<Plan> {
+    examine_for(source, target, spec, false).await
+}
+
+async fn examine_for(source: &Session, target: &Session, spec: &TableSpec, writes: bool) -> Result<Plan> {
     let (read, written) = tokio::join!(
         table::resolve(source, &spec.source_table),
         table::resolve(target, &spec.target_table)
@@ -44,7 +57,7 @@ pub async fn examine(source: &Session, target: &Session, spec: &TableSpec) -> Re
     let (read, written) = (read?, written?);
     let mut before = read_state(source, target, &read, &written).await?;
     for _ in 0..ATTEMPTS {
-        let decided = decide(source, target, spec, (&read, &written)).await;
+        let decided = decide(source, target, spec, (&read, &written), writes).await;
         let after = read_state(source, target, &read, &written).await?;
         if before == after {
             return Ok(Plan {
@@ -109,36 +122,31 @@ async fn decide(
     target: &Session,
     spec: &TableSpec,
     (source_name, target_name): (&TableName, &TableName),
+    writes: bool,
 ) -> Result<Plan> {
     let (read, written) = tokio::join!(table::read(source, source_name), table::read(target, target_name));
     let (read, written) = (read?, written?);
     let (from, to) = tokio::join!(server::read_identity(source), server::read_identity(target));
     let (from, to) = (from?, to?);
     check_not_same(&read, &written, &from, &to)?;
-    check_rights(&read, &written, &to, spec.on_conflict)?;
+    check_rights_to_read(&read, &written)?;
+    if writes {
+        check_rights_to_write(&written, &to, spec.on_conflict)?;
+    }
     table::refuse_foreign_partitions(target, &written).await?;
     let columns = compare::columns_to_copy(&read, &written)?;
     compare::check_money(&read, &columns, &from, &to)?;
     let mut key = key::choose(&read, &written)?;
     order::read((source, &read), (target, &written), &mut key).await?;
     key::check_on_target(&written, &columns, &key)?;
-    compare::check_updates(&written, &columns, &key, spec.on_conflict)?;
     let target_key_is_unique = written.unique_indexes_on(&key).next().is_some();
-    if spec.on_conflict != OnConflict::Error && !target_key_is_unique {
-        let names: Vec<_> = key.iter().map(|column| column.name.as_str()).collect();
-        return Err(Error::new(
-            Side::Target,
-            Kind::Unsupported,
-            format!(
-                "target table {} has no unique index on exactly {}",
-                written.name,
-                names.join(", ")
-            ),
-        )
-        .hinted("add that index to the target table: it is how --on-conflict finds the row"));
+    let mut reactions = triggers::Reactions::default();
+    if writes {
+        compare::check_updates(&written, &columns, &key, spec.on_conflict)?;
+        check_unique(&written, &key, spec.on_conflict, target_key_is_unique)?;
+        reactions = triggers::read(target, &written, spec.on_conflict).await?;
+        reactions.check(&written, spec.on_conflict, spec.fire_triggers)?;
     }
-    let reactions = triggers::read(target, &written, spec.on_conflict).await?;
-    reactions.check(&written, spec.on_conflict, spec.fire_triggers)?;
     let mut warnings = reactions.warnings(&written);
     warnings.extend(compare::warnings(&read, &written, &columns, target_key_is_unique));
     Ok(Plan {
@@ -245,27 +253,31 @@ fn lacks(side: Side, right: &str, on: &str) -> Error {
     .hinted(hint)
 }
 
-fn check_rights(
-    read: &Relation,
+/// The target finds the row that is there by a unique index on the key.
+fn check_unique(
     written: &Relation,
-    to: &ServerIdentity,
+    key: &[KeyColumn],
     on_conflict: OnConflict,
+    is_unique: bool,
 ) -> Result<()> {
-    let missing = |side: Side, right: &str, on: String| Err(lacks(side, right, &on));
-    if !read.may_select {
-        return missing(Side::Source, "SELECT", format!("table {}", read.name));
+    if on_conflict == OnConflict::Error || is_unique {
+        return Ok(());
     }
-    if !written.may_select {
-        return missing(Side::Target, "SELECT", format!("table {}", written.name));
-    }
-    if !written.may_insert {
-        return missing(Side::Target, "INSERT", format!("table {}", written.name));
-    }
-    if on_conflict == OnConflict::Update && !written.may_update {
-        return missing(Side::Target, "UPDATE", format!("table {}", written.name));
-    }
-    if on_conflict != OnConflict::Error && !to.may_create_temporary {
-        return missing(Side::Target, "TEMPORARY", format!("database {}", to.database));
+    let names: Vec<_> = key.iter().map(|column| column.name.as_str()).collect();
+    let words = format!(
+        "target table {} has no unique index on exactly {}",
+        written.name,
+        names.join(", ")
+    );
+    Err(Error::new(Side::Target, Kind::Unsupported, words)
+        .hinted("add that index to the target table: it is how --on-conflict finds the row"))
+}
+
+fn check_rights_to_read(read: &Relation, written: &Relation) -> Result<()> {
+    for (relation, side) in [(read, Side::Source), (written, Side::Target)] {
+        if !relation.may_select {
+            return Err(lacks(side, "SELECT", &format!("table {}", relation.name)));
+        }
     }
     for (relation, side) in [(read, Side::Source), (written, Side::Target)] {
         if relation.row_security_hides {
@@ -279,6 +291,20 @@ fn check_rights(
             )
             .hinted("connect as the table's owner or as a role with BYPASSRLS, so that no row is missed"));
         }
+    }
+    Ok(())
+}
+
+fn check_rights_to_write(written: &Relation, to: &ServerIdentity, on_conflict: OnConflict) -> Result<()> {
+    let missing = |right: &str, on: String| Err(lacks(Side::Target, right, &on));
+    if !written.may_insert {
+        return missing("INSERT", format!("table {}", written.name));
+    }
+    if on_conflict == OnConflict::Update && !written.may_update {
+        return missing("UPDATE", format!("table {}", written.name));
+    }
+    if on_conflict != OnConflict::Error && !to.may_create_temporary {
+        return missing("TEMPORARY", format!("database {}", to.database));
     }
     Ok(())
 }
