@@ -33,7 +33,8 @@ use tokio::sync::Mutex;
 
 use crate::job::JobSpec;
 use crate::postgres::{
-    ConnectionString, Error, Kind, Lease, Meter, Pool, Session, Side, Throttle, examine, examine_to_read, ledger,
+    ConnectionString, Error, Kind, Lease, Meter, Pool, Session, Side, Throttle, examine, examine_to_read,
+    ledger,
 };
 use crate::table::{Plan, PlanDigest, TableSpec};
 use attempts::UnknownErrors;

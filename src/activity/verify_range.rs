@@ -93,7 +93,8 @@ impl Activities {
         let mut found = look().await?;
         let mut repaired = 0;
         // More differences than can be named take more than one turn.
-        while input.repair && found.missing + found.changed + found.extra * u64::from(input.delete_extra) > 0 {
+        while input.repair && found.missing + found.changed + found.extra * u64::from(input.delete_extra) > 0
+        {
             let fence = input.fence.as_ref().filter(|_| *walk == Walk::Ledger);
             let right = match verify::repair(sides, table, fence, range, &found, input.delete_extra).await {
                 Ok(right) => right,

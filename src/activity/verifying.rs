@@ -24,7 +24,9 @@ pub(super) fn in_verification(error: Error) -> Error {
     let named: Vec<_> = FLAGS.into_iter().filter(|flag| hint.contains(flag)).collect();
     match named.as_slice() {
         [] => error,
-        [only] => error.hinted(format!("{hint} ({only} is a flag of the migrate or sync that copies the table, not of verify)")),
+        [only] => error.hinted(format!(
+            "{hint} ({only} is a flag of the migrate or sync that copies the table, not of verify)"
+        )),
         several => error.hinted(format!(
             "{hint} ({} are flags of the migrate or sync that copies the table, not of verify)",
             several.join(" and ")
@@ -49,7 +51,9 @@ mod tests {
         ] {
             let error = in_verification(Error::new(Side::Target, kind, "something is wrong"));
             let names = FLAGS.iter().any(|flag| error.hint().contains(flag));
-            let says_whose = error.hint().contains("of the migrate or sync that copies the table");
+            let says_whose = error
+                .hint()
+                .contains("of the migrate or sync that copies the table");
             assert_eq!(names, says_whose, "{kind:?}: {}", error.hint());
         }
         let error = Error::new(Side::Target, Kind::ConflictingRow, "a row is in the way");

@@ -241,7 +241,12 @@ fn lacks(side: Side, right: &str, on: &str) -> Error {
 }
 
 /// The target finds the row that is there by a unique index on the key.
-fn check_unique(written: &Relation, key: &[KeyColumn], on_conflict: OnConflict, is_unique: bool) -> Result<()> {
+fn check_unique(
+    written: &Relation,
+    key: &[KeyColumn],
+    on_conflict: OnConflict,
+    is_unique: bool,
+) -> Result<()> {
     if on_conflict == OnConflict::Error || is_unique {
         return Ok(());
     }

@@ -191,11 +191,7 @@ pub async fn only_on_target(sides: Sides<'_>, range: &KeyRange) -> Result<Findin
 }
 
 /// Drops what does not count; rows that only the source has were not compared then.
-fn pass_over(
-    suspects: &mut Vec<Difference>,
-    counts: impl Fn(&Difference) -> bool,
-    findings: &mut Findings,
-) {
+fn pass_over(suspects: &mut Vec<Difference>, counts: impl Fn(&Difference) -> bool, findings: &mut Findings) {
     let passed = |found: &&Difference| !counts(found) && matches!(found, Difference::Missing { .. });
     findings.not_copied_yet += suspects.iter().filter(passed).count() as u64;
     findings.rows = findings.rows.saturating_sub(findings.not_copied_yet);

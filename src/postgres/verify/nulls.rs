@@ -33,7 +33,10 @@ pub async fn refuse_null_keys(target: &Session, plan: &Plan) -> Result<()> {
     let rows = target
         .rows_locked(&what, &rows_of(Side::Target, plan), &sql)
         .await?;
-    let count = rows.into_iter().next().and_then(|row| row.into_iter().next().flatten());
+    let count = rows
+        .into_iter()
+        .next()
+        .and_then(|row| row.into_iter().next().flatten());
     let words = match count.as_deref() {
         None | Some("0") => return Ok(()),
         Some("1") => "1 row".to_owned(),
@@ -64,7 +67,10 @@ async fn columns_that_can_be_null(target: &Session, plan: &Plan) -> Result<Vec<S
     );
     let what = format!("read the columns of target table {}", plan.target);
     let rows = target.rows(&what, &sql).await?;
-    let found: Vec<_> = rows.into_iter().filter_map(|mut row| row.pop().flatten()).collect();
+    let found: Vec<_> = rows
+        .into_iter()
+        .filter_map(|mut row| row.pop().flatten())
+        .collect();
     let key = plan.key.iter().map(|column| &column.name);
     Ok(key.filter(|name| found.contains(name)).cloned().collect())
 }

@@ -147,9 +147,7 @@ async fn in_transaction(
     target.rows(&what, &stage).await?;
     let sent = send(sides, wanted.keys).await?;
     if !plan.target_key_is_unique {
-        target
-            .rows_of_table(&what, &make_way_sql(plan, &wanted))
-            .await?;
+        target.rows_of_table(&what, &make_way_sql(plan, &wanted)).await?;
     }
     if fires {
         target.rows(&what, TO_USERS_PATH).await?;

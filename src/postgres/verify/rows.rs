@@ -2,7 +2,9 @@
 
 use super::Sides;
 use crate::postgres::connect::Session;
-use crate::postgres::cursor::{key_of, key_outputs_of, quote_column, rows_of, table_of, where_keys, where_range};
+use crate::postgres::cursor::{
+    key_of, key_outputs_of, quote_column, rows_of, table_of, where_keys, where_range,
+};
 use crate::postgres::error::{Result, Side};
 use crate::table::{Difference, Key, KeyRange, Plan};
 use std::collections::BTreeMap;
@@ -94,7 +96,11 @@ async fn read(session: &Session, plan: &Plan, condition: &str) -> Result<(Rows, 
     let (mut by_key, number, mut bytes) = (Rows::new(), rows.len() as u64, 0);
     for mut row in rows {
         let values = row.split_off(plan.key.len().min(row.len()));
-        bytes += values.iter().flatten().map(|value| value.len() as u64).sum::<u64>();
+        bytes += values
+            .iter()
+            .flatten()
+            .map(|value| value.len() as u64)
+            .sum::<u64>();
         let key = key_of(side, plan, row)?;
         by_key.entry(key.0).or_default().push(values);
     }
