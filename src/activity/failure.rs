@@ -1,7 +1,7 @@
 //! What of an error crosses the journal: side, kind, text and hint, as a replay will return it. Also the one retry policy
 //! of all activities, and which errors end it.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use temporalio_sdk::ApplicationFailure;
@@ -33,7 +33,13 @@ pub struct Failure {
     /// replay does must not change with what a later version thinks of that kind.
     #[serde(default)]
     pub prepare_again: bool,
+    /// When the first of a row of failed attempts failed, in milliseconds of Unix time, as far as this worker has seen it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<u64>,
 }
+
+/// The kind of an attempt that ended with its process: nothing is wrong.
+pub const INTERRUPTED: &str = "Interrupted";
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -57,6 +63,7 @@ impl Failure {
             message: error.chain(),
             hint: error.hint().to_owned(),
             prepare_again: error.retry() == Retry::Again,
+            since_ms: None,
         }
     }
 
@@ -79,20 +86,21 @@ impl Failure {
 /// What an activity answers with an error: another attempt, unless the error's kind forbids one.
 ///
 /// `unknown` counts the errors of unknown kind; it is asked for one such error only.
-pub(super) fn refuse(error: &Error, attempt: u32, unknown: impl FnOnce() -> u32) -> (ActivityError, bool) {
-    let failure = Failure::of(error);
+pub(super) fn refuse(
+    error: &Error,
+    since: SystemTime,
+    unknown: impl FnOnce() -> u32,
+) -> (ActivityError, bool) {
     let is_final = match error.retry() {
         Retry::Retry => false,
         Retry::RetryLimited => unknown() >= UNKNOWN_ATTEMPTS,
         Retry::Never | Retry::Again => true,
     };
-    let (side, kind) = (&failure.side, &failure.kind);
-    if error.retry() == Retry::Again {
-        // The job prepares again, and says what became of it.
-        tracing::info!(side, kind, attempt, "{failure}");
-    } else {
-        tracing::warn!(side, kind, attempt, is_final, "{failure}");
-    }
+    let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let failure = Failure {
+        since_ms: u64::try_from(since.as_millis()).ok(),
+        ..Failure::of(error)
+    };
     let answer = ApplicationFailure::builder(failure.clone())
         .type_name(failure.kind.clone())
         .non_retryable(is_final)
@@ -105,10 +113,11 @@ pub(super) fn refuse(error: &Error, attempt: u32, unknown: impl FnOnce() -> u32)
 pub(super) fn interrupted() -> ActivityError {
     let failure = Failure {
         side: "job".to_owned(),
-        kind: "Interrupted".to_owned(),
+        kind: INTERRUPTED.to_owned(),
         message: "the process was interrupted".to_owned(),
         hint: "run the same command again".to_owned(),
         prepare_again: false,
+        since_ms: None,
     };
     let answer = ApplicationFailure::builder(failure.clone())
         .type_name(failure.kind.clone())
@@ -146,7 +155,7 @@ mod tests {
     fn the_kind_alone_says_whether_to_prepare_again() {
         for kind in [Kind::TableChanged, Kind::TargetRewound] {
             assert!(Failure::of(&error(kind)).asks_to_prepare_again(), "{kind:?}");
-            let (_, is_final) = refuse(&error(kind), 1, || unreachable!("it is known"));
+            let (_, is_final) = refuse(&error(kind), UNIX_EPOCH, || unreachable!("it is known"));
             assert!(is_final, "no attempt of this activity can mend it");
         }
         for kind in [Kind::Transient, Kind::Fenced, Kind::Unknown] {
@@ -155,17 +164,17 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_error_is_final_by_its_own_count_whatever_the_attempt() {
-        assert!(!refuse(&error(Kind::Unknown), 60, || 1).1);
-        assert!(refuse(&error(Kind::Unknown), 60, || UNKNOWN_ATTEMPTS).1);
-        assert!(!refuse(&error(Kind::Transient), 60, || unreachable!("it is known")).1);
-        assert!(refuse(&error(Kind::Privilege), 1, || unreachable!("it is known")).1);
+    fn an_unknown_error_is_final_by_its_own_count() {
+        assert!(!refuse(&error(Kind::Unknown), UNIX_EPOCH, || 1).1);
+        assert!(refuse(&error(Kind::Unknown), UNIX_EPOCH, || UNKNOWN_ATTEMPTS).1);
+        assert!(!refuse(&error(Kind::Transient), UNIX_EPOCH, || unreachable!("it is known")).1);
+        assert!(refuse(&error(Kind::Privilege), UNIX_EPOCH, || unreachable!("it is known")).1);
     }
 
     #[test]
     fn a_failure_of_an_earlier_version_stays_readable() {
         let frozen = r#"{"side":"target","kind":"Fenced","message":"m","hint":"h"}"#;
         let failure: Failure = serde_json::from_str(frozen).expect("the first version's form");
-        assert!(!failure.asks_to_prepare_again());
+        assert!(!failure.asks_to_prepare_again() && failure.since_ms.is_none());
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, failure};
+use super::{Activities, failure, step};
 use crate::postgres::{Ask, Error, cursor, ledger, look};
 use crate::table::{Key, Lost, Plan, Position, TableSpec};
 
@@ -58,12 +58,23 @@ impl Activities {
             restart: false,
         };
         let table = &input.table;
+        tracing::info!(
+            "connected: the source is PostgreSQL {}, database {}; the target is PostgreSQL {}, database {}",
+            version(source.server_version()),
+            source.database(),
+            version(target.server_version()),
+            target.database()
+        );
+        step("looking at both tables");
         let plan = look(&source, &target, table, &ask).await?.plan;
+        tracing::info!("plan: {}", in_words(&plan));
+        step("taking the job over on the target");
         let position = ledger::take_over(&target, &source, table, &plan).await?;
         let lost = match &input.known {
             Some(known) => ledger::lost(&target, table, &plan, known, &position).await?,
             None => None,
         };
+        step("finding the highest key on the source");
         let highest = cursor::highest_key(&source, &plan).await?;
         *self.plan.lock().await = Some(Arc::new(plan.clone()));
         Ok(PrepareOutput {
@@ -73,4 +84,25 @@ impl Activities {
             lost,
         })
     }
+}
+
+/// 15.4, of 150004.
+fn version(number: u32) -> String {
+    format!("{}.{}", number / 10_000, number % 10_000)
+}
+
+/// How a table is copied, without a value of it.
+fn in_words(plan: &Plan) -> String {
+    let columns: Vec<_> = plan.key.iter().map(|column| column.name.as_str()).collect();
+    let rows = plan
+        .rows_estimate
+        .map_or("an unknown number of rows".to_owned(), |rows| format!("about {rows} rows"));
+    format!(
+        "{} to {} along ({}), {} columns, {:?} format, {rows}",
+        plan.source,
+        plan.target,
+        columns.join(", "),
+        plan.columns.len(),
+        plan.format
+    )
 }

@@ -199,7 +199,7 @@ pub fn parse_interval(text: &str) -> Result<u64, JobError> {
     Ok(interval_ms)
 }
 
-fn check_interval(interval_ms: u64, text: &str) -> Result<(), JobError> {
+pub(super) fn check_interval(interval_ms: u64, text: &str) -> Result<(), JobError> {
     if (INTERVAL_MS_MIN..=INTERVAL_MS_MAX).contains(&interval_ms) {
         Ok(())
     } else {

@@ -217,7 +217,7 @@ impl<'a> History<'a> {
         }
         let state = self.stage.try_status().map(|status| status["state"].clone());
         let is_open = state.is_some_and(|state| {
-            ["RUNNING", "PAUSED", "SLEEPING"].contains(&state.as_str().unwrap_or_default())
+            ["INTERRUPTED", "PAUSED"].contains(&state.as_str().unwrap_or_default())
         });
         if !is_open {
             self.kind = self.random.pick::<&str>(&KINDS);

@@ -1,12 +1,15 @@
 //! `migrate`, `sync` and `resume`: everything that comes before the first row, then the job in the foreground.
 
-use temporalio_client::{WorkflowSignalOptions, WorkflowStartOptions, WorkflowTerminateOptions};
+use temporalio_client::{
+    WorkflowExecutionStatus, WorkflowSignalOptions, WorkflowStartOptions, WorkflowTerminateOptions,
+};
 
 use super::super::args::{CopyArgs, ResumeArgs};
 use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
 use super::inspect::unknown;
 use super::jobs::{self, Job};
+use super::kept;
 use super::run::{self, Ready};
 use super::{Context, refused, unreachable};
 use crate::connect::{self, ConnectError, Connected, Place};
@@ -16,6 +19,7 @@ use crate::postgres::{
     Ask, ConnectionString, Error, Kind, Look, Retry, Session, Side, connect as connect_to, ledger, look,
 };
 use crate::service::Mode;
+use crate::table::{Position, Tally};
 use crate::worker;
 use crate::workflow::{CopyTable, JobInput};
 
@@ -67,7 +71,7 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
         return unpause(context, &connected, &job, pid).await;
     }
     let spec = job.spec.clone();
-    let is_done = job.status == temporalio_client::WorkflowExecutionStatus::Completed;
+    let is_done = job.status == WorkflowExecutionStatus::Completed;
     if is_done {
         context.printer.talk(&format!(
             "job {} has ended, complete: there is nothing to resume (its own command looks whether the target still has it)",
@@ -224,7 +228,6 @@ async fn begin(
     for warning in &found.plan.warnings {
         context.printer.warn(warning);
     }
-    let was_complete = known.as_ref().is_some_and(Job::is_complete);
     let mut known = known;
     let open = known.take_if(|job| job.is_open() && !restart && !must_begin_anew(job, &spec));
     let before = known;
@@ -247,34 +250,80 @@ async fn begin(
             .await
             .map_err(|error| of_side(&error))?;
     }
-    say_where_it_begins(context, &spec, &found, open.is_some(), was_complete && !restart);
     drop((source, target));
     let activities = worker::activities(&spec, ends.source, ends.target);
     let ready = Ready::start(&connected, &spec.name, activities)?;
-    let change = context.settings.tuning_change();
+    if open.is_some() {
+        ready.hold_back();
+    }
+    // Asked of the worker that has just begun: of an open job, and of one that has ended.
+    let current = match open.as_ref().or(before.as_ref()).filter(|_| !restart) {
+        Some(job) => job.progress().await,
+        None => None,
+    };
+    let is_paused = current.as_ref().is_some_and(|it| it.paused) && open.is_some();
+    let begins = match (&open, &before) {
+        (Some(_), _) if is_paused => Begins::Paused,
+        (Some(_), _) => Begins::GoesOn,
+        (None, Some(job)) if !restart => Begins::Again(job.status),
+        (None, _) => Begins::First,
+    };
+    say_where_it_begins(context, &spec, &found, &begins);
+    let given = given_tuning(context, &spec);
+    let mut spec = spec;
+    // A job that has completed is over, and so is what it was tuned to.
+    let is_over = matches!(begins, Begins::Again(WorkflowExecutionStatus::Completed));
+    let current_spec = current.as_ref().filter(|_| !is_over).map(|it| &it.spec);
+    let kept = current_spec.map(|current| kept::keep(current, &mut spec, &given));
+    if let Some(kept) = kept.filter(|kept| !kept.is_empty()) {
+        context
+            .printer
+            .talk(&format!("it works with {}", kept.join(", ")));
+    }
+    ready.limit(&spec.tuning);
     match open {
-        Some(job) => apply_tuning(&job, change).await?,
+        Some(job) => apply_tuning(&job, given).await?,
         None => {
-            let options =
-                WorkflowStartOptions::new(worker::task_queue(&spec.name), spec.name.to_string()).build();
-            let input = JobInput {
-                spec: spec.clone(),
-                paused: false,
-                state: None,
-                verifying: None,
-                known: match &before {
-                    Some(job) if !restart => job.told().await,
-                    _ => None,
-                },
-            };
-            let started = connected
-                .client
-                .start_workflow(CopyTable::run, input, options)
-                .await;
-            started.map_err(|error| refused(&error))?;
+            let known = current.map(jobs::told_by).filter(|_| !restart);
+            let found = Some(found.found).filter(|found| !restart && found.batches > 0);
+            start(&connected, &spec, known, found).await?;
         }
     }
     run::to_the_end(context, connected, &spec, ready, false).await
+}
+
+/// Starts a run of the job's workflow.
+async fn start(
+    connected: &Connected,
+    spec: &JobSpec,
+    known: Option<Position>,
+    found: Option<Tally>,
+) -> Result<(), Report> {
+    let options = WorkflowStartOptions::new(worker::task_queue(&spec.name), spec.name.to_string()).build();
+    let input = JobInput {
+        spec: spec.clone(),
+        paused: false,
+        state: None,
+        verifying: None,
+        known,
+        found,
+    };
+    let started = connected
+        .client
+        .start_workflow(CopyTable::run, input, options)
+        .await;
+    started.map(drop).map_err(|error| refused(&error))
+}
+
+/// The tuning that was given by flag, environment or job file; an interval only to a sync.
+pub(super) fn given_tuning(context: &Context<'_>, spec: &JobSpec) -> TuningChange {
+    let given = context.settings.tuning_change();
+    TuningChange {
+        interval_ms: given
+            .interval_ms
+            .filter(|_| spec.kind.label() == JobKind::Sync),
+        ..given
+    }
 }
 
 async fn sessions(spec: &JobSpec, ends: &Ends) -> Result<(Session, Session), Report> {
@@ -318,13 +367,14 @@ pub(super) fn of_side(error: &Error) -> Report {
 fn must_begin_anew(job: &Job, spec: &JobSpec) -> bool {
     let old = &job.spec;
     job.is_earlier()
-        || old.kind != spec.kind
+        || old.kind.label() != spec.kind.label()
         || old.on_conflict != spec.on_conflict
         || old.lookback_keys != spec.lookback_keys
         || old.fire_triggers != spec.fire_triggers
         || old.verify != spec.verify
 }
 
+/// Tells an open job what was given now; the rest stays as it has it.
 pub(super) async fn apply_tuning(job: &Job, change: TuningChange) -> Result<(), Report> {
     if change.is_empty() {
         return Ok(());
@@ -336,29 +386,42 @@ pub(super) async fn apply_tuning(job: &Job, change: TuningChange) -> Result<(), 
     tuned.map(drop).map_err(|error| refused(&error))
 }
 
-fn say_where_it_begins(
-    context: &Context<'_>,
-    spec: &JobSpec,
-    found: &Look,
-    is_open: bool,
-    was_complete: bool,
-) {
+/// What a command that is given begins with.
+enum Begins {
+    /// An open job, which goes on.
+    GoesOn,
+    /// An open job that the operator has paused, and that stays so.
+    Paused,
+    /// A job that has ended that way.
+    Again(WorkflowExecutionStatus),
+    /// A job that nobody knows, but perhaps the ledger.
+    First,
+}
+
+fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, found: &Look, begins: &Begins) {
     let count = crate::observe::figures::count;
     let place = format!("{} -> {}", found.plan.source, found.plan.target);
     let (rows, batches) = (count(found.found.rows), count(found.found.batches));
     let name = &spec.name;
-    let words = if is_open {
-        format!("job {name} goes on: {place}")
-    } else if found.found.batches == 0 {
-        format!("job {name} begins: {place}")
-    } else if was_complete {
-        format!(
+    let from = match found.found.batches {
+        0 => "begins".to_owned(),
+        _ => format!("goes on from the ledger found on the target ({rows} rows in {batches} batches)"),
+    };
+    let words = match begins {
+        Begins::GoesOn => format!("job {name} goes on: {place}"),
+        Begins::Paused => {
+            format!("job {name} is paused, and stays so until: longhaul resume {name}   ({place})")
+        }
+        Begins::Again(WorkflowExecutionStatus::Completed) if found.found.batches > 0 => format!(
             "job {name} was complete, with {rows} rows in {batches} batches: looking whether it still is, and for new keys: {place}"
-        )
-    } else {
-        format!(
-            "job {name} goes on from the ledger found on the target ({rows} rows in {batches} batches): {place}"
-        )
+        ),
+        Begins::Again(WorkflowExecutionStatus::Canceled) => {
+            format!("job {name} was canceled, and is run again: it {from}: {place}")
+        }
+        Begins::Again(WorkflowExecutionStatus::Failed) => {
+            format!("job {name} had failed, and is run again: it {from}: {place}")
+        }
+        Begins::Again(_) | Begins::First => format!("job {name} {from}: {place}"),
     };
     context.printer.talk(&words);
 }

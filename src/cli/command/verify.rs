@@ -69,7 +69,7 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
     let activities = worker::activities(&spec, source, target);
     let ready = Ready::start(&connected, &spec.name, activities)?;
     match open {
-        Some(job) => super::copy::apply_tuning(&job, context.settings.tuning_change()).await?,
+        Some(job) => super::copy::apply_tuning(&job, super::copy::given_tuning(context, &spec)).await?,
         None => {
             let options =
                 WorkflowStartOptions::new(worker::task_queue(&spec.name), spec.name.to_string()).build();
@@ -79,6 +79,7 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
                 state: None,
                 verifying: None,
                 known: was_told,
+                found: None,
             };
             let started = connected
                 .client
