@@ -167,8 +167,18 @@ mod tests {
     fn an_unknown_error_is_final_by_its_own_count() {
         assert!(!refuse(&error(Kind::Unknown), UNIX_EPOCH, || 1).1);
         assert!(refuse(&error(Kind::Unknown), UNIX_EPOCH, || UNKNOWN_ATTEMPTS).1);
-        assert!(!refuse(&error(Kind::Transient), UNIX_EPOCH, || unreachable!("it is known")).1);
-        assert!(refuse(&error(Kind::Privilege), UNIX_EPOCH, || unreachable!("it is known")).1);
+        assert!(
+            !refuse(&error(Kind::Transient), UNIX_EPOCH, || unreachable!(
+                "it is known"
+            ))
+            .1
+        );
+        assert!(
+            refuse(&error(Kind::Privilege), UNIX_EPOCH, || unreachable!(
+                "it is known"
+            ))
+            .1
+        );
     }
 
     #[test]

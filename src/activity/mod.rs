@@ -231,7 +231,7 @@ impl Activities {
             Err(_) => {
                 let (run, activity) = activity_id(ctx);
                 self.unknown_errors.forget(run, activity);
-            self.failing_since.forget(run, activity);
+                self.failing_since.forget(run, activity);
                 Err(ActivityError::cancelled())
             }
         }

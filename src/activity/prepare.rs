@@ -58,13 +58,6 @@ impl Activities {
             restart: false,
         };
         let table = &input.table;
-        tracing::info!(
-            "connected: the source is PostgreSQL {}, database {}; the target is PostgreSQL {}, database {}",
-            version(source.server_version()),
-            source.database(),
-            version(target.server_version()),
-            target.database()
-        );
         step("looking at both tables");
         let plan = look(&source, &target, table, &ask).await?.plan;
         tracing::info!("plan: {}", in_words(&plan));
@@ -86,17 +79,14 @@ impl Activities {
     }
 }
 
-/// 15.4, of 150004.
-fn version(number: u32) -> String {
-    format!("{}.{}", number / 10_000, number % 10_000)
-}
-
 /// How a table is copied, without a value of it.
 fn in_words(plan: &Plan) -> String {
     let columns: Vec<_> = plan.key.iter().map(|column| column.name.as_str()).collect();
     let rows = plan
         .rows_estimate
-        .map_or("an unknown number of rows".to_owned(), |rows| format!("about {rows} rows"));
+        .map_or("an unknown number of rows".to_owned(), |rows| {
+            format!("about {rows} rows")
+        });
     format!(
         "{} to {} along ({}), {} columns, {:?} format, {rows}",
         plan.source,

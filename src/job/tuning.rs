@@ -239,9 +239,7 @@ mod tests {
             interval_ms: Some(30_000),
             ..TuningChange::default()
         };
-        let sync = Kind::Sync {
-            interval_ms: 600_000,
-        };
+        let sync = Kind::Sync { interval_ms: 600_000 };
         assert_eq!(change.validate_for(sync), Ok(()));
         assert_eq!(change.validate_for(Kind::Migrate), Err(JobError::NoInterval));
         let too_short = TuningChange {

@@ -17,7 +17,7 @@ const LIMITED_SECONDS: u64 = 5;
 /// Speed is measured over so many milliseconds: enough to even out batches, and a server that has stopped is seen soon.
 const WINDOW_MS: u64 = 12_000;
 /// Over a shorter time a rate says more about the batch than about the speed.
-const SPAN_SECONDS_MIN: f64 = 0.5;
+const SPAN_MS_MIN: u64 = 500;
 /// So many batches are kept for it: more come back in that time where batches are tiny, and then it is shorter.
 const SAMPLES: usize = 128;
 
@@ -47,8 +47,11 @@ pub fn look_rows(tuning: &Tuning, row_bytes: Option<u64>) -> u64 {
 /// It is what everybody who shows a speed computes it from, so that there is one: a bar, a status, a line of JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Pace {
-    /// When the stretch began, or what was before was forgotten; milliseconds of Unix time.
+    /// When the stretch began, in milliseconds of Unix time.
     pub since_ms: u64,
+    /// What came back before this is forgotten; 0 where nothing is.
+    #[serde(default)]
+    pub forgotten_ms: u64,
     /// The last batches, in the order in which they came back.
     pub moved: VecDeque<Moved>,
 }
@@ -70,7 +73,7 @@ impl Pace {
     /// A stretch of copying begins: what was before does not count.
     pub(super) fn begin(&mut self, now_ms: u64) {
         self.moved.clear();
-        self.since_ms = now_ms;
+        (self.since_ms, self.forgotten_ms) = (now_ms, 0);
     }
 
     /// A batch came back.
@@ -78,7 +81,7 @@ impl Pace {
         self.moved.push_back(moved);
         while self.moved.len() > SAMPLES {
             let forgotten = self.moved.pop_front();
-            self.since_ms = forgotten.map_or(0, |it| it.ended_ms).max(self.since_ms);
+            self.forgotten_ms = forgotten.map_or(0, |it| it.ended_ms).max(self.forgotten_ms);
         }
     }
 
@@ -87,9 +90,12 @@ impl Pace {
     /// A batch is taken to have moved evenly while it lasted, so that one of a minute counts as one of a second does.
     #[must_use]
     pub fn speed(&self, in_flight: &[Moved], now_ms: u64) -> Option<(f64, f64)> {
-        let from_ms = now_ms.saturating_sub(WINDOW_MS).max(self.since_ms);
+        let from_ms = now_ms
+            .saturating_sub(WINDOW_MS)
+            .max(self.since_ms)
+            .max(self.forgotten_ms);
         let seconds = now_ms.saturating_sub(from_ms) as f64 / 1000.0;
-        if seconds < SPAN_SECONDS_MIN {
+        if now_ms.saturating_sub(self.since_ms) < SPAN_MS_MIN || seconds <= 0.0 {
             return None;
         }
         let (mut rows, mut bytes) = (0.0, 0.0);
@@ -149,7 +155,11 @@ mod tests {
         for second in 12..100 {
             pace.add(moved(second * 1000, (second + 1) * 1000, 50));
         }
-        assert_eq!(pace.speed(&[], 100_000), Some((50.0, 500.0)), "old ones do not count");
+        assert_eq!(
+            pace.speed(&[], 100_000),
+            Some((50.0, 500.0)),
+            "old ones do not count"
+        );
         assert_eq!(
             pace.speed(&[], 106_000),
             Some((25.0, 250.0)),
@@ -182,7 +192,7 @@ mod tests {
         }
         assert_eq!(pace.moved.len(), SAMPLES);
         let speed = pace.speed(&[], 10_000).expect("a speed").0;
-        assert!((speed - 1000.0).abs() < 1.0, "{speed}");
+        assert!((speed - 1000.0).abs() < 10.0, "{speed}");
     }
 
     #[test]

@@ -138,6 +138,7 @@ impl CopyTable {
                 "see which rows, and put them right: longhaul verify {name} --against source [--repair]"
             ),
             prepare_again: false,
+            since_ms: None,
         };
         let answer = ApplicationFailure::builder(failure.clone())
             .type_name(failure.kind.clone())

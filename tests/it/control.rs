@@ -69,13 +69,17 @@ fn a_running_job_is_seen_paused_tuned_and_resumed_from_a_second_process() {
     assert_eq!(listed[0]["job"], JOB);
     assert!(event_types(&stage)[0].ends_with("WORKFLOW_EXECUTION_STARTED"));
 
-    stage
-        .run(&["pause", JOB, "--wait"])
-        .assert_code(0)
-        .assert_said(&["in flight end", &format!("job {JOB} is paused; go on with: longhaul resume {JOB}")]);
+    stage.run(&["pause", JOB, "--wait"]).assert_code(0).assert_said(&[
+        "in flight end",
+        &format!("job {JOB} is paused; go on with: longhaul resume {JOB}"),
+    ]);
     let status = stage.status();
     assert_eq!(
-        (&status["state"], &status["draining"], status["pending_activities"].as_array().map(Vec::len)),
+        (
+            &status["state"],
+            &status["draining"],
+            status["pending_activities"].as_array().map(Vec::len)
+        ),
         (&"PAUSED".into(), &0.into(), Some(0)),
         "it returns when nothing is in flight"
     );
@@ -224,7 +228,11 @@ fn a_job_that_nobody_runs_can_be_asked_paused_and_then_resumed_here() {
         (&"INTERRUPTED".into(), &Value::Null)
     );
     assert!(status["tables"][0]["rows_done"].as_u64().unwrap() > 0, "{status}");
-    assert_eq!(status["tables"][0]["rows_per_second"], Value::Null, "nothing moves");
+    assert_eq!(
+        status["tables"][0]["rows_per_second"],
+        Value::Null,
+        "nothing moves"
+    );
     let text = stage.run(&["status"]).assert_code(0).stdout;
     assert!(text.contains("interrupted, no process runs it"), "{text}");
     assert!(text.contains("batch rows 500, max rate 1500KB/s"), "{text}");

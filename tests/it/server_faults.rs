@@ -45,7 +45,10 @@ fn a_job_outlives_the_crashes_of_both_servers_by_itself() {
         assert!(!failure.is_empty());
         let status = stage.until_state("RETRYING");
         let (retrying, table) = (&status["retrying"], &status["tables"][0]);
-        assert!(retrying["attempt"].as_u64() > Some(1) && retrying["since"].is_string(), "{status}");
+        assert!(
+            retrying["attempt"].as_u64() > Some(1) && retrying["since"].is_string(),
+            "{status}"
+        );
         assert_eq!(
             (&table["rows_per_second"], &table["eta_seconds"]),
             (&Value::Null, &Value::Null),
@@ -62,7 +65,10 @@ fn a_job_outlives_the_crashes_of_both_servers_by_itself() {
     // The warnings of one outage are one, and none comes from inside.
     let warnings = said.matches("warning: ").count();
     assert!((1..=6).contains(&warnings), "{said}");
-    assert!(said.contains("reached again after") || said.contains("over after"), "{said}");
+    assert!(
+        said.contains("reached again after") || said.contains("over after"),
+        "{said}"
+    );
     for inside in ["longhaul::", "is_final", " WARN "] {
         assert!(!said.contains(inside), "{inside} is in: {said}");
     }
@@ -77,7 +83,7 @@ fn a_limit_that_is_tuned_in_an_outage_holds_for_the_batches_that_are_tried_again
         ..ServerOptions::default()
     };
     let target = ThrowawayServer::start(&options).unwrap();
-    let stage = Stage::on(pair().0, &target, 60_000);
+    let stage = Stage::on(&pair().0, &target, 60_000);
     let process = stage.begin(&mut stage.migrate(&["--batch-rows", "1000", "--max-rate", "2MB/s"]));
     stage.until_rows(0);
     target.stop(StopMode::Immediate).unwrap();
@@ -86,7 +92,9 @@ fn a_limit_that_is_tuned_in_an_outage_holds_for_the_batches_that_are_tried_again
     target.restart().unwrap();
     let bytes = || stage.status()["tables"][0]["bytes_done"].as_u64().unwrap();
     let before = bytes();
-    until("a batch that was tried again", || (bytes() > before).then_some(()));
+    until("a batch that was tried again", || {
+        (bytes() > before).then_some(())
+    });
     let (from, began) = (bytes(), Instant::now());
     std::thread::sleep(Duration::from_secs(4));
     let moved = bytes() - from;

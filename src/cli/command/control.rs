@@ -100,7 +100,9 @@ pub async fn pause(context: &Context<'_>, name: &str, wait: bool) -> Outcome {
     let talk = |words: String| context.printer.talk(&words);
     let goes_on = format!("go on with: longhaul resume {name}");
     if !is_live {
-        talk(format!("job {name} is paused (no process runs it now); {goes_on}"));
+        talk(format!(
+            "job {name} is paused (no process runs it now); {goes_on}"
+        ));
         return Ok(ExitStatus::Done);
     }
     let mut status = look(context, name).await?;

@@ -319,9 +319,7 @@ async fn start(
 pub(super) fn given_tuning(context: &Context<'_>, spec: &JobSpec) -> TuningChange {
     let given = context.settings.tuning_change();
     TuningChange {
-        interval_ms: given
-            .interval_ms
-            .filter(|_| spec.kind.label() == JobKind::Sync),
+        interval_ms: given.interval_ms.filter(|_| spec.kind.label() == JobKind::Sync),
         ..given
     }
 }
@@ -334,6 +332,16 @@ async fn sessions(spec: &JobSpec, ends: &Ends) -> Result<(Session, Session), Rep
     let target = connect_to(&ends.target, Side::Target, &application)
         .await
         .map_err(|error| of_side(&error))?;
+    for session in [&source, &target] {
+        let version = session.server_version();
+        tracing::info!(
+            "connected to the {}: PostgreSQL {}.{}, database {}",
+            session.side(),
+            version / 10_000,
+            version % 10_000,
+            session.database()
+        );
+    }
     Ok((source, target))
 }
 

@@ -92,7 +92,11 @@ mod tests {
         assert_eq!(asked, current);
         assert_eq!(
             words,
-            ["concurrency 8 as before", "max rate 2MB/s as before", "interval 30s as before"]
+            [
+                "concurrency 8 as before",
+                "max rate 2MB/s as before",
+                "interval 30s as before"
+            ]
         );
         let mut asked = job(4, Some(8_000_000), 600_000);
         let given = TuningChange {

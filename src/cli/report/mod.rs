@@ -14,7 +14,7 @@ pub use history::{HistoryRow, history};
 pub use list::list;
 pub use status::status;
 #[cfg(test)]
-pub use status::tests as status_tests;
+pub(crate) use status::tests as status_tests;
 
 use std::error::Error;
 

@@ -30,14 +30,21 @@ fn status_at(job: &JobStatus, now: SystemTime) -> String {
             .map_or(String::new(), |time| format!(", ended {}", second(time)));
         lines.push(format!("started {}{closed}", second(time)));
     }
-    if let (true, Some(time)) = (job.state.is_open(), &job.next_run_at) {
+    // What sleeps has said it already.
+    let is_to_say = job.state.is_open() && job.state != JobState::Sleeping;
+    if let (true, Some(time)) = (is_to_say, &job.next_run_at) {
         let what = match job.phase.as_deref() {
             Some("preparing") => "looks at both tables again",
             _ => "next round",
         };
         lines.push(format!("{what} {}", second(time)));
     }
-    lines.extend(job.pending_activities.iter().filter_map(|it| waiting(it, now)));
+    let told = job.retrying.as_ref().map(|it| &it.last_failure);
+    let others = job
+        .pending_activities
+        .iter()
+        .filter(|it| told.is_none() || it.last_failure.as_ref() != told);
+    lines.extend(others.filter_map(|it| waiting(it, now)));
     // What is tried again has said why already.
     if let (None, Some(failure)) = (&job.retrying, &job.last_failure) {
         lines.push(format!("last error: {}", failure.replace('\n', " ")));
@@ -65,7 +72,12 @@ fn headline(job: &JobStatus) -> String {
         (true, None) => format!(", no process runs it (longhaul resume {} does)", job.job),
         (false, _) => String::new(),
     };
-    format!("{} ({}): {}{process}", job.job, kind(job.kind), state_in_words(job))
+    format!(
+        "{} ({}): {}{process}",
+        job.job,
+        kind(job.kind),
+        state_in_words(job)
+    )
 }
 
 /// How hard it works now.
@@ -141,10 +153,9 @@ fn waiting(activity: &PendingActivity, now: SystemTime) -> Option<String> {
         .next_attempt_at
         .as_deref()
         .map_or("now".to_owned(), |time| format!("at {}", clock(time)));
-    let failing = activity
-        .failing_since
-        .as_deref()
-        .map_or(String::new(), |time| format!(", failing for {}", since(time, now)));
+    let failing = activity.failing_since.as_deref().map_or(String::new(), |time| {
+        format!(", failing for {}", since(time, now))
+    });
     let failure = failure.replace('\n', " ");
     Some(format!(
         "{}: attempt {} {when}{failing}, after: {failure}",
@@ -153,12 +164,12 @@ fn waiting(activity: &PendingActivity, now: SystemTime) -> Option<String> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::job::Tuning;
     use crate::job::status::Retrying;
 
-    pub fn running() -> JobStatus {
+    pub(crate) fn running() -> JobStatus {
         JobStatus {
             job: "audio_downloads".to_owned(),
             kind: JobKind::Migrate,
@@ -276,7 +287,6 @@ pub mod tests {
             "{text}"
         );
         assert!(text.contains("max rate 20MB/s, interval 1m 30s\n"), "{text}");
-        assert!(text.contains("\n  next round 2026-11-21T13:00:00Z"), "{text}");
         assert!(
             text.ends_with("\n  newest keys held back by pid 99 (psql)"),
             "{text}"
@@ -296,6 +306,14 @@ pub mod tests {
             last_failure: "connection refused".to_owned(),
         });
         job.last_failure = Some("connection refused".to_owned());
+        let of_another = |failure: &str| PendingActivity {
+            activity_type: "copy_batch".to_owned(),
+            attempt: 2,
+            last_failure: Some(failure.to_owned()),
+            next_attempt_at: None,
+            failing_since: None,
+        };
+        job.pending_activities = vec![of_another("connection refused"), of_another("deadlock")];
         let text = status_at(&job, at("2026-11-21T12:49:40Z"));
         assert!(
             text.starts_with(
@@ -305,5 +323,10 @@ pub mod tests {
             "{text}"
         );
         assert!(!text.contains("last error"), "said twice: {text}");
+        assert_eq!(text.matches("connection refused").count(), 1, "{text}");
+        assert!(
+            text.contains("copy_batch: attempt 2 now, after: deadlock"),
+            "{text}"
+        );
     }
 }

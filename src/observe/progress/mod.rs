@@ -69,6 +69,8 @@ pub struct Progress {
     output: Output,
     began: Instant,
     said: Option<(Instant, String)>,
+    /// What the bar shows, and of how many columns the terminal was then.
+    drawn: (usize, String),
     unwritable: bool,
 }
 
@@ -106,6 +108,7 @@ impl Progress {
             output,
             began: Instant::now(),
             said: None,
+            drawn: (0, String::new()),
             unwritable: false,
         }
     }
@@ -134,7 +137,13 @@ impl Progress {
         };
         let due = self.is_due(now, &view, interval) || last;
         match &self.output {
-            Output::Bar(bar) => bar.set_message(view.bar(Terminal::columns())),
+            Output::Bar(bar) => {
+                let columns = Terminal::columns();
+                self.terminal
+                    .clear_above_the_bar(broken_lines(&self.drawn, columns));
+                self.drawn = (columns, view.bar(columns));
+                bar.set_message(self.drawn.1.clone());
+            }
             Output::Plain if due => self.terminal.say(&view.plain(last)),
             Output::Json if due => self.print_json(status, time),
             Output::Plain | Output::Json | Output::Nothing => {}
@@ -143,9 +152,10 @@ impl Progress {
 
     fn is_due(&mut self, now: Instant, view: &View<'_>, interval: Duration) -> bool {
         let state = view.state();
-        let due = self.said.as_ref().is_none_or(|(at, said)| {
-            *said != state || now.saturating_duration_since(*at) >= interval
-        });
+        let due = self
+            .said
+            .as_ref()
+            .is_none_or(|(at, said)| *said != state || now.saturating_duration_since(*at) >= interval);
         if due {
             self.said = Some((now, state));
         }
@@ -184,6 +194,15 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.take_bar_away();
     }
+}
+
+/// How many more lines the terminal has made of what was drawn on it when it was wider.
+fn broken_lines((before, text): &(usize, String), columns: usize) -> usize {
+    if columns == 0 || columns >= *before {
+        return 0;
+    }
+    let lines = text.lines().map(console::measure_text_width);
+    lines.map(|width| width.saturating_sub(1) / columns).sum()
 }
 
 fn new_bar() -> ProgressBar {
@@ -244,6 +263,16 @@ mod tests {
         assert_eq!(lines[0]["tables"][0]["rows_done"], 450_000);
         assert_eq!(lines[0]["rows_in_flight"], 10);
         assert_eq!(err.text(), "");
+    }
+
+    #[test]
+    fn lines_that_a_narrower_terminal_breaks_are_counted() {
+        let drawn = (80, format!("{}\n{}\n{}", "x".repeat(79), "y".repeat(40), "z"));
+        assert_eq!(broken_lines(&drawn, 80), 0);
+        assert_eq!(broken_lines(&drawn, 40), 1);
+        assert_eq!(broken_lines(&drawn, 39), 3);
+        assert_eq!(broken_lines(&drawn, 120), 0, "a wider one breaks none");
+        assert_eq!(broken_lines(&(0, String::new()), 40), 0);
     }
 
     #[test]

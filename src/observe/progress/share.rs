@@ -20,8 +20,13 @@ pub fn share(table: &TableStatus, rows_in_flight: u64) -> Share {
         in_flight: rows_in_flight,
         total: table.rows_total,
         is_estimate: table.rows_total_is_estimate,
-        completed: table.state == JobState::Completed,
+        completed: has_all(table.state),
     }
+}
+
+/// Whether all that was there is on the target: a job that has completed, and a sync that is in step.
+fn has_all(state: JobState) -> bool {
+    matches!(state, JobState::Completed | JobState::Sleeping)
 }
 
 impl Share {
@@ -40,11 +45,11 @@ impl Share {
             in_flight: job.rows_in_flight,
             total: total.filter(|_| !job.tables.is_empty()),
             is_estimate: job.tables.iter().any(|table| table.rows_total_is_estimate),
-            completed: job.state == JobState::Completed,
+            completed: has_all(job.state),
         }
     }
 
-    /// Whole percents, 100 only when it has completed; `None` where there is no total, or more is done than was guessed.
+    /// Whole percents, 100 only when it has completed or is in step; `None` where there is no total, or more is done than was guessed.
     pub fn percent(&self) -> Option<u64> {
         self.permille().map(|permille| permille / 10)
     }
@@ -83,7 +88,10 @@ impl Share {
 
     /// Rows done and percents: `450,000 of ~1,000,000 rows (~45%)`, which count what is in flight too, and say so.
     pub fn in_words(&self) -> String {
-        let notes = [self.percent().map(|_| self.percent_in_words()), self.in_flight_in_words()];
+        let notes = [
+            self.percent().map(|_| self.percent_in_words()),
+            self.in_flight_in_words(),
+        ];
         let notes: Vec<_> = notes.into_iter().flatten().collect();
         match notes.is_empty() {
             true => self.rows_in_words(),

@@ -13,6 +13,8 @@ const BAR_COLUMNS_MIN: usize = 8;
 const BAR_COLUMNS_MAX: usize = 40;
 /// Less of a name says nothing.
 const NAME_COLUMNS_MIN: usize = 6;
+/// What is waited for gets so many lines: the end of an error's words says the least.
+const WAITING_LINES: usize = 2;
 /// Longer waits are not worth a figure: what was measured will not last.
 const ETA_SECONDS_MAX: u64 = 1000 * 86_400;
 
@@ -39,7 +41,7 @@ impl<'a> View<'a> {
         state_in_words(self.job)
     }
 
-    /// Two or three lines, none wider than the terminal.
+    /// Two to four lines, none wider than the terminal.
     pub(super) fn bar(&self, columns: usize) -> String {
         // The last column stays free: some terminals break the line when it is written to.
         let columns = columns.saturating_sub(1).max(1);
@@ -48,7 +50,7 @@ impl<'a> View<'a> {
             format!("  {}", self.figures_line(columns.saturating_sub(2))),
         ];
         if let Some(words) = waiting_in_words(self.job, self.now) {
-            lines.push(format!("  {}", one_line(&words)));
+            lines.extend(wrapped(&words, columns.saturating_sub(2)));
         }
         lines
             .iter()
@@ -61,7 +63,11 @@ impl<'a> View<'a> {
     pub(super) fn plain(&self, last: bool) -> String {
         let mut parts = vec![self.share.in_words()];
         if !last {
-            parts.extend([self.row_rate(), self.byte_rate(), self.eta()].into_iter().flatten());
+            parts.extend(
+                [self.row_rate(), self.byte_rate(), self.eta()]
+                    .into_iter()
+                    .flatten(),
+            );
         }
         if last {
             let bytes = self.job.tables.iter().map(|table| table.bytes_done as f64).sum();
@@ -73,12 +79,7 @@ impl<'a> View<'a> {
             parts.push(format!("last error: {}", one_line(failure)));
         }
         let time = humantime::format_rfc3339_seconds(self.now);
-        format!(
-            "{time} {} {}: {}",
-            self.job.job,
-            self.state(),
-            parts.join(", ")
-        )
+        format!("{time} {} {}: {}", self.job.job, self.state(), parts.join(", "))
     }
 
     fn bar_line(&self, columns: usize) -> String {
@@ -86,7 +87,7 @@ impl<'a> View<'a> {
         let percent = format!("{:>4}", self.share.percent_in_words());
         let rest = measure_text_width(&percent) + measure_text_width(&state) + 4;
         // What goes first is the bar, then the name's end, then the name: the operator knows what was typed.
-        let room = columns.saturating_sub(measure_text_width(name) + rest + 1);
+        let room = columns.saturating_sub(measure_text_width(name) + rest + 2);
         if room >= BAR_COLUMNS_MIN {
             let bar = self.drawn(room.min(BAR_COLUMNS_MAX));
             return format!("{name} [{bar}] {percent}  {state}");
@@ -110,10 +111,7 @@ impl<'a> View<'a> {
 
     /// As many figures as fit, the dearest ones kept longest.
     fn figures_line(&self, columns: usize) -> String {
-        let (rows, done) = (
-            Some(self.share.rows_in_words()),
-            Some(self.share.done_in_words()),
-        );
+        let (rows, done) = (Some(self.share.rows_in_words()), Some(self.share.done_in_words()));
         let in_flight = self.share.in_flight_in_words();
         let (row_rate, byte_rate, eta) = (self.row_rate(), self.byte_rate(), self.eta());
         let choices = [
@@ -152,9 +150,28 @@ impl<'a> View<'a> {
     }
 
     fn eta(&self) -> Option<String> {
-        let seconds = self.job.tables.iter().filter_map(|table| table.eta_seconds).max()?;
+        let seconds = self
+            .job
+            .tables
+            .iter()
+            .filter_map(|table| table.eta_seconds)
+            .max()?;
         (seconds <= ETA_SECONDS_MAX).then(|| format!("{} to go", figures::span(seconds)))
     }
+}
+
+/// Lines that hold so many columns; the last one takes the rest, and is cut by whoever draws it.
+fn wrapped(words: &str, columns: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in words.split_whitespace() {
+        let fits = |line: &String| measure_text_width(line) + 1 + measure_text_width(word) <= columns + 2;
+        let is_last = lines.len() == WAITING_LINES;
+        match lines.last_mut().filter(|line| is_last || fits(line)) {
+            Some(line) => *line += &format!(" {word}"),
+            None => lines.push(format!("  {word}")),
+        }
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -322,7 +339,11 @@ pub(super) mod tests {
     fn a_job_without_rows_total_or_tables_is_drawn_all_the_same() {
         let mut job = standing(JobState::Running);
         (job.tables[0].rows_total, job.tables[0].rows_done) = (Some(0), 0);
-        assert!(look(&job).bar(80).ends_with("\n  0 of ~0 rows"), "{}", look(&job).bar(80));
+        assert!(
+            look(&job).bar(80).ends_with("\n  0 of ~0 rows"),
+            "{}",
+            look(&job).bar(80)
+        );
         job.tables.clear();
         assert!(look(&job).bar(80).contains("0 rows"));
     }

@@ -57,8 +57,12 @@ pub fn retrying_in_words(retrying: &Retrying, now: SystemTime) -> String {
         None => "trying now".to_owned(),
     };
     let failure = one_line(&retrying.last_failure);
-    let (since, attempt) = (since(&retrying.since, now), count(retrying.attempt.into()));
-    format!("{what} for {since}, attempt {attempt}, {next}: {failure}")
+    let lasts = match since(&retrying.since, now).as_str() {
+        "0s" => String::new(),
+        lasts => format!(" for {lasts}"),
+    };
+    let attempt = count(retrying.attempt.into());
+    format!("{what}{lasts}, attempt {attempt}, {next}: {failure}")
 }
 
 /// What is wrong, in two or three words: `target not reached`, `target refuses`.
@@ -93,7 +97,10 @@ pub fn since(rfc3339: &str, now: SystemTime) -> String {
 /// Whole seconds until a time, rounded up; `None` where it has come.
 fn until(rfc3339: &str, now: SystemTime) -> Option<u64> {
     let then = humantime::parse_rfc3339_weak(rfc3339).ok()?;
-    let wait = then.duration_since(now).ok().filter(|wait| *wait > Duration::ZERO)?;
+    let wait = then
+        .duration_since(now)
+        .ok()
+        .filter(|wait| *wait > Duration::ZERO)?;
     Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
 }
 
