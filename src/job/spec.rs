@@ -76,6 +76,15 @@ pub struct VerifySpec {
 }
 
 impl Kind {
+    /// The wait between two rounds of a sync; `None` for the others, which have no rounds.
+    #[must_use]
+    pub fn interval_ms(self) -> Option<u64> {
+        match self {
+            Self::Sync { interval_ms } => Some(interval_ms),
+            Self::Migrate | Self::Verify => None,
+        }
+    }
+
     /// The kind without its interval, as a status shows it.
     pub fn label(self) -> JobKind {
         match self {

@@ -340,10 +340,7 @@ impl CopyTable {
 
     /// The wait between two rounds; 0 for a job that has none.
     fn interval_ms(&self) -> u64 {
-        match self.spec.kind {
-            Kind::Sync { interval_ms } => interval_ms,
-            Kind::Migrate | Kind::Verify => 0,
-        }
+        self.spec.kind.interval_ms().unwrap_or(0)
     }
 
     fn prepare_input(&self) -> PrepareInput {

@@ -232,18 +232,7 @@ async fn begin(
     let open = known.take_if(|job| job.is_open() && !restart && !must_begin_anew(job, &spec));
     let before = known;
     if let Some(job) = before.as_ref().filter(|job| job.is_open()) {
-        let reason = if restart {
-            "--restart"
-        } else if job.is_earlier() {
-            "an earlier version of longhaul began it: it goes on from the ledger"
-        } else {
-            "its settings were changed"
-        };
-        let options = WorkflowTerminateOptions::builder().reason(reason).build();
-        job.handle
-            .terminate(options)
-            .await
-            .map_err(|error| refused(&error))?;
+        end_the_one_before(job, restart).await?;
     }
     if restart {
         ledger::forget(&target, &spec.table_spec(), &found.plan)
@@ -290,6 +279,19 @@ async fn begin(
         }
     }
     run::to_the_end(context, connected, &spec, ready, false).await
+}
+
+async fn end_the_one_before(job: &Job, restart: bool) -> Result<(), Report> {
+    let reason = if restart {
+        "--restart"
+    } else if job.is_earlier() {
+        "an earlier version of longhaul began it: it goes on from the ledger"
+    } else {
+        "its settings were changed"
+    };
+    let options = WorkflowTerminateOptions::builder().reason(reason).build();
+    let ended = job.handle.terminate(options).await;
+    ended.map_err(|error| refused(&error))
 }
 
 /// Starts a run of the job's workflow.

@@ -23,10 +23,10 @@ use super::super::exit::ExitStatus;
 use super::super::report::Report;
 use super::super::spelling::nearest;
 use super::refused;
-use super::standing::{self, Pending};
+use super::standing::Standing;
 use crate::connect::pid_of;
 use crate::job::status::{JobState, JobStatus, TableStatus};
-use crate::job::{JobName, JobSpec, Kind};
+use crate::job::{JobName, JobSpec};
 use crate::service::NAMESPACE;
 use crate::table::{Position, Tally};
 use crate::worker::{self, Failure};
@@ -247,52 +247,31 @@ impl Job {
             .workflow_extended_info
             .as_ref()
             .and_then(|it| it.original_start_time);
-        let now = SystemTime::now();
         let pending = &self.described.pending_activities;
-        let pending: Vec<_> = pending.iter().map(Pending::of).collect();
-        let state = standing::decide(self.status, progress.as_ref(), &pending, worker_pid.is_some());
-        let shown: Vec<_> = pending.iter().map(Pending::shown).collect();
+        let stands = Standing::of(self.status, progress.as_ref(), pending, worker_pid.is_some());
+        let state = stands.state;
         let last_failure = match state {
             JobState::Failed => self.failure().await.map(|failure| failure.to_string()),
             _ if self.is_earlier() && state.is_open() => Some(
                 "an earlier version of longhaul began it; its own command goes on from the ledger on the target".to_owned(),
             ),
-            _ => shown.iter().find_map(|activity| activity.last_failure.clone()),
+            _ => stands.pending.iter().find_map(|activity| activity.last_failure.clone()),
         };
         let spec = progress.as_ref().map_or(&self.spec, |progress| &progress.spec);
-        let interval_ms = match spec.kind {
-            Kind::Sync { interval_ms } => Some(interval_ms),
-            Kind::Migrate | Kind::Verify => None,
-        };
         let tuning = progress.as_ref().map(|progress| progress.spec.tuning);
-        let (rows_in_flight, bytes_in_flight) = match worker_pid {
-            Some(_) => standing::in_flight(&pending),
-            // Rolled back when the process that had them ended.
-            None => (0, 0),
-        };
-        let speed = standing::speed(state, progress.as_ref(), &pending, now);
-        let is_at_work = matches!(state, JobState::Running | JobState::Pausing);
+        let (rows_in_flight, bytes_in_flight) = stands.in_flight;
         let findings = progress.as_ref().and_then(|progress| progress.findings.clone());
         let mut table = self.table_status(state, progress.clone());
-        (table.rows_per_second, table.bytes_per_second) = speed.unzip();
+        (table.rows_per_second, table.bytes_per_second) = stands.speed.unzip();
         table.eta_seconds = eta_seconds(&table, rows_in_flight);
         JobStatus {
             job: self.spec.name.to_string(),
             kind: self.spec.kind.label(),
             state,
             phase: progress.as_ref().map(|progress| progress.phase.word().to_owned()),
-            draining: match state {
-                JobState::Pausing => standing::draining(progress.as_ref(), &pending),
-                _ => 0,
-            },
-            retrying: match state {
-                JobState::Pausing | JobState::Retrying => standing::retrying(&pending),
-                _ => None,
-            },
-            waiting_for: match is_at_work {
-                true => standing::waiting_for(progress.as_ref(), &pending, now),
-                false => None,
-            },
+            draining: stands.draining,
+            retrying: stands.retrying,
+            waiting_for: stands.waiting_for,
             source: spec.source.to_string(),
             target: spec.target.to_string(),
             worker_pid,
@@ -306,13 +285,13 @@ impl Job {
                 .and_then(|progress| progress.next_run_ms)
                 .map(|ms| rfc3339(UNIX_EPOCH + Duration::from_millis(ms))),
             last_failure,
-            pending_activities: shown,
+            pending_activities: stands.pending,
             held_back_by: progress
                 .as_ref()
                 .map(|progress| progress.held_back_by.clone())
                 .unwrap_or_default(),
             tuning,
-            interval_ms,
+            interval_ms: spec.kind.interval_ms(),
             rows_in_flight,
             bytes_in_flight,
             findings,

@@ -19,7 +19,7 @@ const MOVERS: [&str; 2] = ["copy_batch", "verify_range"];
 
 /// An activity that is out, or waits for its next attempt.
 #[derive(Debug, Clone, Default)]
-pub struct Pending {
+struct Pending {
     activity: String,
     attempt: u32,
     scheduled: Option<SystemTime>,
@@ -32,7 +32,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    pub fn of(info: &PendingActivityInfo) -> Self {
+    fn of(info: &PendingActivityInfo) -> Self {
         let attempt = info.attempt.unsigned_abs();
         let beat = info.heartbeat_details.as_ref();
         let beat = beat.and_then(|details| details.payloads.first());
@@ -62,7 +62,7 @@ impl Pending {
     }
 
     /// As a status shows it.
-    pub fn shown(&self) -> PendingActivity {
+    fn shown(&self) -> PendingActivity {
         PendingActivity {
             activity_type: self.activity.clone(),
             attempt: self.attempt,
@@ -84,10 +84,53 @@ impl Pending {
     }
 }
 
+/// All that follows from what a workflow says, what is pending and who runs it.
+#[derive(Debug)]
+pub struct Standing {
+    pub state: JobState,
+    pub draining: u32,
+    pub retrying: Option<Retrying>,
+    pub waiting_for: Option<Wait>,
+    /// Rows and wire bytes.
+    pub in_flight: (u64, u64),
+    /// Rows and wire bytes a second.
+    pub speed: Option<(f64, f64)>,
+    pub pending: Vec<PendingActivity>,
+}
+
+impl Standing {
+    pub fn of(
+        status: WorkflowExecutionStatus,
+        progress: Option<&Progress>,
+        pending: &[PendingActivityInfo],
+        runs: bool,
+    ) -> Self {
+        let now = SystemTime::now();
+        let pending: Vec<_> = pending.iter().map(Pending::of).collect();
+        let state = decide(status, progress, &pending, runs);
+        let (is_pausing, is_retrying) = (state == JobState::Pausing, state == JobState::Retrying);
+        let wait = || waiting_for(progress, &pending, now);
+        Self {
+            state,
+            draining: if is_pausing {
+                draining(progress, &pending)
+            } else {
+                0
+            },
+            retrying: retrying(&pending).filter(|_| is_pausing || is_retrying),
+            waiting_for: if state == JobState::Running { wait() } else { None },
+            // What a process had in flight was rolled back when it ended.
+            in_flight: if runs { in_flight(&pending) } else { (0, 0) },
+            speed: speed(state, progress, &pending, now),
+            pending: pending.iter().map(Pending::shown).collect(),
+        }
+    }
+}
+
 /// How a job stands.
 ///
 /// `progress` is what its workflow answers, if it does; `runs`: whether a live process runs it.
-pub fn decide(
+fn decide(
     status: WorkflowExecutionStatus,
     progress: Option<&Progress>,
     pending: &[Pending],
@@ -122,7 +165,7 @@ pub fn decide(
 }
 
 /// What is in flight: batches, else whatever else is.
-pub fn draining(progress: Option<&Progress>, pending: &[Pending]) -> u32 {
+fn draining(progress: Option<&Progress>, pending: &[Pending]) -> u32 {
     let movers = pending.iter().filter(|it| MOVERS.contains(&it.activity.as_str()));
     let in_flight = progress.map_or(0, |progress| progress.in_flight);
     // The two were asked one after the other: a batch that is in one of them only has just ended, or will be told next.
@@ -133,7 +176,7 @@ pub fn draining(progress: Option<&Progress>, pending: &[Pending]) -> u32 {
 }
 
 /// What fails and is tried again: of several activities the one that fails longest.
-pub fn retrying(pending: &[Pending]) -> Option<Retrying> {
+fn retrying(pending: &[Pending]) -> Option<Retrying> {
     let failing = pending.iter().filter(|it| it.is_failing());
     let it = failing.min_by_key(|it| (it.failing_since(), std::cmp::Reverse(it.attempt)))?;
     let failure = it.failure.as_ref()?;
@@ -149,7 +192,7 @@ pub fn retrying(pending: &[Pending]) -> Option<Retrying> {
 }
 
 /// The step that takes longest, unless rows move.
-pub fn waiting_for(progress: Option<&Progress>, pending: &[Pending], now: SystemTime) -> Option<Wait> {
+fn waiting_for(progress: Option<&Progress>, pending: &[Pending], now: SystemTime) -> Option<Wait> {
     let now_ms = ms(now);
     let stands = |since_ms: u64| now_ms.saturating_sub(since_ms) >= STEP_TAKES_MS;
     let wait = |what: String, since_ms: u64| Wait {
@@ -177,13 +220,13 @@ pub fn waiting_for(progress: Option<&Progress>, pending: &[Pending], now: System
 }
 
 /// Rows and wire bytes of the attempts that run.
-pub fn in_flight(pending: &[Pending]) -> (u64, u64) {
+fn in_flight(pending: &[Pending]) -> (u64, u64) {
     let moved = pending.iter().filter_map(Pending::moved);
     moved.fold((0, 0), |sum, moved| (sum.0 + moved.rows, sum.1 + moved.bytes))
 }
 
 /// Rows and bytes a second, over the last seconds; `None` while nothing moves.
-pub fn speed(
+fn speed(
     state: JobState,
     progress: Option<&Progress>,
     pending: &[Pending],
@@ -398,8 +441,12 @@ mod tests {
         let connecting = with(beating(1, "connecting to the target", 100, 0, 0));
         let wait =
             |pending: &[Pending], now| waiting_for(None, pending, at(now)).map(|it| (it.what, it.since));
-        assert_eq!(wait(&[connecting.clone()], 102), None, "it has just begun");
-        let told = wait(&[connecting.clone()], 110).expect("it takes its time");
+        assert_eq!(
+            wait(std::slice::from_ref(&connecting), 102),
+            None,
+            "it has just begun"
+        );
+        let told = wait(std::slice::from_ref(&connecting), 110).expect("it takes its time");
         assert_eq!(
             told,
             (
