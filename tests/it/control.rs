@@ -69,10 +69,10 @@ fn a_running_job_is_seen_paused_tuned_and_resumed_from_a_second_process() {
     assert_eq!(listed[0]["job"], JOB);
     assert!(event_types(&stage)[0].ends_with("WORKFLOW_EXECUTION_STARTED"));
 
-    stage.run(&["pause", JOB, "--wait"]).assert_code(0).assert_said(&[
-        "in flight end",
-        &format!("job {JOB} is paused; go on with: longhaul resume {JOB}"),
-    ]);
+    stage
+        .run(&["pause", JOB, "--wait"])
+        .assert_code(0)
+        .assert_said(&[&format!("job {JOB} is paused; go on with: longhaul resume {JOB}")]);
     let status = stage.status();
     assert_eq!(
         (

@@ -84,7 +84,7 @@ fn a_limit_that_is_tuned_in_an_outage_holds_for_the_batches_that_are_tried_again
     };
     let target = ThrowawayServer::start(&options).unwrap();
     let stage = Stage::on(&pair().0, &target, 60_000);
-    let process = stage.begin(&mut stage.migrate(&["--batch-rows", "1000", "--max-rate", "2MB/s"]));
+    let process = stage.begin(&mut stage.migrate(&["--batch-rows", "500", "--max-rate", "2MB/s"]));
     stage.until_rows(0);
     target.stop(StopMode::Immediate).unwrap();
     stage.until_state("RETRYING");
@@ -96,10 +96,10 @@ fn a_limit_that_is_tuned_in_an_outage_holds_for_the_batches_that_are_tried_again
         (bytes() > before).then_some(())
     });
     let (from, began) = (bytes(), Instant::now());
-    std::thread::sleep(Duration::from_secs(4));
+    std::thread::sleep(Duration::from_secs(3));
     let moved = bytes() - from;
-    // Batches that were nearly sent may come to their end in this time: four of some 300 KB each.
-    let most = LIMIT * began.elapsed().as_secs().max(1) * 2 + 1_200_000;
+    // Batches that were nearly sent may come to their end in this time: four of some 150 KB each.
+    let most = LIMIT * began.elapsed().as_secs().max(1) * 2 + 600_000;
     assert!(moved <= most, "{moved} bytes in {:?}", began.elapsed());
     process.kill();
 }

@@ -105,23 +105,34 @@ impl Standing {
         pending: &[PendingActivityInfo],
         runs: bool,
     ) -> Self {
-        let now = SystemTime::now();
         let pending: Vec<_> = pending.iter().map(Pending::of).collect();
-        let state = decide(status, progress, &pending, runs);
+        Self::at(status, progress, &pending, runs, SystemTime::now())
+    }
+
+    fn at(
+        status: WorkflowExecutionStatus,
+        progress: Option<&Progress>,
+        pending: &[Pending],
+        runs: bool,
+        now: SystemTime,
+    ) -> Self {
+        let state = decide(status, progress, pending, runs);
+        let is_running = state == JobState::Running;
+        let waiting_for = waiting_for(progress, pending, now).filter(|_| is_running);
+        let moves = waiting_for.is_none();
         let (is_pausing, is_retrying) = (state == JobState::Pausing, state == JobState::Retrying);
-        let wait = || waiting_for(progress, &pending, now);
         Self {
             state,
             draining: if is_pausing {
-                draining(progress, &pending)
+                draining(progress, pending)
             } else {
                 0
             },
-            retrying: retrying(&pending).filter(|_| is_pausing || is_retrying),
-            waiting_for: if state == JobState::Running { wait() } else { None },
+            retrying: retrying(pending).filter(|_| is_pausing || is_retrying),
+            waiting_for,
             // What a process had in flight was rolled back when it ended.
-            in_flight: if runs { in_flight(&pending) } else { (0, 0) },
-            speed: speed(state, progress, &pending, now),
+            in_flight: if runs { in_flight(pending) } else { (0, 0) },
+            speed: speed(state, progress, pending, now).filter(|_| moves),
             pending: pending.iter().map(Pending::shown).collect(),
         }
     }
@@ -199,8 +210,12 @@ fn waiting_for(progress: Option<&Progress>, pending: &[Pending], now: SystemTime
         what,
         since: rfc3339(UNIX_EPOCH + Duration::from_millis(since_ms)),
     };
-    let beats: Vec<_> = pending.iter().filter_map(|it| it.beat.as_ref()).collect();
-    if beats.iter().any(|beat| beat.rows > 0 && !stands(beat.moved_ms)) {
+    let beats = || {
+        pending
+            .iter()
+            .filter_map(|it| it.beat.as_ref().map(|beat| (it, beat)))
+    };
+    if beats().any(|(_, beat)| beat.rows > 0 && !stands(beat.moved_ms)) {
         return None;
     }
     // Batches that come back all the time are too short for a heartbeat.
@@ -209,14 +224,15 @@ fn waiting_for(progress: Option<&Progress>, pending: &[Pending], now: SystemTime
         return None;
     }
     let since_ms = |beat: &Beat| beat.since_ms.max(beat.moved_ms);
-    let it = beats
-        .into_iter()
-        .filter(|beat| stands(since_ms(beat)) && !beat.step.is_empty());
-    let it = it.min_by_key(|beat| since_ms(beat))?;
-    Some(match it.moved_ms {
-        0 => wait(it.step.clone(), it.since_ms),
-        moved_ms => wait(format!("{}: no row moves", it.step), moved_ms),
-    })
+    let standing = beats().filter(|(_, beat)| stands(since_ms(beat)) && !beat.step.is_empty());
+    let (it, beat) = standing.min_by_key(|(_, beat)| since_ms(beat))?;
+    let moves_rows = MOVERS.contains(&it.activity.as_str()) && !beat.step.starts_with("connecting");
+    let what = match (moves_rows, beat.moved_ms) {
+        (true, 0) => format!("{}: no row yet (a lock, or a slow query)", beat.step),
+        (true, _) => format!("{}: no row moves", beat.step),
+        (false, _) => beat.step.clone(),
+    };
+    Some(wait(what, since_ms(beat)))
 }
 
 /// Rows and wire bytes of the attempts that run.
@@ -454,11 +470,41 @@ mod tests {
                 "1970-01-01T00:01:40.000Z".to_owned()
             )
         );
+        let locked = with(beating(1, "copying batch 7", 100, 0, 0));
+        let told = wait(std::slice::from_ref(&locked), 110).expect("no row moves");
+        assert_eq!(told.0, "copying batch 7: no row yet (a lock, or a slow query)");
         let copying = with(beating(1, "copying batch 7", 100, 10, 109));
         assert_eq!(wait(&[connecting, copying.clone()], 110), None, "rows move");
         let told = wait(&[copying], 140).expect("no row moves");
         assert_eq!(told.0, "copying batch 7: no row moves");
         assert_eq!(told.1, "1970-01-01T00:01:49.000Z");
+    }
+
+    #[test]
+    fn what_waits_has_no_speed_though_rows_moved_a_few_seconds_ago() {
+        let mut copying = progress(Phase::Copying, false, 1);
+        copying.pace.since_ms = 90_000;
+        copying.pace.moved.push_back(Moved {
+            began_ms: 95_000,
+            ended_ms: 100_000,
+            rows: 500,
+            bytes: 50_000,
+        });
+        let locked = Pending {
+            beat: beating(1, "copying batch 7", 100, 0, 0),
+            ..batch()
+        };
+        let stands = |seconds| {
+            Standing::at(
+                OPEN,
+                Some(&copying),
+                std::slice::from_ref(&locked),
+                RUNS,
+                at(seconds),
+            )
+        };
+        assert!(stands(102).speed.is_some() && stands(102).waiting_for.is_none());
+        assert!(stands(104).speed.is_none() && stands(104).waiting_for.is_some());
     }
 
     #[test]
