@@ -483,6 +483,7 @@ fn spec(kind: Kind, concurrency: u32) -> JobSpec {
         },
         on_conflict: OnConflict::Error,
         fire_triggers: false,
+        ledger_owner: None,
         verify: None,
         lookback_keys: None,
     }

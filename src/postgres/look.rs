@@ -3,7 +3,7 @@
 //! Reads both catalogs, sees to it that the ledger is there, and holds what it says against what the target has. Moves
 //! nothing; the one thing it may write is the empty ledger.
 
-use super::catalog::{examine, target_is_empty};
+use super::catalog::{check_temporary, examine, target_is_empty};
 use super::connect::Session;
 use super::error::{Error, Kind, Result, Side};
 use super::ledger;
@@ -38,7 +38,10 @@ pub async fn look(source: &Session, target: &Session, spec: &TableSpec, ask: &As
     if ask.sync && !ask.lookback {
         refuse_sync(&plan)?;
     }
-    ledger::ensure(target).await?;
+    if ask.sync {
+        check_temporary(target).await?;
+    }
+    ledger::ensure(target, spec.ledger_owner.as_deref()).await?;
     let found = if ask.restart {
         ledger::Found::default()
     } else {

@@ -11,6 +11,7 @@ fn spec(source: &str, target: &str, on_conflict: OnConflict) -> TableSpec {
         target_table: target.parse().unwrap(),
         on_conflict,
         fire_triggers: false,
+        ledger_owner: None,
     }
 }
 

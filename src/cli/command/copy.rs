@@ -361,6 +361,7 @@ async fn look_at(source: &Session, target: &Session, spec: &JobSpec, restart: bo
 /// An error of PostgreSQL's before the job starts: the side decides the exit status.
 pub(super) fn of_side(error: &Error) -> Report {
     let status = match error.side() {
+        _ if error.kind() == Kind::InvalidInput => ExitStatus::Usage,
         Side::Source => ExitStatus::Source,
         Side::Target => ExitStatus::Target,
     };
@@ -381,6 +382,7 @@ fn must_begin_anew(job: &Job, spec: &JobSpec) -> bool {
         || old.on_conflict != spec.on_conflict
         || old.lookback_keys != spec.lookback_keys
         || old.fire_triggers != spec.fire_triggers
+        || old.ledger_owner != spec.ledger_owner
         || old.verify != spec.verify
 }
 

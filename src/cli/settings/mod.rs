@@ -15,7 +15,10 @@ pub use setting::{Origin, Setting};
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use super::args::{Args, Command, ConnectionArgs, CopyArgs, ProgressArgs, VerifyArgs};
 use super::printer::ColorChoice;
@@ -32,6 +35,9 @@ use crate::table::TableName;
 /// The defaults, as they stand in `config/default.toml`.
 pub const DEFAULTS: &str = include_str!("../../../config/default.toml");
 const ENVIRONMENT_PREFIX: &str = "LONGHAUL_";
+
+/// Variables that are read where connections are made, each for its side only.
+const PASSWORD_VARIABLES: [&str; 2] = ["LONGHAUL_SOURCE_PASSWORD", "LONGHAUL_TARGET_PASSWORD"];
 
 /// Every setting, resolved. What has no default and was not given is `None`.
 #[derive(Debug, Clone, Default)]
@@ -56,6 +62,8 @@ pub struct Settings {
     pub on_conflict: OnConflict,
     /// Whether triggers of the target may fire.
     pub fire_triggers: bool,
+    /// A role that the ledger on the target may belong to.
+    pub ledger_owner: Option<String>,
     /// Whether a migrate verifies what it copied at its end.
     pub verify: bool,
     /// The wait between two rounds of a sync job.
@@ -101,7 +109,23 @@ impl Settings {
             settings.set_os(setting, &value, Origin::Environment)?;
         }
         settings.take_flags(args);
+        settings.warn_of_typed_passwords();
         Ok(settings)
+    }
+
+    /// What is typed on a command line is seen by every user of the machine: said once, with the ways round it.
+    fn warn_of_typed_passwords(&mut self) {
+        let typed = |setting, secret: &Option<Secret>| {
+            let has_password = secret.as_ref().is_some_and(Secret::has_password);
+            has_password && self.origin(setting) == Some(&Origin::Flag)
+        };
+        if typed(Setting::Source, &self.source) || typed(Setting::Target, &self.target) {
+            let others = PASSWORD_VARIABLES.join(" and ");
+            self.warnings.push(format!(
+                "a password on the command line can be seen by every user of this machine (ps); keep it in ~/.pgpass \
+                 (mode 0600), or in {others}"
+            ));
+        }
     }
 
     fn defaults() -> Result<Self, SettingsError> {
@@ -117,8 +141,22 @@ impl Settings {
             path: path.to_owned(),
             source,
         };
-        let text = std::fs::read_to_string(path).map_err(read)?;
+        let mut file = std::fs::File::open(path).map_err(read)?;
+        let mode = file.metadata().map_err(read)?.mode();
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(read)?;
         for entry in file::entries(path, &text)? {
+            let is_connection = matches!(entry.setting, Setting::Source | Setting::Target);
+            if is_connection
+                && mode & 0o077 != 0
+                && Secret::from_str(&entry.text).is_ok_and(|s| s.has_password())
+            {
+                return Err(SettingsError::OpenToOthers {
+                    setting: entry.setting,
+                    path: path.to_owned(),
+                    line: entry.line,
+                });
+            }
             let origin = Origin::File {
                 path: path.to_owned(),
                 line: entry.line,
@@ -144,6 +182,9 @@ impl Settings {
                 continue;
             };
             if value.is_empty() {
+                continue;
+            }
+            if PASSWORD_VARIABLES.contains(&name) {
                 continue;
             }
             if key == "CONFIG" {
@@ -210,6 +251,7 @@ impl Settings {
             Setting::MaxRate => self.max_rate = text.parse().map_err(shown)?,
             Setting::OnConflict => self.on_conflict = text.parse().map_err(shown)?,
             Setting::FireTriggers => self.fire_triggers = read_bool(text)?,
+            Setting::LedgerOwner => self.ledger_owner = Some(text.to_owned()),
             Setting::Verify => self.verify = read_bool(text)?,
             Setting::Interval => self.interval_ms = parse_interval(text).map_err(shown)?,
             Setting::Lookback => self.lookback_keys = Some(parse_lookback(text).map_err(shown)?),
@@ -268,6 +310,9 @@ impl Settings {
         self.flag(Setting::OnConflict, &copy.on_conflict, |s, v| s.on_conflict = v);
         let fire_triggers = copy.fire_triggers.then_some(true);
         self.flag(Setting::FireTriggers, &fire_triggers, |s, v| s.fire_triggers = v);
+        self.flag(Setting::LedgerOwner, &copy.ledger_owner, |s, v| {
+            s.ledger_owner = Some(v)
+        });
         self.take_progress_flag(&copy.progress);
     }
 
@@ -281,6 +326,9 @@ impl Settings {
             s.concurrency = v
         });
         self.flag(Setting::MaxRate, &verify.max_rate, |s, v| s.max_rate = v);
+        self.flag(Setting::LedgerOwner, &verify.ledger_owner, |s, v| {
+            s.ledger_owner = Some(v)
+        });
         self.take_progress_flag(&verify.progress);
     }
 
@@ -369,6 +417,7 @@ impl Settings {
             },
             on_conflict: self.on_conflict,
             fire_triggers: self.fire_triggers,
+            ledger_owner: self.ledger_owner.clone(),
             verify: (kind == Kind::Migrate && self.verify).then(VerifySpec::default),
             lookback_keys,
         };

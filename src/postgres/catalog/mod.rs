@@ -10,6 +10,7 @@ mod digest;
 mod fields;
 mod growth;
 mod key;
+mod order;
 mod server;
 mod structure;
 mod table;
@@ -18,6 +19,7 @@ mod triggers;
 use super::connect::Session;
 use super::cursor::rows_of;
 use super::error::{Error, Kind, Result, Side};
+use super::words::plain;
 use crate::table::{OnConflict, Plan, PlanDigest, SourceIdentity, TableName, TableSpec};
 use server::ServerIdentity;
 use table::Relation;
@@ -116,7 +118,8 @@ async fn decide(
     table::refuse_foreign_partitions(target, &written).await?;
     let columns = compare::columns_to_copy(&read, &written)?;
     compare::check_money(&read, &columns, &from, &to)?;
-    let key = key::choose(&read, &written)?;
+    let mut key = key::choose(&read, &written)?;
+    order::read((source, &read), (target, &written), &mut key).await?;
     key::check_on_target(&written, &columns, &key)?;
     compare::check_updates(&written, &columns, &key, spec.on_conflict)?;
     let target_key_is_unique = written.unique_indexes_on(&key).next().is_some();
@@ -158,10 +161,34 @@ async fn decide(
         target_fires_triggers: reactions.fires(),
         rows_estimate: read.rows_estimate,
         bytes_estimate: read.bytes_estimate,
-        warnings,
+        warnings: warnings.iter().map(|warning| plain(warning)).collect(),
         source: read.name,
         target: written.name,
     })
+}
+
+/// The plan with the order of the target's key as it is now: of a plan from long ago, or of types that moved since.
+pub(super) async fn with_order_of_target(target: &Session, plan: Plan) -> Result<Plan> {
+    let written = table::read(target, &plan.target).await?;
+    let mut key = plan.key;
+    order::read_target(target, &written, &mut key).await?;
+    Ok(Plan { key, ..plan })
+}
+
+/// That temporary tables can be made on the target: by way of them a sync finds out which rows are missing.
+///
+/// # Errors
+/// `Privilege`; or what goes wrong in asking.
+pub(super) async fn check_temporary(target: &Session) -> Result<()> {
+    let to = server::read_identity(target).await?;
+    if to.may_create_temporary {
+        return Ok(());
+    }
+    Err(lacks(
+        Side::Target,
+        "TEMPORARY",
+        &format!("database {}", to.database),
+    ))
 }
 
 /// Whether the target table has no row.
@@ -195,21 +222,23 @@ fn check_not_same(
     ))
 }
 
+fn lacks(side: Side, right: &str, on: &str) -> Error {
+    let hint = format!("GRANT {right} ON {on} TO the user that connects to the {side}");
+    Error::new(
+        side,
+        Kind::Privilege,
+        format!("the {side}'s user lacks {right} on {on}"),
+    )
+    .hinted(hint)
+}
+
 fn check_rights(
     read: &Relation,
     written: &Relation,
     to: &ServerIdentity,
     on_conflict: OnConflict,
 ) -> Result<()> {
-    let missing = |side: Side, right: &str, on: String| {
-        let hint = format!("GRANT {right} ON {on} TO the user that connects to the {side}");
-        Err(Error::new(
-            side,
-            Kind::Privilege,
-            format!("the {side}'s user lacks {right} on {on}"),
-        )
-        .hinted(hint))
-    };
+    let missing = |side: Side, right: &str, on: String| Err(lacks(side, right, &on));
     if !read.may_select {
         return missing(Side::Source, "SELECT", format!("table {}", read.name));
     }
