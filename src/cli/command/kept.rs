@@ -60,28 +60,17 @@ pub fn interval(interval_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{ConnectionName, Tuning};
-    use crate::table::OnConflict;
 
     fn job(concurrency: u32, rate: Option<u64>, interval_ms: u64) -> JobSpec {
-        let end = || ConnectionName::without_password("host=a");
-        JobSpec {
-            name: "a".parse().expect("a name"),
-            kind: Kind::Sync { interval_ms },
-            source: end(),
-            target: end(),
-            source_table: "a".parse().expect("a table"),
-            target_table: "a".parse().expect("a table"),
-            tuning: Tuning {
-                concurrency,
-                batch_rows: None,
-                max_rate_bytes_per_second: rate,
-            },
-            on_conflict: OnConflict::Error,
-            fire_triggers: false,
-            verify: None,
-            lookback_keys: None,
-        }
+        let table = serde_json::json!({"name": "a"});
+        let mut job: JobSpec = serde_json::from_value(serde_json::json!({
+            "name": "a", "kind": "migrate", "source": "host=a", "target": "host=b", "source_table": table,
+            "target_table": table, "tuning": {"concurrency": concurrency},
+        }))
+        .expect("what has to be given");
+        job.kind = Kind::Sync { interval_ms };
+        job.tuning.max_rate_bytes_per_second = rate;
+        job
     }
 
     #[test]

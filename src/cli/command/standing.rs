@@ -265,31 +265,18 @@ mod tests {
     use temporalio_protos::temporal::api::failure::v1::{ApplicationFailureInfo, Failure as FailureProto};
 
     use super::*;
-    use crate::job::{ConnectionName, JobSpec, Kind, Tuning};
-    use crate::table::{OnConflict, Tally};
+    use crate::table::Tally;
 
     const RUNS: bool = true;
     const OPEN: WorkflowExecutionStatus = WorkflowExecutionStatus::Running;
 
     fn progress(phase: Phase, paused: bool, in_flight: u32) -> Progress {
-        let end = || ConnectionName::without_password("host=a");
-        let spec = JobSpec {
-            name: "a".parse().expect("a name"),
-            kind: Kind::Migrate,
-            source: end(),
-            target: end(),
-            source_table: "a".parse().expect("a table"),
-            target_table: "a".parse().expect("a table"),
-            tuning: Tuning {
-                concurrency: 4,
-                batch_rows: None,
-                max_rate_bytes_per_second: None,
-            },
-            on_conflict: OnConflict::Error,
-            fire_triggers: false,
-            verify: None,
-            lookback_keys: None,
-        };
+        let table = serde_json::json!({"name": "a"});
+        let spec = serde_json::from_value(serde_json::json!({
+            "name": "a", "kind": "migrate", "source": "host=a", "target": "host=b", "source_table": table,
+            "target_table": table, "tuning": {"concurrency": 4},
+        }));
+        let spec = spec.expect("what has to be given");
         Progress {
             phase,
             paused,
