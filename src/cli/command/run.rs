@@ -132,10 +132,11 @@ struct Told {
 
 impl Told {
     fn tell(&mut self, context: &Context<'_>, spec: &JobSpec, status: &JobStatus) {
-        match self.trouble.look(status, SystemTime::now()) {
-            Some(Said::Warning(words)) => context.printer.warn(&words),
-            Some(Said::Over(words)) => context.printer.talk(&words),
-            None => {}
+        for said in self.trouble.look(status, SystemTime::now()) {
+            match said {
+                Said::Warning(words) => context.printer.warn(&words),
+                Said::Over(words) => context.printer.talk(&words),
+            }
         }
         let Some(table) = status.tables.first() else {
             return;

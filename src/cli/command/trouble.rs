@@ -34,62 +34,65 @@ struct Told {
 
 impl Trouble {
     /// Looks how the job stands now; gives what is new of its trouble.
-    pub fn look(&mut self, status: &JobStatus, now: SystemTime) -> Option<Said> {
+    pub fn look(&mut self, status: &JobStatus, now: SystemTime) -> Vec<Said> {
         match &status.retrying {
             Some(retrying) => self.goes_on(retrying, now),
-            None => self.clears(status, now),
+            None => self.clears(status, now).into_iter().collect(),
         }
     }
 
-    fn goes_on(&mut self, retrying: &Retrying, now: SystemTime) -> Option<Said> {
-        let words = || Said::Warning(retrying_in_words(retrying, now));
-        match self.0.as_mut().filter(|told| told.last.side == retrying.side) {
-            Some(told) => {
-                told.clear_since = None;
-                told.was_unreachable |= retrying.unreachable;
-                told.last.clone_from(retrying);
-                (now >= told.again_at).then(|| {
-                    told.again_at = again_at(told.since, now);
-                    words()
-                })
+    fn goes_on(&mut self, retrying: &Retrying, now: SystemTime) -> Vec<Said> {
+        let warning = || Said::Warning(retrying_in_words(retrying, now));
+        if let Some(told) = self.0.as_mut().filter(|told| told.last.side == retrying.side) {
+            told.clear_since = None;
+            told.was_unreachable |= retrying.unreachable;
+            told.last.clone_from(retrying);
+            if now < told.again_at {
+                return Vec::new();
             }
-            None => {
-                let since = humantime::parse_rfc3339_weak(&retrying.since).unwrap_or(now);
-                self.0 = Some(Told {
-                    last: retrying.clone(),
-                    was_unreachable: retrying.unreachable,
-                    since,
-                    again_at: again_at(since, now),
-                    clear_since: None,
-                });
-                Some(words())
-            }
+            told.again_at = again_at(told.since, now);
+            return vec![warning()];
         }
+        let since = humantime::parse_rfc3339_weak(&retrying.since).unwrap_or(now);
+        let told = Told {
+            last: retrying.clone(),
+            was_unreachable: retrying.unreachable,
+            since,
+            again_at: again_at(since, now),
+            clear_since: None,
+        };
+        // What fails longest is what is told: the other side's trouble would still be it, were it not over.
+        let before = self.0.replace(told).filter(|before| before.since <= since);
+        let over = before.map(|before| before.over(now));
+        over.into_iter().chain([warning()]).collect()
     }
 
     fn clears(&mut self, status: &JobStatus, now: SystemTime) -> Option<Said> {
         let told = self.0.as_mut()?;
-        if !matches!(status.state, JobState::Running | JobState::Sleeping) {
-            // Whether it would have passed nobody knows.
-            self.0 = None;
-            return None;
-        }
         let clear_since = *told.clear_since.get_or_insert(now);
-        if now.duration_since(clear_since).unwrap_or_default() < OVER_AFTER {
-            return None;
-        }
-        let lasted = span(
-            clear_since
-                .duration_since(told.since)
-                .unwrap_or_default()
-                .as_secs(),
-        );
-        let words = match told.was_unreachable {
-            true => format!("{} reached again after {lasted}", told.last.side),
-            false => format!("{}: over after {lasted}", trouble_in_words(&told.last)),
+        let is_clear = match status.state {
+            JobState::Completed => true,
+            JobState::Running | JobState::Sleeping => {
+                now.duration_since(clear_since).unwrap_or_default() >= OVER_AFTER
+            }
+            _ => {
+                // Whether it would have passed nobody knows.
+                self.0 = None;
+                return None;
+            }
         };
-        self.0 = None;
-        Some(Said::Over(words))
+        is_clear.then(|| self.0.take().map(|told| told.over(clear_since)))?
+    }
+}
+
+impl Told {
+    fn over(&self, at: SystemTime) -> Said {
+        let at = self.clear_since.unwrap_or(at);
+        let lasted = span(at.duration_since(self.since).unwrap_or_default().as_secs());
+        Said::Over(match self.was_unreachable {
+            true => format!("{} reached again after {lasted}", self.last.side),
+            false => format!("{}: over after {lasted}", trouble_in_words(&self.last)),
+        })
     }
 }
 
@@ -130,9 +133,11 @@ mod tests {
         let (mut trouble, job) = (Trouble::default(), retrying("target", true));
         let mut warned = Vec::new();
         for second in 100..4400 {
-            match trouble.look(&job, at(second)) {
-                Some(Said::Warning(words)) => warned.push((second, words)),
-                other => assert_eq!(other, None),
+            for said in trouble.look(&job, at(second)) {
+                match said {
+                    Said::Warning(words) => warned.push((second, words)),
+                    over => panic!("{over:?}"),
+                }
             }
         }
         let when: Vec<_> = warned.iter().map(|(second, _)| *second).collect();
@@ -142,7 +147,7 @@ mod tests {
             "target not reached for 1m 00s, attempt 2, trying now: connection refused"
         );
         let looks: Vec<_> = (4400..4410)
-            .filter_map(|second| trouble.look(&running(), at(second)))
+            .flat_map(|second| trouble.look(&running(), at(second)))
             .collect();
         assert_eq!(
             looks,
@@ -158,28 +163,37 @@ mod tests {
                 0 => retrying("target", false),
                 _ => running(),
             };
-            said += usize::from(trouble.look(&job, at(second)).is_some());
+            said += trouble.look(&job, at(second)).len();
         }
         assert_eq!(said, 1);
-        assert_eq!(trouble.look(&running(), at(150)), None);
+        assert_eq!(trouble.look(&running(), at(150)), []);
         assert_eq!(
             trouble.look(&running(), at(151)),
-            Some(Said::Over("target in trouble: over after 49s".to_owned()))
+            [Said::Over("target in trouble: over after 49s".to_owned())]
         );
     }
 
     #[test]
     fn the_other_side_is_another_trouble_and_a_pause_is_no_end_of_one() {
         let mut trouble = Trouble::default();
-        assert!(trouble.look(&retrying("target", true), at(110)).is_some());
+        assert_eq!(trouble.look(&retrying("target", true), at(110)).len(), 1);
         let said = trouble.look(&retrying("source", true), at(111));
         assert!(
-            matches!(&said, Some(Said::Warning(words)) if words.starts_with("source not reached")),
+            matches!(&said[..], [Said::Over(over), Said::Warning(words)]
+                if over == "target reached again after 11s" && words.starts_with("source not reached")),
             "{said:?}"
         );
-        let mut paused = running();
-        paused.state = JobState::Paused;
-        assert_eq!(trouble.look(&paused, at(120)), None);
-        assert_eq!(trouble.look(&running(), at(130)), None);
+        let mut other = running();
+        other.state = JobState::Paused;
+        assert_eq!(trouble.look(&other, at(120)), []);
+        assert_eq!(trouble.look(&running(), at(130)), []);
+        assert_eq!(trouble.look(&retrying("target", true), at(131)).len(), 1);
+        other.state = JobState::Completed;
+        let over = Said::Over("target reached again after 32s".to_owned());
+        assert_eq!(
+            trouble.look(&other, at(132)),
+            [over],
+            "at once where the job has ended"
+        );
     }
 }
