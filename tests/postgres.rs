@@ -26,6 +26,8 @@ mod ledger;
 mod locking;
 #[path = "postgres/modes.rs"]
 mod modes;
+#[path = "support/muting.rs"]
+mod muting;
 #[path = "postgres/planted.rs"]
 mod planted;
 #[path = "postgres/pooled.rs"]

@@ -493,7 +493,7 @@ type Handle = WorkflowHandle<Client, CopyTable>;
 
 /// Runs a test with a service and a worker that forgets every run at once where `replays`.
 fn with_job(fake: Fake, spec: JobSpec, replays: bool, test: impl AsyncFnOnce(Handle)) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = private_directory();
     in_a_process(directory.path(), async |client| {
         let worker = work(&client, fake, replays);
         let handle = begin(&client, spec).await;
@@ -816,7 +816,7 @@ fn an_interval_that_is_tuned_holds_in_the_sleep_that_goes_on() {
 #[test]
 fn a_sync_that_is_canceled_ends_though_its_sleep_is_over_before_it_hears_of_it() {
     let fake = Fake::new(50, 0, Random::seeded());
-    let (directory, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (directory, copy) = (private_directory(), private_directory());
     in_a_process(directory.path(), async |client| {
         let worker = work(&client, fake.clone(), false);
         let handle = begin(&client, spec(Kind::Sync { interval_ms: 3000 }, 4)).await;
@@ -873,4 +873,10 @@ fn a_long_job_goes_on_in_new_runs() {
         );
     });
     assert_eq!(fake.world().target(), (1..=14_000).collect());
+}
+
+/// A directory for this user alone.
+fn private_directory() -> tempfile::TempDir {
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    tempfile::Builder::new().permissions(private).tempdir().unwrap()
 }

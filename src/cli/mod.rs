@@ -6,8 +6,10 @@
 pub mod args;
 mod command;
 pub mod exit;
+mod interrupts;
 pub mod printer;
 pub mod report;
+mod resources;
 pub mod settings;
 pub mod spelling;
 pub mod state_dir;
@@ -44,6 +46,8 @@ fn run(args: &Args, printer: &Printer) -> report::Outcome {
         filter.as_deref(),
         printer.color(),
     )?;
+    resources::claim()?;
+    resources::explain_refusals(&printer);
     let _failpoints = fail::FailScenario::setup();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Report::new(&error, exit::ExitStatus::Failed))?;

@@ -140,7 +140,8 @@ impl Kind {
             Self::SameTable => (Retry::Never, "name two different databases or tables"),
             Self::ConflictingRow => (
                 Retry::Never,
-                "empty the target table, or say --on-conflict skip or --on-conflict update",
+                "delete the row that is there already, or say --on-conflict skip or --on-conflict update; where it is another \
+                 unique index than the key's that refuses the row, drop that index for the time of the copy",
             ),
             Self::NotEmpty => (
                 Retry::Never,
@@ -150,7 +151,10 @@ impl Kind {
                 Retry::Never,
                 "mend the row or the constraint, then run the same command again",
             ),
-            Self::InvalidValue => (Retry::Never, "compare the column's type on both sides"),
+            Self::InvalidValue => (
+                Retry::Never,
+                "compare the column's type, and the encoding of both databases",
+            ),
             Self::Fenced => (
                 Retry::Never,
                 "another run of this job has taken over; look at that one",

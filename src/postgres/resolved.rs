@@ -258,9 +258,11 @@ fn addresses(values: &Values<'_>) -> Result<Vec<(String, Place, u16)>, String> {
         let port = match ports.get(i).or(ports.first()) {
             None | Some(&"") => 5432,
             // Not shown: without its @, a URL has the password where the port is.
-            Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or(
-                "a port is a number from 1 to 65535; a URL is postgres://user:password@host:port/database",
-            )?,
+            Some(port) => port
+                .parse()
+                .ok()
+                .filter(|port| *port > 0)
+                .ok_or("a port is a number from 1 to 65535 (is an @ missing behind the password?)")?,
         };
         let host = hosts.get(i).filter(|host| !host.is_empty());
         if let Some(address) = fixed.get(i).filter(|address| !address.is_empty()) {

@@ -5,6 +5,7 @@
 mod binary;
 mod control;
 mod earlier;
+mod ends;
 mod failover;
 mod failpoints;
 mod interrupts;

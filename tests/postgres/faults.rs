@@ -1,6 +1,7 @@
 //! The network and the servers fail at the worst moment; every row is there once all the same.
 
-use crate::proxy::{Cut, muting_proxy, proxy};
+use crate::muting::muting_proxy;
+use crate::proxy::{Cut, proxy};
 use crate::servers::{Databases, Run, batch, client, range, session, spec, sql, value};
 use longhaul::postgres::{
     Kind, Meter, Pool, Retry, ServerOptions, Session, Side, StopMode, ThrowawayServer, Unmetered, copy_batch,

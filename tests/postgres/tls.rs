@@ -141,7 +141,7 @@ fn server_with_tls(directory: &Path) -> ThrowawayServer {
     add("postgresql.conf", "\nssl = on\nssl_ca_file = 'ca.crt'\n");
     add(
         "pg_hba.conf",
-        "hostssl postgres postgres all trust\nhostssl certified postgres all cert\nhost postgres postgres all reject\n",
+        "hostssl all keeper all scram-sha-256\nhostssl postgres postgres all trust\nhostssl certified postgres all cert\nhost postgres postgres all reject\n",
     );
     let port = server.port().to_string();
     let made = Command::new(server.programs().join("createdb"))
@@ -218,6 +218,46 @@ async fn each_sslmode_verifies_what_it_says() {
     let text = |more: &str| {
         format!("host=localhost port={port} user=postgres dbname=postgres sslmode=require {more}")
     };
+    // SCRAM is bound to the TLS channel, and only where the server asks for it.
+    let made = Command::new(server.programs().join("psql"))
+        .args([
+            "-q",
+            "-h",
+            "127.0.0.1",
+            "-U",
+            "postgres",
+            "-p",
+            &port.to_string(),
+            "-c",
+        ])
+        .arg("SET password_encryption = 'scram-sha-256'; CREATE ROLE keeper LOGIN PASSWORD 'kept'")
+        .status();
+    assert!(made.expect("psql").success());
+    for (more, accepted) in [
+        (
+            "user=keeper password=kept channel_binding=require require_auth=scram-sha-256",
+            true,
+        ),
+        ("user=keeper password=kept channel_binding=disable", true),
+        (
+            "user=keeper password=kept channel_binding=require sslmode=disable",
+            false,
+        ),
+        ("user=keeper password=kept require_auth=!scram-sha-256", false),
+        ("channel_binding=require", false),
+        ("require_auth=scram-sha-256", false),
+        ("require_auth=scram-sha-256,none", true),
+    ] {
+        let connected = connect(&text(more).parse().unwrap(), Side::Source, "x").await;
+        match connected {
+            Ok(_) => assert!(accepted, "{more}"),
+            Err(error) => assert!(
+                !accepted && error.kind() == Kind::Authentication,
+                "{more}: {}",
+                error.chain()
+            ),
+        }
+    }
     let certified = |more: &str| text(more).replace("dbname=postgres", "dbname=certified");
     let error = connect(&certified("").parse().unwrap(), Side::Source, "x")
         .await

@@ -157,3 +157,54 @@ async fn what_is_no_postgresql_is_told_so() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_host_that_will_do_is_taken() {
+    let (one, two) = tokio::task::spawn_blocking(crate::servers::pair).await.unwrap();
+    for server in [one, two] {
+        crate::servers::sql(&server.url("postgres"), "CREATE DATABASE listed").await;
+    }
+    crate::servers::sql(
+        &one.url("postgres"),
+        "ALTER DATABASE listed SET default_transaction_read_only = on",
+    )
+    .await;
+    let (silent, _) = hostile(Attack::Silent);
+    let gone = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let (one, two) = (one.port(), two.port());
+    for (ports, settings, found) in [
+        (vec![one, two], "", Some(one)),
+        (vec![gone, silent, two], "connect_timeout=1", Some(two)),
+        (vec![one, two], "target_session_attrs=read-write", Some(two)),
+        (vec![two, one], "target_session_attrs=read-only", Some(one)),
+        (vec![one, two], "target_session_attrs=primary", Some(one)),
+        (vec![one, two], "target_session_attrs=standby", None),
+        (vec![gone, two], "target_session_attrs=prefer-standby", Some(two)),
+        (vec![gone, two, gone], "load_balance_hosts=random", Some(two)),
+        (vec![gone, gone], "", None),
+    ] {
+        let hosts = vec!["127.0.0.1"; ports.len()].join(",");
+        let ports = ports
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(",");
+        let text = format!("host={hosts} port={ports} user=postgres dbname=listed {settings}");
+        let connected = connect(&text.parse().unwrap(), Side::Target, "longhaul test").await;
+        match (connected, found) {
+            (Ok(session), Some(port)) => {
+                let shown = format!("{session:?}");
+                assert!(
+                    shown.contains(&format!("127.0.0.1:{port}/listed")),
+                    "{text}: {shown}"
+                );
+            }
+            (Err(error), None) => assert_eq!(error.kind(), Kind::Unreachable, "{text}: {}", error.chain()),
+            (connected, _) => panic!("{text}: {connected:?}"),
+        }
+    }
+}

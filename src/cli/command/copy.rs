@@ -7,6 +7,7 @@ use temporalio_client::{
 use super::super::args::{CopyArgs, ResumeArgs};
 use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
+use super::super::resources;
 use super::inspect::unknown;
 use super::jobs::{self, Job};
 use super::kept;
@@ -223,6 +224,7 @@ async fn begin(
     known: Option<Job>,
     restart: bool,
 ) -> Outcome {
+    resources::must_suffice_for(spec.tuning.concurrency)?;
     let (source, target) = sessions(&spec, &ends).await?;
     let found = look_at(&source, &target, &spec, restart).await?;
     for warning in &found.plan.warnings {
