@@ -9,7 +9,8 @@ use temporalio_sdk::activities::ActivityError;
 use temporalio_workflow::common::error::IncomingError;
 use temporalio_workflow::{ActivityCancellationType, ActivityExecutionError, ActivityOptions, RetryPolicy};
 
-use crate::postgres::{Error, Retry, Side, UNKNOWN_ATTEMPTS};
+use super::attempts::Verdict;
+use crate::postgres::{Error, Retry, Side};
 
 /// The first pause after an error that passes.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -83,30 +84,26 @@ impl Failure {
     }
 }
 
-/// What an activity answers with an error: another attempt, unless the error's kind forbids one.
+/// What an activity answers with an error: another attempt, unless the verdict is that it was the last one.
 ///
-/// `unknown` counts the errors of unknown kind; it is asked for one such error only.
-pub(super) fn refuse(
-    error: &Error,
-    since: SystemTime,
-    unknown: impl FnOnce() -> u32,
-) -> (ActivityError, bool) {
-    let is_final = match error.retry() {
-        Retry::Retry => false,
-        Retry::RetryLimited => unknown() >= UNKNOWN_ATTEMPTS,
-        Retry::Never | Retry::Again => true,
-    };
+/// `since` is when the first of a row of failed attempts failed.
+pub(super) fn refuse(error: &Error, since: SystemTime, verdict: Verdict) -> ActivityError {
     let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let failure = Failure {
+    let mut failure = Failure {
         since_ms: u64::try_from(since.as_millis()).ok(),
         ..Failure::of(error)
     };
+    let is_final = verdict != Verdict::Again;
+    if let Verdict::GivenUp(waited) = verdict {
+        let waited = humantime::format_duration(Duration::from_secs(waited.as_secs()));
+        failure.message = format!("given up after {waited} of trying again: {}", failure.message);
+    }
     let answer = ApplicationFailure::builder(failure.clone())
         .type_name(failure.kind.clone())
         .non_retryable(is_final)
         .details(failure)
         .build();
-    (ActivityError::application(answer), is_final)
+    ActivityError::application(answer)
 }
 
 /// An attempt that ended because this process is asked to end: the next process goes on with it, at once.
@@ -155,8 +152,6 @@ mod tests {
     fn the_kind_alone_says_whether_to_prepare_again() {
         for kind in [Kind::TableChanged, Kind::TargetRewound] {
             assert!(Failure::of(&error(kind)).asks_to_prepare_again(), "{kind:?}");
-            let (_, is_final) = refuse(&error(kind), UNIX_EPOCH, || unreachable!("it is known"));
-            assert!(is_final, "no attempt of this activity can mend it");
         }
         for kind in [Kind::Transient, Kind::Fenced, Kind::Unknown] {
             assert!(!Failure::of(&error(kind)).asks_to_prepare_again(), "{kind:?}");
@@ -164,20 +159,18 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_error_is_final_by_its_own_count() {
-        assert!(!refuse(&error(Kind::Unknown), UNIX_EPOCH, || 1).1);
-        assert!(refuse(&error(Kind::Unknown), UNIX_EPOCH, || UNKNOWN_ATTEMPTS).1);
+    fn an_answer_is_final_where_the_verdict_is_and_says_how_long_was_waited() {
+        let answer = |verdict| match refuse(&error(Kind::Transient), UNIX_EPOCH, verdict) {
+            ActivityError::Application(failure) => failure,
+            other => panic!("{other:?}"),
+        };
+        assert!(!answer(Verdict::Again).is_non_retryable());
+        assert!(answer(Verdict::Final).is_non_retryable());
+        let given_up = answer(Verdict::GivenUp(Duration::from_millis(3_600_700)));
+        let said = given_up.to_string();
         assert!(
-            !refuse(&error(Kind::Transient), UNIX_EPOCH, || unreachable!(
-                "it is known"
-            ))
-            .1
-        );
-        assert!(
-            refuse(&error(Kind::Privilege), UNIX_EPOCH, || unreachable!(
-                "it is known"
-            ))
-            .1
+            given_up.is_non_retryable() && said.contains("given up after 1h of trying again: something"),
+            "{said}"
         );
     }
 

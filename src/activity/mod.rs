@@ -26,7 +26,7 @@ use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
@@ -35,7 +35,7 @@ use tokio::sync::Mutex;
 use crate::job::JobSpec;
 use crate::postgres::{ConnectionString, Error, Kind, Lease, Meter, Pool, Side, Throttle, examine, ledger};
 use crate::table::{Plan, PlanDigest, TableSpec};
-use attempts::UnknownErrors;
+use attempts::{Attempts, Verdict};
 use beat::{Pulse, step};
 use since::FailingSince;
 
@@ -72,7 +72,7 @@ pub struct Activities {
     plan: Mutex<Option<Arc<Plan>>>,
     gauge: Arc<Gauge>,
     ending: Arc<AtomicBool>,
-    unknown_errors: UnknownErrors,
+    attempts: Attempts,
     failing_since: FailingSince,
 }
 
@@ -105,7 +105,7 @@ impl Activities {
                 throttle: Throttle::new(limit),
             }),
             ending: Arc::default(),
-            unknown_errors: UnknownErrors::default(),
+            attempts: Attempts::new(spec.give_up_after_ms.map(Duration::from_millis)),
             failing_since: FailingSince::default(),
         }
     }
@@ -230,7 +230,7 @@ impl Activities {
             Err(_) if self.ending.load(Ordering::SeqCst) => Err(failure::interrupted()),
             Err(_) => {
                 let (run, activity) = activity_id(ctx);
-                self.unknown_errors.forget(run, activity);
+                self.attempts.forget(run, activity);
                 self.failing_since.forget(run, activity);
                 Err(ActivityError::cancelled())
             }
@@ -251,15 +251,15 @@ impl Activities {
                 let began = info.started_time.filter(|_| info.attempt > 1);
                 let at = began.unwrap_or_else(SystemTime::now);
                 let since = self.failing_since.note(run, activity, at);
-                let unknown = || self.unknown_errors.add(run, activity);
-                let (refused, is_final) = failure::refuse(&error, since, unknown);
+                let verdict = self.attempts.judge(run, activity, error.retry(), Instant::now());
+                let refused = failure::refuse(&error, since, verdict);
                 let (what, attempt) = (&info.activity_type, info.attempt);
                 tracing::info!("{what} failed at attempt {attempt}: {}", error.chain());
-                (Err(refused), is_final)
+                (Err(refused), verdict != Verdict::Again)
             }
         };
         if is_final {
-            self.unknown_errors.forget(run, activity);
+            self.attempts.forget(run, activity);
             self.failing_since.forget(run, activity);
         }
         answer

@@ -1,4 +1,5 @@
-//! `prepare`: looks at both tables, takes the ledger over, and says where to go on.
+//! `prepare`: looks at both tables, takes the ledger over, and says where to go on. A source that has gone back in time is
+//! refused.
 //!
 //! Timeouts: a day, with heartbeats (rows may have to be counted). Retried without limit while the error can pass. Idempotent: a repeat takes the ledger over once more,
 //! with a higher epoch, and finds the same batches lost.
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
 use super::{Activities, failure, step};
-use crate::postgres::{Ask, Error, cursor, ledger, look};
+use crate::postgres::{Ask, Error, cursor, ledger, look, rewind};
 use crate::table::{Key, Lost, Plan, Position, TableSpec};
 
 /// What it is asked.
@@ -61,6 +62,7 @@ impl Activities {
         step("looking at both tables");
         let plan = look(&source, &target, table, &ask).await?.plan;
         tracing::info!("plan: {}", in_words(&plan));
+        ledger::check_rewritten(&target, &source, table, &plan).await?;
         step("taking the job over on the target");
         let position = ledger::take_over(&target, &source, table, &plan).await?;
         let lost = match &input.known {
@@ -69,6 +71,8 @@ impl Activities {
         };
         step("finding the highest key on the source");
         let highest = cursor::highest_key(&source, &plan).await?;
+        let (epoch, end) = (position.epoch, position.end());
+        rewind::note(&source, &target, table, &plan, epoch, highest.as_ref(), end).await?;
         *self.plan.lock().await = Some(Arc::new(plan.clone()));
         Ok(PrepareOutput {
             plan,

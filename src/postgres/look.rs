@@ -3,10 +3,11 @@
 //! Reads both catalogs, sees to it that the ledger is there, and holds what it says against what the target has. Moves
 //! nothing; the one thing it may write is the empty ledger.
 
-use super::catalog::{check_temporary, examine, target_is_empty};
+use super::catalog::{check_sequence, check_temporary, examine, target_is_empty};
 use super::connect::Session;
 use super::error::{Error, Kind, Result, Side};
 use super::ledger;
+use super::rewind;
 use crate::table::{Growth, OnConflict, Plan, TableSpec, Tally};
 
 /// What the job is going to do with the table.
@@ -27,6 +28,8 @@ pub struct Look {
     pub plan: Plan,
     /// What the ledger's batches did.
     pub found: Tally,
+    /// Whether the ledger knows the job.
+    pub known: bool,
 }
 
 /// Looks at both sides.
@@ -37,6 +40,7 @@ pub async fn look(source: &Session, target: &Session, spec: &TableSpec, ask: &As
     let plan = examine(source, target, spec).await?;
     if ask.sync && !ask.lookback {
         refuse_sync(&plan)?;
+        check_sequence(source, &plan).await?;
     }
     if ask.sync {
         check_temporary(target).await?;
@@ -49,6 +53,7 @@ pub async fn look(source: &Session, target: &Session, spec: &TableSpec, ask: &As
         if !ask.sync {
             ledger::check_source(source, target, spec, &plan).await?;
         }
+        rewind::check(source, target, spec, &plan).await?;
         found
     };
     if found.tally.batches == 0
@@ -71,6 +76,7 @@ pub async fn look(source: &Session, target: &Session, spec: &TableSpec, ask: &As
     Ok(Look {
         plan,
         found: found.tally,
+        known: found.known,
     })
 }
 

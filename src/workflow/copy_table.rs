@@ -1,7 +1,7 @@
 //! The workflow `CopyTable`: next batch, copy it, until all is there; a sync then sleeps and looks again.
 //!
-//! It decides, and remembers what it must to decide again after a crash; everything else is in activities. Signals `pause`
-//! and `resume`, the query `progress`, the update `tune`. Cancellation lets the batches in flight finish or roll back.
+//! It decides, and remembers what it must to decide again after a crash; everything else is in activities. Signals `pause`,
+//! `resume` and `move_to`, the query `progress`, the update `tune`. Cancellation lets the batches in flight finish or roll back.
 //! What survives continue-as-new is in `TableState`, and nothing is in flight then.
 
 #![expect(
@@ -29,7 +29,7 @@ use crate::activity::{
     Activities, ConcludeInput, NoteWritersInput, PrepareInput, conclude_options, note_writers_options,
     prepare_options,
 };
-use crate::job::{JobSpec, Kind, Tuning, TuningChange};
+use crate::job::{Ends, JobSpec, Kind, Tuning, TuningChange};
 use crate::table::{Fence, Position, TableSpec, Tally};
 
 /// The workflow's state; all of it follows from its history.
@@ -102,6 +102,12 @@ impl CopyTable {
     pub fn resume(&mut self, _: &mut SyncWorkflowContext<Self>) {
         self.paused = false;
         self.pokes += 1;
+    }
+
+    /// The servers have moved, or it is known by now which databases they are. What it does is the same.
+    #[signal]
+    pub fn move_to(&mut self, _: &mut SyncWorkflowContext<Self>, ends: Ends) {
+        self.spec.move_to(ends);
     }
 
     /// How far it is.
@@ -401,6 +407,7 @@ impl CopyTable {
                 .or(self.found)
                 .or(self.known.as_ref().map(|known| known.tally))
                 .unwrap_or_default(),
+            begun: position.map_or(0, |position| position.begun),
             found: at.map(|at| at.found).unwrap_or_default(),
             lost: at.map(|at| at.lost.clone()).unwrap_or_default(),
             prepared_again: at.map_or(0, |at| at.prepared_again),

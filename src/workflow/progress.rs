@@ -47,6 +47,9 @@ pub struct Progress {
     pub rows_estimate: Option<u64>,
     /// What the batches in the ledger did, all of them together.
     pub tally: Tally,
+    /// When the ledger's account of the job begins, in microseconds of Unix time; 0 where it is not known.
+    #[serde(default)]
+    pub begun: u64,
     /// What of it an earlier run had done, and this one found in the ledger when it began.
     #[serde(default)]
     pub found: Tally,
@@ -111,6 +114,7 @@ impl Progress {
             spec,
             rows_estimate: None,
             tally,
+            begun: 0,
             found: Tally::default(),
             lost: Lost::default(),
             prepared_again: 0,

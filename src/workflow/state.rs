@@ -209,7 +209,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 mod tests {
     use super::*;
     use crate::table::{
-        CopyFormat, Growth, Holder, KeyRange, OnConflict, PlanDigest, SourceIdentity, TableName,
+        CopyFormat, DatabaseIdentity, Growth, Holder, KeyRange, OnConflict, PlanDigest, TableName,
     };
 
     fn key(text: &str) -> Key {
@@ -224,7 +224,7 @@ mod tests {
         Plan {
             source: name("public.a"),
             target: name("public.b"),
-            source_identity: SourceIdentity {
+            source_identity: DatabaseIdentity {
                 system_identifier: None,
                 database: "d".to_owned(),
             },
@@ -255,6 +255,7 @@ mod tests {
         PrepareOutput {
             plan: plan(),
             position: Position {
+                begun: 0,
                 epoch: 3,
                 copied: Some(key("5")),
                 beyond: vec![KeyRange {

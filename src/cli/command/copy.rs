@@ -8,6 +8,8 @@ use super::super::args::{CopyArgs, ResumeArgs};
 use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
 use super::super::resources;
+use super::super::settings::Setting;
+use super::ends::{self, By, Connections, Refusal, of_side};
 use super::inspect::unknown;
 use super::jobs::{self, Job};
 use super::kept;
@@ -15,40 +17,53 @@ use super::run::{self, Ready};
 use super::{Context, refused, unreachable};
 use crate::connect::{self, ConnectError, Connected, Place};
 use crate::job::status::JobKind;
-use crate::job::{ConnectionName, JobSpec, TuningChange};
-use crate::postgres::{
-    Ask, ConnectionString, Error, Kind, Look, Retry, Session, Side, connect as connect_to, ledger, look,
-};
+use crate::job::{Ends, JobSpec, TuningChange};
+use crate::postgres::{Ask, Error, Look, Session, Side, ledger, look};
 use crate::service::Mode;
 use crate::table::{Position, Tally};
 use crate::worker;
 use crate::workflow::{CopyTable, JobInput};
 
-/// Both ends, with their secrets.
-struct Ends {
-    source: ConnectionString,
-    target: ConnectionString,
+/// How a job that may exist already is begun again.
+#[derive(Clone, Copy)]
+struct Again {
+    restart: bool,
+    by: By,
+}
+
+/// What was found before the first row moves.
+struct Found {
+    source: Session,
+    target: Session,
+    /// What is asked for, with the databases that answered.
+    spec: JobSpec,
+    look: Look,
 }
 
 pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outcome {
-    let ends = Ends {
-        source: parse(context.settings.source()?.expose(), Side::Source)?,
-        target: parse(context.settings.target()?.expose(), Side::Target)?,
+    let connections = Connections {
+        source: ends::parse(context.settings.source()?.expose(), Side::Source)?,
+        target: ends::parse(context.settings.target()?.expose(), Side::Target)?,
     };
-    let name = |end: &ConnectionString| ConnectionName::without_password(end.name());
-    let spec = context
-        .settings
-        .job_spec(kind, name(&ends.source), name(&ends.target))?;
+    let (source, target) = connections.names();
+    let spec = context.settings.job_spec(kind, source, target)?;
     spec.validate()?;
     for warning in context.state_dir.prepare()? {
         context.printer.warn(&warning);
     }
     let connected = own(context).await?;
-    let known = jobs::find(&connected.client, spec.name.as_str()).await?;
-    if let Some(job) = &known {
-        must_be_the_same(job, &spec)?;
+    let mut known = jobs::find(&connected.client, spec.name.as_str()).await?;
+    if let Some(job) = &mut known {
+        ends::follow(job).await?;
+        if !args.restart {
+            must_do_the_same(job, &spec)?;
+        }
     }
-    begin(context, connected, spec, ends, known, args.restart).await
+    let again = Again {
+        restart: args.restart,
+        by: By::Command,
+    };
+    begin(context, connected, spec, connections, known, again).await
 }
 
 pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
@@ -61,7 +76,7 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     let connected = connect::reach(context.path(), Mode::Inspect)
         .await
         .map_err(|error| unreachable(&error))?;
-    let job = match &args.job {
+    let mut job = match &args.job {
         Some(name) => jobs::named(&connected.client, name).await?,
         None => match only_open_job(&connected).await? {
             Some(job) => job,
@@ -69,9 +84,13 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
         },
     };
     if let Place::Process(pid) = connected.place {
-        return unpause(context, &connected, &job, pid).await;
+        return unpause(context, &connected, &job, pid, args).await;
     }
-    let spec = job.spec.clone();
+    ends::follow(&mut job).await?;
+    let mut spec = job.spec.clone();
+    if context.settings.is_explicit(Setting::GiveUpAfter) {
+        spec.give_up_after_ms = context.settings.give_up_after.ms;
+    }
     let is_done = job.status == WorkflowExecutionStatus::Completed;
     if is_done {
         context.printer.talk(&format!(
@@ -82,33 +101,37 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     }
     // Asked for in vain, the journal must be open for writing before the job can run.
     drop((job, connected));
-    let ends = Ends {
-        source: resolve(
-            &spec.source,
-            context.settings.source().ok().map(|secret| secret.expose()),
-            Side::Source,
-        )?,
-        target: resolve(
-            &spec.target,
-            context.settings.target().ok().map(|secret| secret.expose()),
-            Side::Target,
-        )?,
-    };
+    let connections = ends::of_job(context, &spec)?;
     let connected = own(context).await?;
-    let known = jobs::find(&connected.client, spec.name.as_str()).await?;
-    if let Some(job) = known.as_ref().filter(|job| job.is_open() && !job.is_earlier()) {
-        let resumed = job
-            .handle
-            .signal(CopyTable::resume, (), WorkflowSignalOptions::default())
-            .await;
-        resumed.map_err(|error| refused(&error))?;
+    let mut known = jobs::find(&connected.client, spec.name.as_str()).await?;
+    if let Some(job) = &mut known {
+        ends::follow(job).await?;
     }
-    begin(context, connected, spec, ends, known, false).await
+    let again = Again {
+        restart: false,
+        by: By::Name,
+    };
+    begin(context, connected, spec, connections, known, again).await
 }
 
 fn nothing_to_resume(context: &Context<'_>) -> Outcome {
     context.printer.talk("no job is open: there is nothing to resume");
     Ok(ExitStatus::Done)
+}
+
+/// A process that runs is not pointed elsewhere.
+fn must_stay_where_it_is(args: &ResumeArgs, job: &Job, owner: u32) -> Result<(), Report> {
+    if args.connections.source.is_none() && args.connections.target.is_none() {
+        return Ok(());
+    }
+    let words = format!(
+        "process {owner} runs job {}, on the connections that it was given",
+        job.spec.name
+    );
+    Err(Report::of(words, ExitStatus::Usage).with_hint(
+        "to point the job elsewhere, interrupt that process (Ctrl-C), then give this command again"
+            .to_owned(),
+    ))
 }
 
 async fn only_open_job(connected: &Connected) -> Result<Option<Job>, Report> {
@@ -127,7 +150,19 @@ async fn only_open_job(connected: &Connected) -> Result<Option<Job>, Report> {
     Ok(open.pop())
 }
 
-async fn unpause(context: &Context<'_>, connected: &Connected, job: &Job, owner: u32) -> Outcome {
+async fn send_resume(job: &Job) -> Result<(), Report> {
+    let options = WorkflowSignalOptions::default();
+    let resumed = job.handle.signal(CopyTable::resume, (), options).await;
+    resumed.map_err(|error| refused(&error))
+}
+
+async fn unpause(
+    context: &Context<'_>,
+    connected: &Connected,
+    job: &Job,
+    owner: u32,
+    args: &ResumeArgs,
+) -> Outcome {
     let name = &job.spec.name;
     if !job.is_open() {
         let words = format!(
@@ -143,11 +178,8 @@ async fn unpause(context: &Context<'_>, connected: &Connected, job: &Job, owner:
             pid: owner,
         }));
     }
-    let resumed = job
-        .handle
-        .signal(CopyTable::resume, (), WorkflowSignalOptions::default())
-        .await;
-    resumed.map_err(|error| refused(&error))?;
+    must_stay_where_it_is(args, job, owner)?;
+    send_resume(job).await?;
     context
         .printer
         .talk(&format!("job {name} goes on, in process {owner}"));
@@ -174,41 +206,11 @@ pub(super) async fn own(context: &Context<'_>) -> Result<Connected, Report> {
         .map_err(|error| unreachable(&error))
 }
 
-pub(super) fn parse(text: &str, side: Side) -> Result<ConnectionString, Report> {
-    text.parse().map_err(|words: String| {
-        Report::of(format!("--{side} is not understood: {words}"), ExitStatus::Usage).with_hint(
-            "a URL is postgres://user@host:port/database; the other form is `host=... dbname=... user=...`"
-                .to_owned(),
-        )
-    })
-}
-
-/// A job's connection again: what is given now, if it names the same database, else what the journal has (without password).
-pub(super) fn resolve(
-    name: &ConnectionName,
-    given: Option<&str>,
-    side: Side,
-) -> Result<ConnectionString, Report> {
-    if let Some(given) = given {
-        let given = parse(given, side)?;
-        if given.name() == name.as_str() {
-            return Ok(given);
-        }
-        let words = format!(
-            "the job's {side} is {name}, and the {side} given now is {}",
-            given.name()
-        );
-        return Err(Report::of(words, ExitStatus::Usage).with_hint(format!(
-            "leave --{side} and LONGHAUL_{} out, or give the job's",
-            side.to_string().to_uppercase()
-        )));
-    }
-    parse(name.as_str(), side)
-}
-
-/// The same name must mean the same job. The kind of one that has ended may change: a sync goes on from a migrate's ledger.
-fn must_be_the_same(job: &Job, spec: &JobSpec) -> Result<(), Report> {
+/// The same name must mean the same tables and kind; whether the databases are the same, they say themselves. The kind of
+/// a job that has ended may change: a sync goes on from a migrate's ledger.
+fn must_do_the_same(job: &Job, spec: &JobSpec) -> Result<(), Report> {
     let mut asked = spec.clone();
+    asked.move_to(job.spec.ends());
     if !job.is_open() {
         asked.kind = job.spec.kind;
     }
@@ -220,14 +222,21 @@ async fn begin(
     context: &Context<'_>,
     connected: Connected,
     spec: JobSpec,
-    ends: Ends,
+    connections: Connections,
     known: Option<Job>,
-    restart: bool,
+    again: Again,
 ) -> Outcome {
     resources::must_suffice_for(spec.tuning.concurrency)?;
-    let (source, target) = sessions(&spec, &ends).await?;
-    let found = look_at(&source, &target, &spec, restart).await?;
-    for warning in &found.plan.warnings {
+    let restart = again.restart;
+    let job = known.as_ref().filter(|_| !restart);
+    let attempt = async || look_at(&connections, &spec, job, again).await;
+    let Found {
+        source,
+        target,
+        spec,
+        look,
+    } = ends::patiently(context, attempt).await?;
+    for warning in &look.plan.warnings {
         context.printer.warn(warning);
     }
     let mut known = known;
@@ -237,12 +246,18 @@ async fn begin(
         end_the_one_before(job, restart).await?;
     }
     if restart {
-        ledger::forget(&target, &spec.table_spec(), &found.plan)
+        ledger::forget(&target, &spec.table_spec(), &look.plan)
             .await
             .map_err(|error| of_side(&error))?;
     }
     drop((source, target));
-    let activities = worker::activities(&spec, ends.source, ends.target);
+    if let Some(job) = &open {
+        ends::tell(job, &spec).await?;
+        if again.by == By::Name {
+            send_resume(job).await?;
+        }
+    }
+    let activities = worker::activities(&spec, connections.source, connections.target);
     let ready = Ready::start(&connected, &spec.name, activities)?;
     if open.is_some() {
         ready.hold_back();
@@ -259,7 +274,7 @@ async fn begin(
         (None, Some(job)) if !restart => Begins::Again(job.status),
         (None, _) => Begins::First,
     };
-    say_where_it_begins(context, &spec, &found, &begins);
+    say_where_it_begins(context, &spec, &look, &begins);
     let given = given_tuning(context, &spec);
     let mut spec = spec;
     // A job that has completed is over, and so is what it was tuned to.
@@ -276,7 +291,7 @@ async fn begin(
         Some(job) => apply_tuning(&job, given).await?,
         None => {
             let known = current.map(jobs::told_by).filter(|_| !restart);
-            let found = Some(found.found).filter(|found| !restart && found.batches > 0);
+            let found = Some(look.found).filter(|found| !restart && found.batches > 0);
             start(&connected, &spec, known, found).await?;
         }
     }
@@ -296,8 +311,8 @@ async fn end_the_one_before(job: &Job, restart: bool) -> Result<(), Report> {
     ended.map_err(|error| refused(&error))
 }
 
-/// Starts a run of the job's workflow.
-async fn start(
+/// Starts a job's workflow; `known` is what an earlier run was told is on the target, `found` what the ledger has.
+pub(super) async fn start(
     connected: &Connected,
     spec: &JobSpec,
     known: Option<Position>,
@@ -328,14 +343,27 @@ pub(super) fn given_tuning(context: &Context<'_>, spec: &JobSpec) -> TuningChang
     }
 }
 
-async fn sessions(spec: &JobSpec, ends: &Ends) -> Result<(Session, Session), Report> {
-    let application = format!("longhaul {}", spec.name);
-    let source = connect_to(&ends.source, Side::Source, &application)
-        .await
-        .map_err(|error| of_side(&error))?;
-    let target = connect_to(&ends.target, Side::Target, &application)
-        .await
-        .map_err(|error| of_side(&error))?;
+/// Gets to both ends, sees that they are the job's, and looks at the table there.
+async fn look_at(
+    connections: &Connections,
+    spec: &JobSpec,
+    job: Option<&Job>,
+    again: Again,
+) -> Result<Found, Refusal> {
+    let reached = async {
+        let source = ends::reach(&connections.source, Side::Source, spec).await?;
+        let target = ends::reach(&connections.target, Side::Target, spec).await?;
+        Ok::<_, Error>((source, target))
+    };
+    let ((source, from), (target, to)) = match (reached.await, job) {
+        (Ok(reached), _) => reached,
+        // Nobody there can say that it is the same database.
+        (Err(error), Some(job)) if ends::went_by_another_address(&job.spec, spec) => {
+            let other = ends::other(&job.spec, spec, again.by);
+            return Err(other.caused_by(&error.chain()).into());
+        }
+        (Err(error), _) => return Err(error.into()),
+    };
     for session in [&source, &target] {
         let version = session.server_version();
         tracing::info!(
@@ -346,34 +374,30 @@ async fn sessions(spec: &JobSpec, ends: &Ends) -> Result<(Session, Session), Rep
             session.database()
         );
     }
-    Ok((source, target))
-}
-
-async fn look_at(source: &Session, target: &Session, spec: &JobSpec, restart: bool) -> Result<Look, Report> {
+    let mut spec = spec.clone();
+    spec.move_to(Ends {
+        source: from,
+        target: to,
+    });
+    let in_doubt = match job {
+        Some(job) => ends::are_of(&job.spec, &spec, again.by)?,
+        None => false,
+    };
     let ask = Ask {
         sync: spec.kind.label() == JobKind::Sync,
         lookback: spec.lookback_keys.is_some(),
-        restart,
+        restart: again.restart,
     };
-    look(source, target, &spec.table_spec(), &ask)
-        .await
-        .map_err(|error| of_side(&error))
-}
-
-/// An error of PostgreSQL's before the job starts: the side decides the exit status.
-pub(super) fn of_side(error: &Error) -> Report {
-    let status = match error.side() {
-        _ if error.kind() == Kind::InvalidInput => ExitStatus::Usage,
-        Side::Source => ExitStatus::Source,
-        Side::Target => ExitStatus::Target,
-    };
-    let hint = match error.retry() {
-        Retry::Retry if error.kind() == Kind::Transient => {
-            "nothing was started: run the same command again".to_owned()
-        }
-        _ => error.hint().to_owned(),
-    };
-    Report::new(error, status).with_hint(hint)
+    let look = look(&source, &target, &spec.table_spec(), &ask).await?;
+    if let Some(job) = job.filter(|_| in_doubt && !look.known) {
+        return Err(ends::other(&job.spec, &spec, again.by).into());
+    }
+    Ok(Found {
+        source,
+        target,
+        spec,
+        look,
+    })
 }
 
 /// Settings that a running workflow cannot take over: it ends, and a new run goes on from the ledger.
@@ -412,12 +436,12 @@ enum Begins {
     First,
 }
 
-fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, found: &Look, begins: &Begins) {
+fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, look: &Look, begins: &Begins) {
     let count = crate::observe::figures::count;
-    let place = format!("{} -> {}", found.plan.source, found.plan.target);
-    let (rows, batches) = (count(found.found.rows), count(found.found.batches));
+    let place = format!("{} -> {}", look.plan.source, look.plan.target);
+    let (rows, batches) = (count(look.found.rows), count(look.found.batches));
     let name = &spec.name;
-    let from = match found.found.batches {
+    let from = match look.found.batches {
         0 => "begins".to_owned(),
         _ => format!("goes on from the ledger found on the target ({rows} rows in {batches} batches)"),
     };
@@ -426,7 +450,7 @@ fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, found: &Look, begi
         Begins::Paused => {
             format!("job {name} is paused, and stays so until: longhaul resume {name}   ({place})")
         }
-        Begins::Again(WorkflowExecutionStatus::Completed) if found.found.batches > 0 => format!(
+        Begins::Again(WorkflowExecutionStatus::Completed) if look.found.batches > 0 => format!(
             "job {name} was complete, with {rows} rows in {batches} batches: looking whether it still is, and for new keys: {place}"
         ),
         Begins::Again(WorkflowExecutionStatus::Canceled) => {

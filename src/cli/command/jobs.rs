@@ -361,6 +361,7 @@ fn eta_seconds(table: &TableStatus, rows_in_flight: u64) -> Option<u64> {
 /// What a job was told is on the target, by what its workflow says.
 pub fn told_by(progress: Progress) -> Position {
     Position {
+        begun: progress.begun,
         copied: progress.copied,
         tally: progress.tally,
         ..Position::default()

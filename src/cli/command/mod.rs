@@ -3,6 +3,7 @@
 mod control;
 mod copy;
 mod demo;
+mod ends;
 mod inspect;
 mod jobs;
 mod kept;

@@ -167,15 +167,15 @@ fn checked(name: &JobName, status: &JobStatus) -> String {
         };
     }
     format!(
-        "checked on the target: its ledger has every batch, without a gap, and the table is the one that they were written \
-         to; to read the rows back: longhaul verify {name}"
+        "checked on the target: its ledger has every batch, without a gap, and the table was not emptied, rewritten or made \
+         anew since; to read the rows back: longhaul verify {name}"
     )
 }
 
 /// What the same command does once the cause is mended; `None` where only another one helps, which the failure names.
 fn goes_on(kind: &str) -> Option<&'static str> {
     match kind {
-        "Different" | "Emptied" | "Incompatible" | "Fenced" => None,
+        "Different" | "Emptied" | "Incompatible" | "Fenced" | "SourceRewound" => None,
         _ => Some("once the cause is mended, the same command goes on from here"),
     }
 }
@@ -271,7 +271,11 @@ async fn ended(
         }
         WorkflowExecutionStatus::Failed => {
             let failure = job.failure().await;
-            let report = Report::of(format!("job {name} failed after {done}"), ExitStatus::Failed);
+            let status = match &failure {
+                Some(failure) if failure.kind == "SourceRewound" => ExitStatus::Source,
+                _ => ExitStatus::Failed,
+            };
+            let report = Report::of(format!("job {name} failed after {done}"), status);
             Err(match failure {
                 Some(failure) => report
                     .caused_by(&failure.message)

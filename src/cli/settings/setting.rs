@@ -25,6 +25,8 @@ pub enum Setting {
     Verify,
     Interval,
     Lookback,
+    Wait,
+    GiveUpAfter,
     Progress,
     LogFormat,
     Color,
@@ -33,7 +35,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Source,
         Self::Target,
         Self::Table,
@@ -48,6 +50,8 @@ impl Setting {
         Self::Verify,
         Self::Interval,
         Self::Lookback,
+        Self::Wait,
+        Self::GiveUpAfter,
         Self::Progress,
         Self::LogFormat,
         Self::Color,
@@ -71,6 +75,8 @@ impl Setting {
             Self::Verify => "verify",
             Self::Interval => "interval",
             Self::Lookback => "lookback",
+            Self::Wait => "wait",
+            Self::GiveUpAfter => "give_up_after",
             Self::Progress => "progress",
             Self::LogFormat => "log_format",
             Self::Color => "color",

@@ -20,11 +20,12 @@ use super::connect::Session;
 use super::cursor::rows_of;
 use super::error::{Error, Kind, Result, Side};
 use super::words::plain;
-use crate::table::{OnConflict, Plan, PlanDigest, SourceIdentity, TableName, TableSpec};
+use crate::table::{DatabaseIdentity, OnConflict, Plan, PlanDigest, TableName, TableSpec};
 use server::ServerIdentity;
 use table::Relation;
 
 pub(super) use digest::{digest_sql, files_sql};
+pub use growth::check_sequence;
 
 /// How often both catalogs are read before tables that change all the time are left alone for now.
 const ATTEMPTS: u32 = 5;
@@ -143,7 +144,7 @@ async fn decide(
     Ok(Plan {
         growth: growth::read(source, &read, &key).await?,
         same_order: key::same_order(&read, &written, &key, from.encoding == to.encoding),
-        source_identity: SourceIdentity {
+        source_identity: DatabaseIdentity {
             system_identifier: from.system_identifier,
             database: from.database,
         },
@@ -164,6 +165,18 @@ async fn decide(
         warnings: warnings.iter().map(|warning| plain(warning)).collect(),
         source: read.name,
         target: written.name,
+    })
+}
+
+/// Which database a session is connected to.
+///
+/// # Errors
+/// What goes wrong in asking.
+pub async fn identify(session: &Session) -> Result<DatabaseIdentity> {
+    let found = server::read_identity(session).await?;
+    Ok(DatabaseIdentity {
+        system_identifier: found.system_identifier,
+        database: found.database,
     })
 }
 
