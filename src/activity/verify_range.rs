@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, BatchMeter, failure, verifying};
+use super::{Activities, BatchMeter, failure, step, verifying};
 use crate::postgres::{Error, Retry, verify};
 use crate::table::{Against, Fence, Findings, KeyRange, PlanDigest, RepairFailure, TableSpec};
 
@@ -72,6 +72,7 @@ impl Activities {
         if *against == Against::Receipts {
             let plan = self.plan_of_ledger(table, &input.digest).await?;
             let target = self.target.acquire().await?;
+            step("reading a range back from the target");
             let found = verify::against_receipts(&target, &plan, table, range, &meter).await?;
             if found.differences() == 0 || !input.repair {
                 return Ok(found);
@@ -79,6 +80,7 @@ impl Activities {
         }
         let plan = self.plan_to_read(table, &input.digest).await?;
         let (source, target) = self.sessions().await?;
+        step("comparing a range of source and target");
         let sides = verify::Sides {
             source: &source,
             target: &target,

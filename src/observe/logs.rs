@@ -66,8 +66,11 @@ pub fn init(
     color: bool,
 ) -> Result<(), LogError> {
     let filter = filter(verbosity, rust_log)?;
+    // Where in the code a line comes from is for those who look into it.
+    let with_target = verbosity >= 2 || rust_log.is_some_and(|text| !text.is_empty());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_target(with_target)
         .with_writer(Writer(terminal.clone()));
     let result = match format {
         LogFormat::Text => builder.with_ansi(color).try_init(),

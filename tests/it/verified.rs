@@ -357,7 +357,7 @@ fn a_verification_that_is_killed_goes_on_where_it_was_and_finds_the_same() {
     let before = status_of_verification(&stage).unwrap();
     assert_eq!(
         (&before["kind"], &before["state"]),
-        (&json!("verify"), &json!("RUNNING"))
+        (&json!("verify"), &json!("INTERRUPTED"))
     );
     let ended = command("none").end().assert_code(1);
     planted.assert_named(&ended);

@@ -6,7 +6,10 @@ mod demo;
 mod ends;
 mod inspect;
 mod jobs;
+mod kept;
 mod run;
+mod standing;
+mod trouble;
 mod verify;
 
 use std::path::Path;
@@ -68,8 +71,8 @@ async fn carry_out(args: &Args, context: Context<'_>) -> Outcome {
         Command::Status(status) => inspect::status(&context, status.job.as_deref(), status.json).await,
         Command::List(list) => inspect::list(&context, list.json).await,
         Command::History(history) => inspect::history(&context, &history.job, history.json).await,
-        Command::Pause(pause) => control::pause(&context, &pause.job).await,
-        Command::Cancel(cancel) => control::cancel(&context, &cancel.job).await,
+        Command::Pause(pause) => control::pause(&context, &pause.job, pause.wait).await,
+        Command::Cancel(cancel) => control::cancel(&context, &cancel.job, cancel.wait).await,
         Command::Tune(tune) => control::tune(&context, &tune.job, tune.change()).await,
         Command::Demo(demo) => demo::run(demo, printer, settings).await,
     }

@@ -3,19 +3,20 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use temporalio_client::WorkflowExecutionStatus;
 
 use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
 use super::jobs::{self, Job};
+use super::trouble::{Said, Trouble};
 use super::{Context, refused};
 use crate::connect::{Connected, Place};
 use crate::job::status::JobStatus;
-use crate::job::{JobName, JobSpec, Kind};
+use crate::job::{JobName, JobSpec, Kind, Tuning};
 use crate::observe::figures;
-use crate::observe::progress::{Live, Progress};
+use crate::observe::progress::Progress;
 use crate::worker::{self, Activities, Gauge, Running};
 
 /// How often the workflow is asked how far it is.
@@ -42,6 +43,17 @@ impl Ready {
             gauge,
             ending,
         })
+    }
+
+    /// Lets next to nothing pass until [`limit`](Self::limit): what a job was tuned to only its workflow knows.
+    pub fn hold_back(&self) {
+        self.gauge.set_limit(NonZeroU64::new(1));
+    }
+
+    /// Sets the speed limit.
+    pub fn limit(&self, tuning: &Tuning) {
+        let limit = tuning.max_rate_bytes_per_second.and_then(NonZeroU64::new);
+        self.gauge.set_limit(limit);
     }
 }
 
@@ -72,19 +84,16 @@ pub async fn to_the_end(
             () = context.interrupts.heard(1) => break,
         };
         if let Some(tuning) = status.tuning {
-            ready
-                .gauge
-                .set_limit(tuning.max_rate_bytes_per_second.and_then(NonZeroU64::new));
+            ready.limit(&tuning);
         }
         told.tell(context, spec, &status);
-        let live = live(&ready.gauge, &status);
         if !job.is_open() {
-            progress.finish(&status, live);
+            progress.finish(&status);
             drop(progress);
             ready.worker.shut_down().await.map_err(|error| refused(&error))?;
             return ended(context, spec, &job, &status, began.elapsed(), json).await;
         }
-        progress.update(&status, live);
+        progress.update(&status);
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = context.interrupts.heard(1) => break,
@@ -108,10 +117,17 @@ struct Told {
     up_to: bool,
     batches_lost: u64,
     rows_lost: u64,
+    trouble: Trouble,
 }
 
 impl Told {
     fn tell(&mut self, context: &Context<'_>, spec: &JobSpec, status: &JobStatus) {
+        for said in self.trouble.look(status, SystemTime::now()) {
+            match said {
+                Said::Warning(words) => context.printer.warn(&words),
+                Said::Over(words) => context.printer.talk(&words),
+            }
+        }
         let Some(table) = status.tables.first() else {
             return;
         };
@@ -178,20 +194,6 @@ fn must_be_well(connected: &Connected, ready: &Ready) -> Result<(), Report> {
         return Err(Report::of("the worker has ended by itself", ExitStatus::Service));
     }
     Ok(())
-}
-
-fn live(gauge: &Gauge, status: &JobStatus) -> Live {
-    let (rows_in_flight, bytes_in_flight) = gauge.in_flight();
-    let retries = status
-        .pending_activities
-        .iter()
-        .map(|activity| u64::from(activity.attempt.saturating_sub(1)))
-        .sum();
-    Live {
-        rows_in_flight,
-        bytes_in_flight,
-        retries,
-    }
 }
 
 /// Lets what is in flight finish or roll back; asked once more, ends at once.

@@ -80,8 +80,8 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
     let activities = worker::activities(&spec, connections.source, connections.target);
     let ready = Ready::start(&connected, &spec.name, activities)?;
     match open {
-        Some(job) => super::copy::apply_tuning(&job, context.settings.tuning_change()).await?,
-        None => super::copy::start(&connected, &spec, was_told).await?,
+        Some(job) => super::copy::apply_tuning(&job, super::copy::given_tuning(context, &spec)).await?,
+        None => super::copy::start(&connected, &spec, was_told, None).await?,
     }
     run::to_the_end(context, connected, &spec, ready, args.json).await
 }

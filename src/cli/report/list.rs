@@ -1,6 +1,6 @@
 //! `longhaul list` for people: a job a line, in columns.
 
-use super::status::{kind, state};
+use super::status::kind;
 use super::{aligned, second};
 use crate::job::status::JobStatus;
 use crate::observe::figures;
@@ -22,7 +22,7 @@ pub fn list(jobs: &[JobStatus]) -> String {
 
 fn row(job: &JobStatus) -> Vec<String> {
     let rows = job.tables.iter().map(|table| table.rows_done).sum();
-    let share = Share::of_job(job, 0);
+    let share = Share::of_job(job);
     let done = share
         .percent()
         .map_or("-".to_owned(), |_| share.percent_in_words());
@@ -30,7 +30,7 @@ fn row(job: &JobStatus) -> Vec<String> {
     vec![
         job.job.clone(),
         kind(job.kind).to_owned(),
-        state(job).to_owned(),
+        job.state.word().to_owned(),
         done,
         figures::count(rows),
         time(&job.started_at),

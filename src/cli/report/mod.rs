@@ -13,6 +13,8 @@ pub use findings::{findings, verdict};
 pub use history::{HistoryRow, history};
 pub use list::list;
 pub use status::status;
+#[cfg(test)]
+pub(crate) use status::tests as status_tests;
 
 use std::error::Error;
 

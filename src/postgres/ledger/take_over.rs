@@ -227,6 +227,16 @@ pub async fn lost(
 async fn lock_alone(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<()> {
     let key = lock_key(spec, plan);
     let what = format!("take job {} over in the target's ledger", spec.job);
+    let free = format!("SELECT pg_catalog.pg_try_advisory_xact_lock({key})");
+    if target.row(&what, &free).await?.first().and_then(Option::as_deref) == Some("t") {
+        return Ok(());
+    }
+    tracing::warn!(
+        "job {} is held by another process, or what is left of one: waiting for its batches in flight ({}); those that do not \
+         end within {BATCHES_END_WITHIN} are ended, and that process stops",
+        spec.job,
+        holders(target, &what, key).await?
+    );
     let locked = format!(
         "SAVEPOINT waiting; SET LOCAL lock_timeout = '{BATCHES_END_WITHIN}';
          SELECT pg_catalog.pg_advisory_xact_lock({key}); RELEASE waiting; SET LOCAL lock_timeout = '60s'"
@@ -238,18 +248,39 @@ async fn lock_alone(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<(
         return Err(error);
     }
     tracing::warn!(
-        "batches of an earlier run of job {} do not end: their sessions are ended",
+        "the other process's batches of job {} do not end: their sessions are ended",
         spec.job
     );
-    let (high, low) = (key.cast_unsigned() >> 32, key.cast_unsigned() & 0xFFFF_FFFF);
     let ending = format!(
-        "ROLLBACK TO waiting; SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_locks
-         WHERE locktype = 'advisory' AND classid = {high}::pg_catalog.oid AND objid = {low}::pg_catalog.oid AND objsubid = 1
-           AND granted AND pid <> pg_catalog.pg_backend_pid()
-           AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
+        "ROLLBACK TO waiting; SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_locks WHERE {}",
+        held_by_others(key)
     );
     target.rows(&what, &ending).await?;
     target.rows(&what, &locked).await.map(drop)
+}
+
+/// Which of `pg_catalog.pg_locks` are others' on that advisory lock.
+fn held_by_others(key: i64) -> String {
+    let (high, low) = (key.cast_unsigned() >> 32, key.cast_unsigned() & 0xFFFF_FFFF);
+    format!(
+        "locktype = 'advisory' AND classid = {high}::pg_catalog.oid AND objid = {low}::pg_catalog.oid AND objsubid = 1
+           AND granted AND pid <> pg_catalog.pg_backend_pid()
+           AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
+    )
+}
+
+/// Whose sessions hold the lock, as the target knows them: `sessions 4711, 4712 from 10.0.0.5`.
+async fn holders(target: &Session, what: &str, key: i64) -> Result<String> {
+    let sql = format!(
+        "SELECT coalesce(pg_catalog.string_agg(pid::text, ', ' ORDER BY pid), 'none any more'), coalesce((SELECT
+           ' from ' || pg_catalog.string_agg(DISTINCT pg_catalog.host(a.client_addr), ', ')
+           FROM pg_catalog.pg_stat_activity a WHERE a.pid IN (SELECT pid FROM pg_catalog.pg_locks WHERE {held})), '')
+         FROM pg_catalog.pg_locks WHERE {held}",
+        held = held_by_others(key)
+    );
+    let row = target.row(what, &sql).await?;
+    let words: Vec<_> = row.into_iter().flatten().collect();
+    Ok(format!("sessions {}", words.concat()))
 }
 
 async fn read_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<Option<Entry>> {
