@@ -112,7 +112,9 @@ Examples:
 
 Against receipts, each range of the ledger is read back from the target, and its
 rows and checksum are compared with what was sent; the source is not read.
-Against the source, both sides are read, and what differs is named row by row.
+Against the source, both sides are read, and what differs is named row by row;
+what the source has beyond the job's last key is not copied yet, and not missing.
+Triggers and rules of the target that a repair would meet are refused.
 Exit status 0: equal. 1: different, or the verification failed.
 
 {CONNECTIONS}"))]

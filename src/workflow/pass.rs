@@ -293,7 +293,7 @@ fn out_of_order() -> WorkflowTermination {
         kind: "KeysOutOfOrder".to_owned(),
         message: "what the ledger has does not join up: the source orders its keys otherwise than it did"
             .to_owned(),
-        hint: "see whether the collation of the key was changed, reindex it, and begin afresh with --restart"
+        hint: "see whether the collation of the key was changed, reindex it, and begin the migrate or sync afresh with --restart"
             .to_owned(),
         prepare_again: false,
         since_ms: None,

@@ -320,6 +320,21 @@ async fn rows_are_the_sources_and_bytes_are_counted_in_whatever_order() {
             let mut found = verify::by_keys(sides, &all, true).await.unwrap();
             // As text: a key of 4 bytes and a value of 10.
             assert_eq!(found.bytes, 300 * 14);
+            let none = KeyRange {
+                low: None,
+                high: key(&["k101"]),
+            };
+            sql(&databases.target_url, "DELETE FROM t WHERE k = 'k100'").await;
+            let beyond = verify::by_keys(sides, &none, false).await.unwrap();
+            assert_eq!(
+                (beyond.not_copied_yet, beyond.rows, beyond.differences()),
+                (1, 1, 0)
+            );
+            sql(
+                &databases.target_url,
+                "INSERT INTO t VALUES ('k100', repeat('v', 10))",
+            )
+            .await;
             found += verify::only_on_target(sides, &all).await.unwrap();
             found
         };

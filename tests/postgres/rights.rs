@@ -1,7 +1,9 @@
 //! The rights that docs/operations.md names are enough, for the first user of a ledger and for a second one.
 
 use crate::servers::{Databases, another_look, batch, range, session, spec, sql, try_sql, value};
-use longhaul::postgres::{Ask, Kind, Session, Side, Unmetered, copy_batch, ledger, look, verify};
+use longhaul::postgres::{
+    Ask, Kind, Session, Side, Unmetered, copy_batch, examine, examine_to_read, ledger, look, verify,
+};
 use longhaul::table::{Batch, Difference, Fence, OnConflict, TableSpec, Tally};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, a text);
@@ -174,6 +176,32 @@ async fn the_rights_that_are_documented_are_enough_for_a_first_and_a_second_user
         3
     );
     databases.assert_same("t").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_that_repairs_nothing_needs_no_right_to_write() {
+    let databases = Databases::new(TABLE, ROWS).await;
+    let reading = "GRANT USAGE ON SCHEMA public TO only_reader; GRANT SELECT ON t TO only_reader";
+    let reader = User::new(&databases, "only_reader", reading, reading).await;
+    for on_conflict in [OnConflict::Error, OnConflict::Update] {
+        let wanted = spec("t", on_conflict);
+        let refused = examine(&reader.source, &reader.target, &wanted).await;
+        assert_eq!(refused.unwrap_err().kind(), Kind::Privilege);
+        let plan = examine_to_read(&reader.source, &reader.target, &wanted)
+            .await
+            .unwrap_or_else(said);
+        let sides = verify::Sides {
+            source: &reader.source,
+            target: &reader.target,
+            plan: &plan,
+            meter: &Unmetered,
+        };
+        verify::refuse_null_keys(&reader.target, &plan)
+            .await
+            .unwrap_or_else(said);
+        let found = verify::against_source(sides, &range(None, "100"), true).await;
+        assert_eq!(found.unwrap_or_else(said).missing, 100);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

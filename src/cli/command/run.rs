@@ -272,7 +272,10 @@ async fn ended(
             Ok(ExitStatus::Failed)
         }
         WorkflowExecutionStatus::Failed => {
-            if let (Kind::Verify, Some(findings)) = (spec.kind, &status.findings) {
+            // What came to light before it failed; of the rest nothing is known.
+            if let (Kind::Verify, Some(findings)) = (spec.kind, &status.findings)
+                && findings.differences() > 0
+            {
                 super::verify::tell(context, findings, json)?;
             }
             let failure = job.failure().await;

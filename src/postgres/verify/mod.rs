@@ -104,6 +104,7 @@ pub async fn against_source(sides: Sides<'_>, range: &KeyRange, count_missing: b
         }
         if !count_missing && there.rows == 0 {
             findings.not_copied_yet += here.rows;
+            findings.rows = findings.rows.saturating_sub(here.rows);
             continue;
         }
         let (rows, bytes) = (here.rows.max(there.rows), here.bytes.max(there.bytes));
@@ -141,6 +142,11 @@ pub async fn by_keys(sides: Sides<'_>, range: &KeyRange, count_missing: bool) ->
         ranges: 1,
         ..Findings::default()
     };
+    let counts = |found: &Difference| match found {
+        Difference::Missing { .. } => count_missing,
+        Difference::Extra { .. } => false,
+        Difference::Changed { .. } | Difference::Range { .. } => true,
+    };
     let mut suspects = Vec::new();
     let mut low = range.low.clone();
     while let Some(high) = cursor::next_range_end(
@@ -156,18 +162,13 @@ pub async fn by_keys(sides: Sides<'_>, range: &KeyRange, count_missing: bool) ->
             low,
             high: high.clone(),
         };
-        let ((rows, bytes), found) = rows::compare_keys(sides, Side::Source, &part).await?;
+        let ((rows, bytes), mut found) = rows::compare_keys(sides, Side::Source, &part).await?;
         findings.rows += rows;
         findings.bytes += bytes;
+        pass_over(&mut found, counts, &mut findings);
         suspects.extend(found);
         low = Some(high);
     }
-    let counts = |found: &Difference| match found {
-        Difference::Missing { .. } => count_missing,
-        Difference::Extra { .. } => false,
-        Difference::Changed { .. } | Difference::Range { .. } => true,
-    };
-    pass_over(&mut suspects, counts, &mut findings);
     look_once_more(sides, suspects, counts, &mut findings).await?;
     Ok(findings)
 }
@@ -193,8 +194,9 @@ pub async fn only_on_target(sides: Sides<'_>, range: &KeyRange) -> Result<Findin
 /// Drops what does not count; rows that only the source has were not compared then.
 fn pass_over(suspects: &mut Vec<Difference>, counts: impl Fn(&Difference) -> bool, findings: &mut Findings) {
     let passed = |found: &&Difference| !counts(found) && matches!(found, Difference::Missing { .. });
-    findings.not_copied_yet += suspects.iter().filter(passed).count() as u64;
-    findings.rows = findings.rows.saturating_sub(findings.not_copied_yet);
+    let passed = suspects.iter().filter(passed).count() as u64;
+    findings.not_copied_yet += passed;
+    findings.rows = findings.rows.saturating_sub(passed);
     suspects.retain(counts);
 }
 
