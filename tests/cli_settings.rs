@@ -257,7 +257,7 @@ fn a_variable_that_is_no_setting_is_a_warning_and_an_empty_one_is_nothing() {
     let settings = resolve(&["migrate"], &environment).expect("good all the same");
     assert_eq!(
         settings.warnings,
-        ["LONGHAUL_BATCHROWS is set, and is no setting of longhaul; did you mean LONGHAUL_BATCH_ROWS?"]
+        ["LONGHAUL_BATCHROWS is set, and is not a setting of longhaul; did you mean LONGHAUL_BATCH_ROWS?"]
     );
     assert!(settings.source.is_none());
 }

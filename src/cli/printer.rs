@@ -1,4 +1,4 @@
-//! The one voice of a command: data to stdout, talk to stderr, color where a person looks.
+//! The one voice of a command: data to stdout, messages to stderr, color where a person looks.
 
 use std::io::{self, IsTerminal};
 
@@ -54,6 +54,9 @@ pub(super) enum Paint {
     Error,
     Warning,
     Hint,
+    Good,
+    Waiting,
+    Bad,
 }
 
 /// Paints a word, or leaves it plain.
@@ -62,6 +65,9 @@ pub(super) fn paint(word: &str, paint: Paint, color: bool) -> String {
         Paint::Error => "1;31",
         Paint::Warning => "1;33",
         Paint::Hint => "1;36",
+        Paint::Good => "32",
+        Paint::Waiting => "33",
+        Paint::Bad => "31",
     };
     if color {
         format!("\x1b[{code}m{word}\x1b[0m")
@@ -75,6 +81,8 @@ pub(super) fn paint(word: &str, paint: Paint, color: bool) -> String {
 pub struct Printer {
     terminal: Terminal,
     color_talk: bool,
+    color_data: bool,
+    is_quiet: bool,
 }
 
 impl Printer {
@@ -83,7 +91,15 @@ impl Printer {
         Self {
             terminal,
             color_talk: color.on(&io::stderr()),
+            color_data: color.on(&io::stdout()),
+            is_quiet: false,
         }
+    }
+
+    /// The same voice, which says nothing but data and errors.
+    pub fn quiet(mut self, is_quiet: bool) -> Self {
+        self.is_quiet = is_quiet;
+        self
     }
 
     /// The streams themselves, for progress and logs.
@@ -94,6 +110,20 @@ impl Printer {
     /// Whether talk is painted.
     pub fn color(&self) -> bool {
         self.color_talk
+    }
+
+    /// Whether data is painted.
+    pub(super) fn color_data(&self) -> bool {
+        self.color_data
+    }
+
+    /// Prints data to stdout in place of what stands on the terminal; below what was printed where stdout is none.
+    pub fn screen(&self, text: &str) -> Result<(), Report> {
+        match io::stdout().is_terminal() {
+            // From the first column of the first line, each line to its end, and nothing below.
+            true => self.data(&format!("\x1b[H{}\x1b[K\x1b[J", text.replace('\n', "\x1b[K\n"))),
+            false => self.data(&format!("{text}\n")),
+        }
     }
 
     /// Prints data to stdout, with a line's end. A reader who has gone is no error; a full disk is one.
@@ -111,12 +141,14 @@ impl Printer {
 
     /// Says a line on stderr.
     pub fn talk(&self, text: &str) {
-        self.terminal.say(text);
+        if !self.is_quiet {
+            self.terminal.say(text);
+        }
     }
 
     /// Says on stderr what the operator should look at, though it stops nothing.
     pub fn warn(&self, text: &str) {
-        self.terminal.say(&format!(
+        self.talk(&format!(
             "{} {text}",
             paint("warning:", Paint::Warning, self.color_talk)
         ));
@@ -149,5 +181,15 @@ mod tests {
         let text = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect("written");
         assert_eq!(text("out"), "a line\n{\"job\":\"a\"}\n");
         assert_eq!(text("err"), "words\nwarning: look\nerror: it is over\n");
+        let quiet = printer.quiet(true);
+        quiet.talk("more words");
+        quiet.warn("look again");
+        quiet.report(&Report::of("it is over again", ExitStatus::Failed));
+        quiet.data("more").expect("there is room");
+        assert_eq!(
+            text("err"),
+            "words\nwarning: look\nerror: it is over\nerror: it is over again\n"
+        );
+        assert!(text("out").ends_with("more\n"), "data is asked for");
     }
 }

@@ -361,7 +361,7 @@ fn a_verification_that_is_killed_goes_on_where_it_was_and_finds_the_same() {
     );
     let ended = command("none").end().assert_code(1);
     planted.assert_named(&ended);
-    ended.assert_said(&["goes on"]);
+    ended.assert_said(&["continues"]);
     let after = status_of_verification(&stage).unwrap();
     assert_eq!(after["run_id"], before["run_id"], "it was not begun anew");
     let history = stage

@@ -22,10 +22,10 @@ async fn refused(table: &str, source: &str, target: &str) -> Option<Error> {
     }
     let wanted = spec("t", OnConflict::Error);
     let found = look(&databases.source, &databases.target, &wanted, &Ask::default()).await;
-    let Err(error) = found else {
+    let Err(troubles) = found else {
         return databases.try_run(wanted).await.err();
     };
-    Some(error)
+    Some(troubles.into())
 }
 
 #[tokio::test(flavor = "multi_thread")]

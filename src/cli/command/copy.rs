@@ -5,6 +5,7 @@ use temporalio_client::{WorkflowSignalOptions, WorkflowStartOptions, WorkflowTer
 use super::super::args::{CopyArgs, ResumeArgs};
 use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
+use super::check;
 use super::inspect::unknown;
 use super::jobs::{self, Job};
 use super::run::{self, Ready};
@@ -12,29 +13,19 @@ use super::{Context, refused, unreachable};
 use crate::connect::{self, ConnectError, Connected, Place};
 use crate::job::status::JobKind;
 use crate::job::{ConnectionName, JobSpec, TuningChange};
-use crate::postgres::{
-    Ask, ConnectionString, Error, Kind, Look, Retry, Session, Side, connect as connect_to, ledger, look,
-};
+use crate::postgres::{ConnectionString, Error, Kind, Look, Retry, Session, Side, ledger, look};
 use crate::service::Mode;
 use crate::worker;
 use crate::workflow::{CopyTable, JobInput};
 
 /// Both ends, with their secrets.
-struct Ends {
-    source: ConnectionString,
-    target: ConnectionString,
+pub(super) struct Ends {
+    pub source: ConnectionString,
+    pub target: ConnectionString,
 }
 
 pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outcome {
-    let ends = Ends {
-        source: parse(context.settings.source()?.expose(), Side::Source)?,
-        target: parse(context.settings.target()?.expose(), Side::Target)?,
-    };
-    let name = |end: &ConnectionString| ConnectionName::without_password(end.name());
-    let spec = context
-        .settings
-        .job_spec(kind, name(&ends.source), name(&ends.target))?;
-    spec.validate()?;
+    let (spec, ends) = check::asked_for(context.settings, kind)?;
     for warning in context.state_dir.prepare()? {
         context.printer.warn(&warning);
     }
@@ -145,7 +136,7 @@ async fn unpause(context: &Context<'_>, connected: &Connected, job: &Job, owner:
     resumed.map_err(|error| refused(&error))?;
     context
         .printer
-        .talk(&format!("job {name} goes on, in process {owner}"));
+        .talk(&format!("job {name} continues, in process {owner}"));
     Ok(ExitStatus::Done)
 }
 
@@ -161,7 +152,7 @@ pub(super) async fn own(context: &Context<'_>) -> Result<Connected, Report> {
     }
     let aside = connect::set_aside(context.path()).map_err(|error| unreachable(&error))?;
     context.printer.warn(&format!(
-        "{error}; it is set aside as {}, and the jobs in it go on from the ledgers on their targets",
+        "{error}; it is set aside as {}, and the jobs in it continue from the ledgers on their targets",
         aside.display()
     ));
     connect::own(context.path())
@@ -219,8 +210,8 @@ async fn begin(
     known: Option<Job>,
     restart: bool,
 ) -> Outcome {
-    let (source, target) = sessions(&spec, &ends).await?;
-    let found = look_at(&source, &target, &spec, restart).await?;
+    let (source, target) = check::sessions(context.settings, &spec, &ends).await?;
+    let found = look_at(context, &source, &target, &spec, restart).await?;
     for warning in &found.plan.warnings {
         context.printer.warn(warning);
     }
@@ -232,7 +223,7 @@ async fn begin(
         let reason = if restart {
             "--restart"
         } else if job.is_earlier() {
-            "an earlier version of longhaul began it: it goes on from the ledger"
+            "an earlier version of longhaul began it: it continues from the ledger"
         } else {
             "its settings were changed"
         };
@@ -277,26 +268,15 @@ async fn begin(
     run::to_the_end(context, connected, &spec, ready, false).await
 }
 
-async fn sessions(spec: &JobSpec, ends: &Ends) -> Result<(Session, Session), Report> {
-    let application = format!("longhaul {}", spec.name);
-    let source = connect_to(&ends.source, Side::Source, &application)
-        .await
-        .map_err(|error| of_side(&error))?;
-    let target = connect_to(&ends.target, Side::Target, &application)
-        .await
-        .map_err(|error| of_side(&error))?;
-    Ok((source, target))
-}
-
-async fn look_at(source: &Session, target: &Session, spec: &JobSpec, restart: bool) -> Result<Look, Report> {
-    let ask = Ask {
-        sync: spec.kind.label() == JobKind::Sync,
-        lookback: spec.lookback_keys.is_some(),
-        restart,
-    };
-    look(source, target, &spec.table_spec(), &ask)
-        .await
-        .map_err(|error| of_side(&error))
+async fn look_at(
+    context: &Context<'_>,
+    source: &Session,
+    target: &Session,
+    spec: &JobSpec,
+    restart: bool,
+) -> Result<Look, Report> {
+    let found = look(source, target, &spec.table_spec(), &check::ask(spec, restart)).await;
+    found.map_err(|troubles| check::of_look(context.settings, &troubles))
 }
 
 /// An error of PostgreSQL's before the job starts: the side decides the exit status.
@@ -348,7 +328,7 @@ fn say_where_it_begins(
     let (rows, batches) = (count(found.found.rows), count(found.found.batches));
     let name = &spec.name;
     let words = if is_open {
-        format!("job {name} goes on: {place}")
+        format!("job {name} continues: {place}")
     } else if found.found.batches == 0 {
         format!("job {name} begins: {place}")
     } else if was_complete {
@@ -357,7 +337,7 @@ fn say_where_it_begins(
         )
     } else {
         format!(
-            "job {name} goes on from the ledger found on the target ({rows} rows in {batches} batches): {place}"
+            "job {name} continues from the ledger found on the target ({rows} rows in {batches} batches): {place}"
         )
     };
     context.printer.talk(&words);

@@ -170,7 +170,7 @@ fn checked(name: &JobName, status: &JobStatus) -> String {
 fn goes_on(kind: &str) -> Option<&'static str> {
     match kind {
         "Different" | "Emptied" | "Incompatible" | "Fenced" => None,
-        _ => Some("once the cause is mended, the same command goes on from here"),
+        _ => Some("once the cause is fixed, the same command continues from here"),
     }
 }
 
@@ -179,7 +179,7 @@ fn must_be_well(connected: &Connected, ready: &Ready) -> Result<(), Report> {
     if let Place::Here(owner) = &connected.place {
         owner.service.check().map_err(|error| {
             Report::new(&error, ExitStatus::Service).with_hint(
-                "nothing is lost: make room or mend the disk, then run the same command again".to_owned(),
+                "nothing is lost: make room or repair the disk, then run the same command again".to_owned(),
             )
         })?;
     }
@@ -224,7 +224,7 @@ async fn interrupted(
     }
     drop(connected);
     context.printer.talk(&format!(
-        "go on with: longhaul resume {name}   (or the same command again)"
+        "continue with: longhaul resume {name}   (or the same command again)"
     ));
     Ok(ExitStatus::Interrupted)
 }

@@ -100,7 +100,7 @@ fn line(difference: &Difference) -> String {
 }
 
 /// A key as one line of printable text.
-fn shown(key: &Key) -> String {
+pub(super) fn shown(key: &Key) -> String {
     let parts = key.0.iter().map(|part| part.escape_debug().to_string());
     parts.collect::<Vec<_>>().join(", ")
 }

@@ -26,13 +26,14 @@ pub enum Setting {
     Lookback,
     Progress,
     LogFormat,
+    LogFile,
     Color,
     StateDir,
 }
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Source,
         Self::Target,
         Self::Table,
@@ -48,6 +49,7 @@ impl Setting {
         Self::Lookback,
         Self::Progress,
         Self::LogFormat,
+        Self::LogFile,
         Self::Color,
         Self::StateDir,
     ];
@@ -70,6 +72,7 @@ impl Setting {
             Self::Lookback => "lookback",
             Self::Progress => "progress",
             Self::LogFormat => "log_format",
+            Self::LogFile => "log_file",
             Self::Color => "color",
             Self::StateDir => "state_dir",
         }

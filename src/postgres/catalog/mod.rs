@@ -12,6 +12,7 @@ mod growth;
 mod key;
 mod server;
 mod structure;
+mod survey;
 mod table;
 mod triggers;
 
@@ -23,6 +24,7 @@ use server::ServerIdentity;
 use table::Relation;
 
 pub(super) use digest::{digest_sql, files_sql};
+pub use survey::{Right, Survey};
 
 /// How often both catalogs are read before tables that change all the time are left alone for now.
 const ATTEMPTS: u32 = 5;
@@ -34,22 +36,94 @@ const ATTEMPTS: u32 = 5;
 /// # Errors
 /// The first reason why it cannot be copied, with a hint; or what goes wrong in reading the catalogs.
 pub async fn examine(source: &Session, target: &Session, spec: &TableSpec) -> Result<Plan> {
+    survey(source, target, spec, false).await.into_plan()
+}
+
+/// The same, with all the reasons, and with what is needed; a sync takes temporary tables whatever its mode of writing.
+pub(super) async fn survey(source: &Session, target: &Session, spec: &TableSpec, sync: bool) -> Survey {
+    let mut survey = Survey::default();
     let (read, written) = tokio::join!(
         table::resolve(source, &spec.source_table),
         table::resolve(target, &spec.target_table)
     );
-    let (read, written) = (read?, written?);
-    let mut before = read_state(source, target, &read, &written).await?;
+    let (read, written) = match (read, written) {
+        (Ok(read), Ok(written)) => (read, written),
+        (read, written) => {
+            let alone = match (&read, &written) {
+                (Ok(read), Err(_)) => Some((source, read.clone())),
+                (Err(_), Ok(written)) => Some((target, written.clone())),
+                _ => None,
+            };
+            survey.troubles = unresolved(spec, read.err(), written.err());
+            if let Some((session, name)) = alone {
+                let found = survey_one(session, &name, spec).await;
+                survey.keep(found).into_iter().for_each(|one| survey.add(one));
+            }
+            return survey;
+        }
+    };
+    let found = settle(source, target, spec, (&read, &written), sync).await;
+    survey.keep(found).unwrap_or(survey)
+}
+
+/// What one misspelt name leads to is said once: where both sides take the same name, the source's trouble is the cause.
+fn unresolved(spec: &TableSpec, read: Option<Error>, written: Option<Error>) -> Vec<Error> {
+    let follows = |read: &Error, written: &Error| {
+        spec.source_table == spec.target_table
+            && matches!(read.kind(), Kind::UndefinedObject | Kind::NotATable)
+            && written.kind() == Kind::UndefinedObject
+    };
+    match (read, written) {
+        (Some(read), Some(written)) if follows(&read, &written) => vec![read],
+        (read, written) => read.into_iter().chain(written).collect(),
+    }
+}
+
+/// What can be said of a table when the other side's is not known.
+async fn survey_one(session: &Session, name: &TableName, spec: &TableSpec) -> Result<Survey> {
+    let mut survey = Survey::default();
+    let table = table::read(session, name).await?;
+    survey.need_table(&table, session.side(), spec.on_conflict);
+    if session.side() == Side::Source {
+        survey.keep(key::choose(&table, &table));
+    }
+    Ok(survey)
+}
+
+/// What can be found of one side alone, where the other cannot be reached.
+pub async fn look_at_one(session: &Session, spec: &TableSpec) -> Survey {
+    let wanted = match session.side() {
+        Side::Source => &spec.source_table,
+        Side::Target => &spec.target_table,
+    };
+    let mut survey = Survey::default();
+    if let Some(name) = survey.keep(table::resolve(session, wanted).await) {
+        let found = survey_one(session, &name, spec).await;
+        survey.keep(found).into_iter().for_each(|one| survey.add(one));
+    }
+    survey
+}
+
+/// Reads both catalogs until they hold still.
+async fn settle(
+    source: &Session,
+    target: &Session,
+    spec: &TableSpec,
+    (read, written): (&TableName, &TableName),
+    sync: bool,
+) -> Result<Survey> {
+    let mut before = read_state(source, target, read, written).await?;
     for _ in 0..ATTEMPTS {
-        let decided = decide(source, target, spec, (&read, &written)).await;
-        let after = read_state(source, target, &read, &written).await?;
+        let decided = decide(source, target, spec, (read, written), sync).await;
+        let after = read_state(source, target, read, written).await?;
         if before == after {
-            return Ok(Plan {
-                digest: after.digest,
-                source_files: after.source_files,
-                target_files: after.target_files,
-                ..decided?
-            });
+            let mut survey = decided?;
+            if let Some(plan) = &mut survey.plan {
+                plan.digest = after.digest;
+                plan.source_files = after.source_files;
+                plan.target_files = after.target_files;
+            }
+            return Ok(survey);
         }
         before = after;
     }
@@ -100,44 +174,60 @@ async fn read_state(
     })
 }
 
-/// A plan without digest and files.
+/// A plan without digest and files, with all that stands in its way.
+///
+/// # Errors
+/// What goes wrong in reading the catalogs: then nothing is known.
 async fn decide(
     source: &Session,
     target: &Session,
     spec: &TableSpec,
     (source_name, target_name): (&TableName, &TableName),
-) -> Result<Plan> {
+    sync: bool,
+) -> Result<Survey> {
+    let mut survey = Survey::default();
     let (read, written) = tokio::join!(table::read(source, source_name), table::read(target, target_name));
     let (read, written) = (read?, written?);
     let (from, to) = tokio::join!(server::read_identity(source), server::read_identity(target));
     let (from, to) = (from?, to?);
-    check_not_same(&read, &written, &from, &to)?;
-    check_rights(&read, &written, &to, spec.on_conflict)?;
-    table::refuse_foreign_partitions(target, &written).await?;
-    let columns = compare::columns_to_copy(&read, &written)?;
-    compare::check_money(&read, &columns, &from, &to)?;
-    let key = key::choose(&read, &written)?;
-    key::check_on_target(&written, &columns, &key)?;
-    compare::check_updates(&written, &columns, &key, spec.on_conflict)?;
-    let target_key_is_unique = written.unique_indexes_on(&key).next().is_some();
-    if spec.on_conflict != OnConflict::Error && !target_key_is_unique {
-        let names: Vec<_> = key.iter().map(|column| column.name.as_str()).collect();
-        return Err(Error::new(
-            Side::Target,
-            Kind::Unsupported,
-            format!(
-                "target table {} has no unique index on exactly {}",
-                written.name,
-                names.join(", ")
-            ),
-        )
-        .hinted("add that index to the target table: it is how --on-conflict finds the row"));
+    if survey.keep(check_not_same(&read, &written, &from, &to)).is_none() {
+        return Ok(survey);
     }
+    if to.is_standby {
+        let words = format!(
+            "the target, database {}, is a standby and takes no writes",
+            to.database
+        );
+        survey
+            .troubles
+            .push(Error::new(Side::Target, Kind::ReadOnly, words));
+    }
+    survey.need_table(&read, Side::Source, spec.on_conflict);
+    survey.need_table(&written, Side::Target, spec.on_conflict);
+    if spec.on_conflict != OnConflict::Error || sync {
+        survey.need_temporary(&to);
+    }
+    let foreign = table::foreign_partition(target, &written).await?;
+    survey.troubles.extend(foreign);
+    let columns = compare::columns_to_copy(&read, &written, &mut survey.troubles);
+    let money = compare::check_money(&read, &columns, &from, &to);
+    survey.keep(money);
     let reactions = triggers::read(target, &written, spec.on_conflict).await?;
-    reactions.check(&written, spec.on_conflict, spec.fire_triggers)?;
+    let key = survey.keep(key::choose(&read, &written));
+    if let Some(key) = &key {
+        survey.keep(key::check_on_target(&written, &columns, key));
+        survey.keep(compare::check_updates(&written, &columns, key, spec.on_conflict));
+        survey.keep(key::check_unique(&written, key, spec.on_conflict));
+    }
+    let checked = reactions.check(&written, spec.on_conflict, spec.fire_triggers);
+    survey.troubles.extend(checked);
+    let Some(key) = key else { return Ok(survey) };
+    let target_key_is_unique = written.unique_indexes_on(&key).next().is_some();
     let mut warnings = reactions.warnings(&written);
     warnings.extend(compare::warnings(&read, &written, &columns, target_key_is_unique));
-    Ok(Plan {
+    survey.key_reason = key::reason(&read, &key);
+    survey.text_reason = compare::text_reason(&read, &written, &columns);
+    survey.plan = Some(Plan {
         growth: growth::read(source, &read, &key).await?,
         same_order: key::same_order(&read, &written, &key, from.encoding == to.encoding),
         source_identity: SourceIdentity {
@@ -161,7 +251,8 @@ async fn decide(
         warnings,
         source: read.name,
         target: written.name,
-    })
+    });
+    Ok(survey)
 }
 
 /// Whether the target table has no row.
@@ -193,50 +284,4 @@ fn check_not_same(
             read.name, from.database
         ),
     ))
-}
-
-fn check_rights(
-    read: &Relation,
-    written: &Relation,
-    to: &ServerIdentity,
-    on_conflict: OnConflict,
-) -> Result<()> {
-    let missing = |side: Side, right: &str, on: String| {
-        let hint = format!("GRANT {right} ON {on} TO the user that connects to the {side}");
-        Err(Error::new(
-            side,
-            Kind::Privilege,
-            format!("the {side}'s user lacks {right} on {on}"),
-        )
-        .hinted(hint))
-    };
-    if !read.may_select {
-        return missing(Side::Source, "SELECT", format!("table {}", read.name));
-    }
-    if !written.may_select {
-        return missing(Side::Target, "SELECT", format!("table {}", written.name));
-    }
-    if !written.may_insert {
-        return missing(Side::Target, "INSERT", format!("table {}", written.name));
-    }
-    if on_conflict == OnConflict::Update && !written.may_update {
-        return missing(Side::Target, "UPDATE", format!("table {}", written.name));
-    }
-    if on_conflict != OnConflict::Error && !to.may_create_temporary {
-        return missing(Side::Target, "TEMPORARY", format!("database {}", to.database));
-    }
-    for (relation, side) in [(read, Side::Source), (written, Side::Target)] {
-        if relation.row_security_hides {
-            return Err(Error::new(
-                side,
-                Kind::Privilege,
-                format!(
-                    "row security on {side} table {} hides rows from this user",
-                    relation.name
-                ),
-            )
-            .hinted("connect as the table's owner or as a role with BYPASSRLS, so that no row is missed"));
-        }
-    }
-    Ok(())
 }

@@ -302,7 +302,7 @@ async fn check_entry(
     }
     let words = format!(
         "target table {} has lost rows that job {} has copied: {without_rows} of {} ranges with rows have none any more; \
-         it was emptied, or made anew",
+         it was emptied, or created again",
         plan.target,
         spec.job,
         ranges.len()
@@ -371,7 +371,7 @@ pub async fn check_source(source: &Session, target: &Session, spec: &TableSpec, 
     }
     let words = format!(
         "source table {} has no row any more in {empty} of {} ranges that job {} has copied rows of: it was emptied, or \
-         filled anew",
+         filled again",
         plan.source,
         ranges.len(),
         spec.job
@@ -386,7 +386,7 @@ fn warn_of_rewrite(spec: &TableSpec, plan: &Plan, entry: &Entry) {
     let before = entry.plan.as_ref().map(|earlier| &earlier.source_files);
     if before.is_some_and(|before| *before != plan.source_files) {
         tracing::warn!(
-            "source table {} was rewritten, or emptied and filled anew, since job {} last looked at it: rows that were \
+            "source table {} was rewritten, or emptied and filled again, since job {} last looked at it: rows that were \
              copied before that are as they were then (longhaul verify {} --against source tells whether they differ)",
             plan.source,
             spec.job,

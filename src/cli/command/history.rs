@@ -1,0 +1,356 @@
+//! `history`: what a job has done, read from the events of its workflow; all runs of it that the service still has.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+use temporalio_client::{Client, WorkflowFetchHistoryOptions};
+use temporalio_protos::temporal::api::common::v1::Payloads;
+use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
+use temporalio_protos::temporal::api::history::v1::{
+    ActivityTaskScheduledEventAttributes, ActivityTaskStartedEventAttributes, HistoryEvent,
+};
+
+use super::super::args::HistoryArgs;
+use super::super::exit::ExitStatus;
+use super::super::report::{self, HistoryRow, Outcome, Report, Step, What};
+use super::inspect::{connect, unknown};
+use super::jobs::{self, Job};
+use super::{Context, refused};
+use crate::job::TuningChange;
+use crate::table::{Batch, Tally};
+
+pub async fn history(context: &Context<'_>, args: &HistoryArgs) -> Outcome {
+    let name = &args.job;
+    let connected = connect(context).await?.ok_or_else(|| unknown(name))?;
+    let job = jobs::named(&connected.client, name).await?;
+    let events = job
+        .handle
+        .fetch_history(WorkflowFetchHistoryOptions::default())
+        .into_events()
+        .await;
+    let events = events.map_err(|error| refused(&error))?;
+    if args.json {
+        for event in &events {
+            context.printer.json(&report::event_json(event))?;
+        }
+    } else if args.events {
+        let rows: Vec<_> = events.iter().map(row).collect();
+        context.printer.data(report::events(&rows).trim_end())?;
+    } else {
+        let (runs, is_whole) = all_runs(&connected.client, &job, events).await?;
+        if !is_whole {
+            context
+                .printer
+                .talk("what was done before the first line is not in the journal any more; the ledger on the target has it");
+        }
+        context.printer.data(&report::history(&steps(&job, &runs)))?;
+    }
+    Ok(ExitStatus::Done)
+}
+
+/// The events of the current run, after those of the runs that it continues; and whether none of them is missing.
+async fn all_runs(
+    client: &Client,
+    job: &Job,
+    current: Vec<HistoryEvent>,
+) -> Result<(Vec<Vec<HistoryEvent>>, bool), Report> {
+    let mut runs = vec![current];
+    while let Some(before) = runs.last().and_then(|run| continued(run)) {
+        let mut info = job.handle.info().clone();
+        info.run_id = Some(before);
+        let fetched = info
+            .bind_untyped(client.clone())
+            .fetch_history(WorkflowFetchHistoryOptions::default())
+            .into_events()
+            .await;
+        match fetched {
+            Ok(events) if !events.is_empty() => runs.push(events),
+            Ok(_) | Err(temporalio_client::errors::WorkflowInteractionError::NotFound(_)) => {
+                runs.reverse();
+                return Ok((runs, false));
+            }
+            Err(error) => return Err(refused(&error)),
+        }
+    }
+    runs.reverse();
+    Ok((runs, true))
+}
+
+/// The run that this one continues.
+fn continued(run: &[HistoryEvent]) -> Option<String> {
+    match run.first()?.attributes.as_ref()? {
+        Attributes::WorkflowExecutionStartedEventAttributes(started) => {
+            Some(started.continued_execution_run_id.clone()).filter(|run| !run.is_empty())
+        }
+        _ => None,
+    }
+}
+
+fn steps(job: &Job, runs: &[Vec<HistoryEvent>]) -> Vec<Step> {
+    let mut reader = Reader::default();
+    for run in runs {
+        // Ids begin anew with each run.
+        (reader.scheduled, reader.started) = (HashMap::new(), HashMap::new());
+        for event in run {
+            reader.read(job, event);
+        }
+    }
+    reader.steps
+}
+
+/// Goes over events in their order, and puts together what belongs together.
+#[derive(Default)]
+struct Reader<'a> {
+    scheduled: HashMap<i64, &'a ActivityTaskScheduledEventAttributes>,
+    started: HashMap<i64, (Option<SystemTime>, &'a ActivityTaskStartedEventAttributes)>,
+    paused_at: Option<SystemTime>,
+    steps: Vec<Step>,
+}
+
+/// As much of a batch's input as is told.
+#[derive(Deserialize)]
+struct CopyInput {
+    batch: Batch,
+}
+
+impl<'a> Reader<'a> {
+    fn read(&mut self, job: &Job, event: &'a HistoryEvent) {
+        let time = jobs::time(event.event_time);
+        let Some(attributes) = event.attributes.as_ref() else {
+            return;
+        };
+        match attributes {
+            Attributes::ActivityTaskScheduledEventAttributes(it) => {
+                self.scheduled.insert(event.event_id, it);
+            }
+            Attributes::ActivityTaskStartedEventAttributes(it) => {
+                self.started.insert(it.scheduled_event_id, (time, it));
+            }
+            Attributes::ActivityTaskCompletedEventAttributes(it) => {
+                self.completed(time, it.scheduled_event_id, it.result.as_ref());
+            }
+            Attributes::ActivityTaskFailedEventAttributes(it) => {
+                let why = it
+                    .failure
+                    .as_ref()
+                    .map(|failure| jobs::innermost(failure).to_string());
+                self.failed(time, it.scheduled_event_id, &why.unwrap_or_default());
+            }
+            Attributes::ActivityTaskTimedOutEventAttributes(it) => {
+                self.failed(time, it.scheduled_event_id, "it did not answer in time");
+            }
+            Attributes::WorkflowExecutionStartedEventAttributes(it) => {
+                if it.continued_execution_run_id.is_empty() {
+                    let (source, target) = (&job.spec.source_table, &job.spec.target_table);
+                    self.say(time, format!("begun: {source} -> {target}"));
+                }
+            }
+            Attributes::WorkflowExecutionSignaledEventAttributes(it) => self.signaled(time, &it.signal_name),
+            Attributes::WorkflowExecutionUpdateAcceptedEventAttributes(it) => {
+                let input = it
+                    .accepted_request
+                    .as_ref()
+                    .and_then(|request| request.input.as_ref());
+                let change = input.and_then(|input| first::<TuningChange>(input.args.as_ref()));
+                self.say(time, tuned(change));
+            }
+            Attributes::TimerStartedEventAttributes(it) => {
+                let span = it
+                    .start_to_fire_timeout
+                    .and_then(|span| Duration::try_from(span).ok());
+                let span = span.map_or(String::new(), |span| format!(" {}", report::seconds(span)));
+                self.say(time, format!("waiting{span} before the next round or attempt"));
+            }
+            _ => self.read_end(time, attributes),
+        }
+    }
+
+    fn read_end(&mut self, time: Option<SystemTime>, attributes: &Attributes) {
+        match attributes {
+            Attributes::WorkflowExecutionCancelRequestedEventAttributes(_) => {
+                self.say(time, "cancel was asked for".to_owned());
+            }
+            Attributes::WorkflowExecutionCompletedEventAttributes(_) => {
+                self.say(time, "completed".to_owned());
+            }
+            Attributes::WorkflowExecutionCanceledEventAttributes(_) => {
+                self.say(time, "canceled".to_owned());
+            }
+            Attributes::WorkflowExecutionFailedEventAttributes(it) => {
+                let why = it
+                    .failure
+                    .as_ref()
+                    .map(|failure| jobs::innermost(failure).to_string());
+                self.say(
+                    time,
+                    format!("failed: {}", why.unwrap_or_default().replace('\n', " ")),
+                );
+            }
+            Attributes::WorkflowExecutionTerminatedEventAttributes(it) => {
+                self.say(time, format!("ended from outside: {}", it.reason));
+            }
+            _ => {}
+        }
+    }
+
+    fn say(&mut self, time: Option<SystemTime>, words: String) {
+        self.steps.push(Step {
+            time,
+            took: None,
+            what: What::Words(words),
+            retried: None,
+        });
+    }
+
+    fn signaled(&mut self, time: Option<SystemTime>, signal: &str) {
+        match signal {
+            "pause" => {
+                self.paused_at = time;
+                self.say(time, "paused".to_owned());
+            }
+            "resume" => {
+                let paused = self.paused_at.take().zip(time);
+                let span = paused.and_then(|(from, to)| to.duration_since(from).ok());
+                let after = span.map_or(String::new(), |span| format!(" after {}", report::seconds(span)));
+                self.say(time, format!("resumed{after}"));
+            }
+            other => self.say(time, format!("signal {other}")),
+        }
+    }
+
+    fn completed(&mut self, time: Option<SystemTime>, scheduled: i64, result: Option<&Payloads>) {
+        let Some(activity) = self.scheduled.remove(&scheduled) else {
+            return;
+        };
+        let (took, retried) = self.attempts(time, scheduled);
+        let kind = activity.activity_type.as_ref().map_or("", |it| it.name.as_str());
+        let what = match kind {
+            "copy_batch" => {
+                let input = first::<CopyInput>(activity.input.as_ref());
+                match (input, first::<Tally>(result)) {
+                    // A look that found nothing missing has written nothing.
+                    (Some(input), Some(tally)) if tally.batches > 0 || retried.is_some() => {
+                        What::Copied(input.batch, tally)
+                    }
+                    _ => return,
+                }
+            }
+            "verify_range" => match first(result) {
+                Some(findings) => What::Verified(findings),
+                None => return,
+            },
+            "prepare" => What::Words("looked at both tables and the ledger".to_owned()),
+            "prepare_verify" => What::Words("looked at what there is to verify".to_owned()),
+            "conclude" => What::Words("asked the target, which has all of it".to_owned()),
+            // Their like comes before each batch and each round: told where something went wrong.
+            _ if retried.is_none() => return,
+            "next_batch" | "next_range" => What::Words("found where the next batch ends".to_owned()),
+            "note_writers" => What::Words("asked who writes on the source".to_owned()),
+            other => What::Words(other.to_owned()),
+        };
+        self.steps.push(Step {
+            time,
+            took,
+            what,
+            retried,
+        });
+    }
+
+    fn failed(&mut self, time: Option<SystemTime>, scheduled: i64, why: &str) {
+        let Some(activity) = self.scheduled.remove(&scheduled) else {
+            return;
+        };
+        let kind = activity.activity_type.as_ref().map_or("", |it| it.name.as_str());
+        let number = first::<CopyInput>(activity.input.as_ref()).map(|input| input.batch.number);
+        let what = match number {
+            Some(number) => format!("batch {number}"),
+            None => kind.to_owned(),
+        };
+        let (took, retried) = self.attempts(time, scheduled);
+        self.steps.push(Step {
+            time,
+            took,
+            what: What::Words(format!("{what} failed: {}", why.replace('\n', " "))),
+            retried,
+        });
+    }
+
+    /// How long the last attempt took, and what came of those before it.
+    fn attempts(
+        &mut self,
+        ended: Option<SystemTime>,
+        scheduled: i64,
+    ) -> (Option<Duration>, Option<(u32, String)>) {
+        let Some((began, started)) = self.started.remove(&scheduled) else {
+            return (None, None);
+        };
+        let took = ended
+            .zip(began)
+            .and_then(|(ended, began)| ended.duration_since(began).ok());
+        let failed = started.attempt.unsigned_abs().saturating_sub(1);
+        let why = started.last_failure.as_ref();
+        let why = why.map_or("its process ended".to_owned(), |failure| {
+            jobs::innermost(failure).to_string()
+        });
+        (took, (failed > 0).then_some((failed, why)))
+    }
+}
+
+/// The first payload, if it is one of these.
+fn first<T: for<'de> Deserialize<'de>>(payloads: Option<&Payloads>) -> Option<T> {
+    serde_json::from_slice(&payloads?.payloads.first()?.data).ok()
+}
+
+fn tuned(change: Option<TuningChange>) -> String {
+    let Some(change) = change else {
+        return "tuned".to_owned();
+    };
+    let parts = [
+        change.concurrency.map(|number| format!("concurrency {number}")),
+        change.batch_rows.map(|rows| format!("batch rows {rows}")),
+        change.max_rate.map(|rate| format!("max rate {rate}")),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    format!("tuned: {}", parts.join(", "))
+}
+
+fn row(event: &HistoryEvent) -> HistoryRow {
+    HistoryRow {
+        event_id: event.event_id.unsigned_abs(),
+        time: jobs::time(event.event_time).map(jobs::rfc3339),
+        event_type: format!("{:?}", event.event_type()),
+        detail: detail(event).unwrap_or_default(),
+    }
+}
+
+fn detail(event: &HistoryEvent) -> Option<String> {
+    Some(match event.attributes.as_ref()? {
+        Attributes::ActivityTaskScheduledEventAttributes(it) => it.activity_type.clone()?.name,
+        Attributes::ActivityTaskStartedEventAttributes(it) if it.attempt > 1 => {
+            let failure = it
+                .last_failure
+                .as_ref()
+                .map(|failure| format!(" after: {}", jobs::innermost(failure)));
+            format!("attempt {}{}", it.attempt, failure.unwrap_or_default())
+        }
+        Attributes::ActivityTaskFailedEventAttributes(it) => {
+            jobs::innermost(it.failure.as_ref()?).to_string()
+        }
+        Attributes::ActivityTaskTimedOutEventAttributes(it) => it.failure.as_ref()?.message.clone(),
+        Attributes::WorkflowExecutionFailedEventAttributes(it) => {
+            jobs::innermost(it.failure.as_ref()?).to_string()
+        }
+        Attributes::WorkflowTaskFailedEventAttributes(it) => it.failure.as_ref()?.message.clone(),
+        Attributes::WorkflowExecutionSignaledEventAttributes(it) => it.signal_name.clone(),
+        Attributes::WorkflowExecutionUpdateAcceptedEventAttributes(it) => {
+            it.accepted_request.clone()?.input?.name
+        }
+        Attributes::WorkflowExecutionTerminatedEventAttributes(it) => it.reason.clone(),
+        Attributes::TimerStartedEventAttributes(it) => {
+            let duration = std::time::Duration::try_from(it.start_to_fire_timeout?).ok()?;
+            humantime::format_duration(duration).to_string()
+        }
+        _ => return None,
+    })
+}
