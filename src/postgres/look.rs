@@ -124,6 +124,9 @@ pub async fn survey(source: &Session, target: &Session, spec: &TableSpec, ask: &
         }
     }
     survey
+        .troubles
+        .sort_by_key(|trouble| trouble.side() == Side::Target);
+    survey
 }
 
 /// Holds the ledger, where there is one, against the plan, and the target against both.

@@ -72,14 +72,14 @@ fn a_check_tells_what_would_be_done_and_all_that_is_in_the_way_and_writes_nothin
             "--target",
             &stage.target,
             "--target-table",
-            "audio",
+            "audio_download",
         ]);
         let ended = stage.begin(&mut command).end().assert_code(3);
         ended
             .assert_said(&[
                 "given by: `source` in",
                 "job.toml, line 3",
-                "table audio does not exist on the target",
+                "table audio_download does not exist on the target",
             ])
             .assert_said(&["given by: --target-table", "did you mean audio_downloads?"]);
     }

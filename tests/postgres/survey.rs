@@ -71,8 +71,8 @@ async fn a_key_that_does_not_grow_a_full_target_and_missing_rights_come_together
     assert_eq!(
         told,
         [
-            (Side::Target, Kind::Privilege),
             (Side::Source, Kind::Unsupported),
+            (Side::Target, Kind::Privilege),
             (Side::Target, Kind::Privilege),
             (Side::Target, Kind::NotEmpty),
         ],

@@ -66,16 +66,19 @@ pub fn config(command: &ConfigCommand, settings: &Settings, printer: &Printer) -
 
 fn row(settings: &Settings, setting: Setting) -> SettingRow {
     let origin = settings.origin(setting);
+    let value = value(settings, setting);
     SettingRow {
         setting: setting.key().to_owned(),
-        value: value(settings, setting),
         origin: match origin {
+            // What follows from another setting, or from the platform.
+            None if value.is_some() => "default",
             None => "unset",
             Some(Origin::Flag) => "flag",
             Some(Origin::Environment) => "variable",
             Some(Origin::File { .. }) => "file",
             Some(Origin::Default) => "default",
         },
+        value,
         place: origin.map(|origin| origin.place(setting)),
     }
 }

@@ -102,8 +102,8 @@ fn steps(job: &Job, runs: &[Vec<HistoryEvent>]) -> Vec<Step> {
 /// Goes over events in their order, and puts together what belongs together.
 #[derive(Default)]
 struct Reader<'a> {
-    scheduled: HashMap<i64, &'a ActivityTaskScheduledEventAttributes>,
-    started: HashMap<i64, (Option<SystemTime>, &'a ActivityTaskStartedEventAttributes)>,
+    scheduled: HashMap<i64, (Option<SystemTime>, &'a ActivityTaskScheduledEventAttributes)>,
+    started: HashMap<i64, &'a ActivityTaskStartedEventAttributes>,
     paused_at: Option<SystemTime>,
     steps: Vec<Step>,
 }
@@ -122,10 +122,10 @@ impl<'a> Reader<'a> {
         };
         match attributes {
             Attributes::ActivityTaskScheduledEventAttributes(it) => {
-                self.scheduled.insert(event.event_id, it);
+                self.scheduled.insert(event.event_id, (time, it));
             }
             Attributes::ActivityTaskStartedEventAttributes(it) => {
-                self.started.insert(it.scheduled_event_id, (time, it));
+                self.started.insert(it.scheduled_event_id, it);
             }
             Attributes::ActivityTaskCompletedEventAttributes(it) => {
                 self.completed(time, it.scheduled_event_id, it.result.as_ref());
@@ -210,9 +210,8 @@ impl<'a> Reader<'a> {
                 self.say(time, "paused".to_owned());
             }
             "resume" => {
-                let paused = self.paused_at.take().zip(time);
-                let span = paused.and_then(|(from, to)| to.duration_since(from).ok());
-                let after = span.map_or(String::new(), |span| format!(" after {}", report::seconds(span)));
+                let after = span(self.paused_at.take(), time)
+                    .map_or(String::new(), |span| format!(" after {}", report::seconds(span)));
                 self.say(time, format!("resumed{after}"));
             }
             other => self.say(time, format!("signal {other}")),
@@ -220,10 +219,10 @@ impl<'a> Reader<'a> {
     }
 
     fn completed(&mut self, time: Option<SystemTime>, scheduled: i64, result: Option<&Payloads>) {
-        let Some(activity) = self.scheduled.remove(&scheduled) else {
+        let Some((began, activity)) = self.scheduled.remove(&scheduled) else {
             return;
         };
-        let (took, retried) = self.attempts(time, scheduled);
+        let (took, retried) = (span(began, time), self.failed_attempts(scheduled));
         let kind = activity.activity_type.as_ref().map_or("", |it| it.name.as_str());
         let what = match kind {
             "copy_batch" => {
@@ -242,7 +241,7 @@ impl<'a> Reader<'a> {
             },
             "prepare" => What::Words("looked at both tables and the ledger".to_owned()),
             "prepare_verify" => What::Words("looked at what there is to verify".to_owned()),
-            "conclude" => What::Words("asked the target, which has all of it".to_owned()),
+            "conclude" => What::Words("checked that all of it is on the target".to_owned()),
             // Their like comes before each batch and each round: told where something went wrong.
             _ if retried.is_none() => return,
             "next_batch" | "next_range" => What::Words("found where the next batch ends".to_owned()),
@@ -258,7 +257,7 @@ impl<'a> Reader<'a> {
     }
 
     fn failed(&mut self, time: Option<SystemTime>, scheduled: i64, why: &str) {
-        let Some(activity) = self.scheduled.remove(&scheduled) else {
+        let Some((began, activity)) = self.scheduled.remove(&scheduled) else {
             return;
         };
         let kind = activity.activity_type.as_ref().map_or("", |it| it.name.as_str());
@@ -267,7 +266,7 @@ impl<'a> Reader<'a> {
             Some(number) => format!("batch {number}"),
             None => kind.to_owned(),
         };
-        let (took, retried) = self.attempts(time, scheduled);
+        let (took, retried) = (span(began, time), self.failed_attempts(scheduled));
         self.steps.push(Step {
             time,
             took,
@@ -276,25 +275,22 @@ impl<'a> Reader<'a> {
         });
     }
 
-    /// How long the last attempt took, and what came of those before it.
-    fn attempts(
-        &mut self,
-        ended: Option<SystemTime>,
-        scheduled: i64,
-    ) -> (Option<Duration>, Option<(u32, String)>) {
-        let Some((began, started)) = self.started.remove(&scheduled) else {
-            return (None, None);
-        };
-        let took = ended
-            .zip(began)
-            .and_then(|(ended, began)| ended.duration_since(began).ok());
+    /// How many attempts failed before the last one, and why the last of them did.
+    fn failed_attempts(&mut self, scheduled: i64) -> Option<(u32, String)> {
+        let started = self.started.remove(&scheduled)?;
         let failed = started.attempt.unsigned_abs().saturating_sub(1);
         let why = started.last_failure.as_ref();
         let why = why.map_or("its process ended".to_owned(), |failure| {
             jobs::innermost(failure).to_string()
         });
-        (took, (failed > 0).then_some((failed, why)))
+        (failed > 0).then_some((failed, why))
     }
+}
+
+/// From when it was asked for to its end: with every attempt, and what lay between them.
+fn span(began: Option<SystemTime>, ended: Option<SystemTime>) -> Option<Duration> {
+    let (began, ended) = began.zip(ended)?;
+    ended.duration_since(began).ok()
 }
 
 /// The first payload, if it is one of these.

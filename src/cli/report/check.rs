@@ -167,23 +167,23 @@ fn ledger(checked: &Checked, state: State) -> String {
     }
 }
 
-/// Rights that are there, and rights that are missing, a line each.
+/// Rights that are there, and rights that are missing, a line each; those on one object together.
 fn rights(rights: &[Right]) -> Vec<String> {
     let told = |granted: bool| {
-        let some = rights.iter().filter(|right| right.granted == granted);
-        let some: Vec<_> = some
-            .map(|right| format!("{} on {} ({})", right.right, right.on, right.side))
-            .collect();
-        some.join("; ")
+        let some: Vec<_> = rights.iter().filter(|right| right.granted == granted).collect();
+        let objects = some.chunk_by(|one, next| (one.side, &one.on) == (next.side, &next.on));
+        let objects = objects.filter_map(|rights| {
+            let names: Vec<_> = rights.iter().map(|right| right.right).collect();
+            let object = rights.first()?;
+            Some(format!("{}, {} on {}", object.side, names.join(", "), object.on))
+        });
+        objects.collect::<Vec<_>>().join("; ")
     };
-    let lines = [
-        ("rights that are there", told(true)),
-        ("rights that are missing", told(false)),
-    ];
+    let lines = [("has", told(true)), ("lacks", told(false))];
     lines
         .into_iter()
         .filter(|(_, told)| !told.is_empty())
-        .map(|(what, told)| format!("{what}: {told}"))
+        .map(|(what, told)| format!("rights that the user {what}: {told}"))
         .collect()
 }
 
@@ -240,7 +240,7 @@ pub(super) mod tests {
              batches: ~20 of at most 50,000 rows, 4 at a time\n  \
              time: ~15s at 20.0 MB/s, the speed limit\n  \
              ledger: on the target, without a batch of this job\n  \
-             rights that are there: SELECT on table public.audio (source)\n  \
+             rights that the user has: source, SELECT on table public.audio\n  \
              warning: target table raw.audio is unlogged\n  \
              nothing was written"
         );
@@ -266,7 +266,7 @@ pub(super) mod tests {
         assert_eq!(
             check(&checked),
             "the job (check): it cannot begin: 1 error\n  \
-             rights that are missing: SELECT on table public.audio (source)\n  \
+             rights that the user lacks: source, SELECT on table public.audio\n  \
              nothing was written"
         );
     }

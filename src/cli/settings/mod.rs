@@ -23,7 +23,7 @@ use super::args::{
 use super::printer::ColorChoice;
 use crate::job::status::JobKind;
 use crate::job::{
-    BatchRows, ConnectionName, JobName, JobSpec, Kind, OnConflict, RateLimit, Tuning, TuningChange,
+    BatchRows, ConnectionName, JobError, JobName, JobSpec, Kind, OnConflict, RateLimit, Tuning, TuningChange,
     VerifySpec,
 };
 use crate::job::{parse_concurrency, parse_interval, parse_lookback};
@@ -215,20 +215,22 @@ impl Settings {
         fn shown(error: impl std::fmt::Display) -> String {
             error.to_string()
         }
+        // The place of the value is told with it, and need not be told twice.
+        let rule = |error: JobError| error.rule();
         match setting {
             Setting::Source => self.source = Some(text.parse()?),
             Setting::Target => self.target = Some(text.parse()?),
             Setting::Table => self.table = Some(text.parse().map_err(shown)?),
             Setting::TargetTable => self.target_table = Some(text.parse().map_err(shown)?),
             Setting::Name => self.name = Some(text.parse().map_err(shown)?),
-            Setting::Concurrency => self.concurrency = parse_concurrency(text).map_err(shown)?,
-            Setting::BatchRows => self.batch_rows = text.parse().map_err(shown)?,
-            Setting::MaxRate => self.max_rate = text.parse().map_err(shown)?,
-            Setting::OnConflict => self.on_conflict = text.parse().map_err(shown)?,
+            Setting::Concurrency => self.concurrency = parse_concurrency(text).map_err(rule)?,
+            Setting::BatchRows => self.batch_rows = text.parse().map_err(rule)?,
+            Setting::MaxRate => self.max_rate = text.parse().map_err(rule)?,
+            Setting::OnConflict => self.on_conflict = text.parse().map_err(rule)?,
             Setting::FireTriggers => self.fire_triggers = read_bool(text)?,
             Setting::Verify => self.verify = read_bool(text)?,
-            Setting::Interval => self.interval_ms = parse_interval(text).map_err(shown)?,
-            Setting::Lookback => self.lookback_keys = Some(parse_lookback(text).map_err(shown)?),
+            Setting::Interval => self.interval_ms = parse_interval(text).map_err(rule)?,
+            Setting::Lookback => self.lookback_keys = Some(parse_lookback(text).map_err(rule)?),
             Setting::Progress => self.progress = text.parse().map_err(shown)?,
             Setting::LogFormat => self.log_format = text.parse().map_err(shown)?,
             Setting::Color => self.color = text.parse()?,
