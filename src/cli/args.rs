@@ -88,7 +88,6 @@ pub struct GlobalArgs {
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one of it in a process")]
 pub enum Command {
     /// Look at both sides, say what would be done and all that is in the way; write nothing
     #[command(after_help = format!("\

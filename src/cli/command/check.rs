@@ -17,6 +17,9 @@ use crate::postgres::{
 };
 use crate::workflow::batch_rows;
 
+/// Of fewer rows the time to read them says nothing of many.
+const ROWS_FOR_SPEED: u64 = 1000;
+
 /// Looks, says what would be done, and ends with what is in the way. Writes nothing.
 pub async fn check(context: &Context<'_>, kind: JobKind, restart: bool, json: bool) -> Outcome {
     let mut checked = Checked {
@@ -237,7 +240,7 @@ fn estimate(spec: &JobSpec, trial: Option<Trial>, checked: &mut Checked) {
     checked.batches_estimate = rows_to_come.map(|rows| rows.div_ceil(in_a_batch));
     let limit = spec.tuning.max_rate_bytes_per_second.map(|rate| rate as f64);
     let read = trial
-        .filter(|trial| trial.took > Duration::ZERO)
+        .filter(|trial| trial.rows >= ROWS_FOR_SPEED && trial.took > Duration::ZERO)
         .map(|trial| (trial.bytes as f64 / trial.took.as_secs_f64(), trial.rows));
     let (speed, reason) = match (limit, read) {
         (Some(limit), read) if read.is_none_or(|(speed, _)| limit <= speed) => {
@@ -289,9 +292,9 @@ mod tests {
     #[test]
     fn estimates_are_of_what_is_left_at_the_slower_of_limit_and_reading() {
         let trial = Trial {
-            rows: 100,
-            bytes: 10_000,
-            took: Duration::from_millis(100),
+            rows: 1000,
+            bytes: 100_000,
+            took: Duration::from_secs(1),
         };
         let estimated = |limit, rows_estimate, trial| {
             let mut checked = Checked {
@@ -307,17 +310,19 @@ mod tests {
             (read.bytes_estimate, read.batches_estimate),
             (Some(2_550_000), Some(21))
         );
-        assert_eq!((read.seconds_estimate, read.rows_read), (Some(21), 100));
+        assert_eq!((read.seconds_estimate, read.rows_read), (Some(21), 1000));
         assert!(
             read.speed_reason
                 .expect("told")
-                .contains("one session read 100 rows")
+                .contains("one session read 1,000 rows")
         );
         let limited = estimated(Some(10_000), Some(25_500), Some(trial));
         assert_eq!(limited.seconds_estimate, Some(205));
         assert_eq!(limited.speed_reason.as_deref(), Some("the speed limit"));
         let slow = estimated(Some(10_000_000), Some(25_500), Some(trial));
         assert_eq!(slow.seconds_estimate, Some(21), "the limit is never reached");
+        let few = Trial { rows: 999, ..trial };
+        assert_eq!(estimated(None, Some(25_500), Some(few)).seconds_estimate, None);
         let unknown = estimated(None, None, Some(trial));
         assert_eq!((unknown.batches_estimate, unknown.seconds_estimate), (None, None));
         let empty = estimated(None, Some(0), None);

@@ -44,7 +44,9 @@ pub async fn history(context: &Context<'_>, args: &HistoryArgs) -> Outcome {
                 .printer
                 .talk("what was done before the first line is not in the journal any more; the ledger on the target has it");
         }
-        context.printer.data(&report::history(&steps(&job, &runs)))?;
+        context
+            .printer
+            .data(&report::history(&steps(&what(&job), &runs)))?;
     }
     Ok(ExitStatus::Done)
 }
@@ -87,13 +89,18 @@ fn continued(run: &[HistoryEvent]) -> Option<String> {
     }
 }
 
-fn steps(job: &Job, runs: &[Vec<HistoryEvent>]) -> Vec<Step> {
+/// Which table goes where.
+fn what(job: &Job) -> String {
+    format!("{} -> {}", job.spec.source_table, job.spec.target_table)
+}
+
+fn steps(what: &str, runs: &[Vec<HistoryEvent>]) -> Vec<Step> {
     let mut reader = Reader::default();
     for run in runs {
         // Ids begin anew with each run.
         (reader.scheduled, reader.started) = (HashMap::new(), HashMap::new());
         for event in run {
-            reader.read(job, event);
+            reader.read(what, event);
         }
     }
     reader.steps
@@ -115,7 +122,7 @@ struct CopyInput {
 }
 
 impl<'a> Reader<'a> {
-    fn read(&mut self, job: &Job, event: &'a HistoryEvent) {
+    fn read(&mut self, what: &str, event: &'a HistoryEvent) {
         let time = jobs::time(event.event_time);
         let Some(attributes) = event.attributes.as_ref() else {
             return;
@@ -142,8 +149,7 @@ impl<'a> Reader<'a> {
             }
             Attributes::WorkflowExecutionStartedEventAttributes(it) => {
                 if it.continued_execution_run_id.is_empty() {
-                    let (source, target) = (&job.spec.source_table, &job.spec.target_table);
-                    self.say(time, format!("begun: {source} -> {target}"));
+                    self.say(time, format!("begun: {what}"));
                 }
             }
             Attributes::WorkflowExecutionSignaledEventAttributes(it) => self.signaled(time, &it.signal_name),
@@ -349,4 +355,115 @@ fn detail(event: &HistoryEvent) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use temporalio_protos::temporal::api::common::v1::{ActivityType, Payload};
+    use temporalio_protos::temporal::api::failure::v1::Failure;
+    use temporalio_protos::temporal::api::history::v1::{
+        ActivityTaskCompletedEventAttributes, WorkflowExecutionSignaledEventAttributes,
+        WorkflowExecutionStartedEventAttributes,
+    };
+
+    use super::*;
+
+    fn json(value: serde_json::Value) -> Option<Payloads> {
+        let payload = Payload {
+            data: value.to_string().into_bytes(),
+            ..Payload::default()
+        };
+        Some(Payloads {
+            payloads: vec![payload],
+        })
+    }
+
+    fn event(event_id: i64, seconds: i64, attributes: Attributes) -> HistoryEvent {
+        HistoryEvent {
+            event_id,
+            event_time: Some(prost_types::Timestamp { seconds, nanos: 0 }),
+            attributes: Some(attributes),
+            ..HistoryEvent::default()
+        }
+    }
+
+    /// An activity from second 10 to second 13, at its third attempt.
+    fn retried(kind: &str, input: serde_json::Value, result: serde_json::Value) -> Vec<HistoryEvent> {
+        let scheduled = ActivityTaskScheduledEventAttributes {
+            activity_type: Some(ActivityType {
+                name: kind.to_owned(),
+            }),
+            input: json(input),
+            ..Default::default()
+        };
+        let started = ActivityTaskStartedEventAttributes {
+            scheduled_event_id: 5,
+            attempt: 3,
+            last_failure: Some(Failure {
+                message: "connection refused".to_owned(),
+                ..Failure::default()
+            }),
+            ..Default::default()
+        };
+        let completed = ActivityTaskCompletedEventAttributes {
+            scheduled_event_id: 5,
+            result: json(result),
+            ..Default::default()
+        };
+        vec![
+            event(5, 10, Attributes::ActivityTaskScheduledEventAttributes(scheduled)),
+            event(6, 13, Attributes::ActivityTaskStartedEventAttributes(started)),
+            event(7, 13, Attributes::ActivityTaskCompletedEventAttributes(completed)),
+        ]
+    }
+
+    fn signal(seconds: i64, name: &str) -> HistoryEvent {
+        let attributes = WorkflowExecutionSignaledEventAttributes {
+            signal_name: name.to_owned(),
+            ..Default::default()
+        };
+        event(
+            9,
+            seconds,
+            Attributes::WorkflowExecutionSignaledEventAttributes(attributes),
+        )
+    }
+
+    fn begun(continues: &str) -> HistoryEvent {
+        let attributes = WorkflowExecutionStartedEventAttributes {
+            continued_execution_run_id: continues.to_owned(),
+            ..Default::default()
+        };
+        event(
+            1,
+            1,
+            Attributes::WorkflowExecutionStartedEventAttributes(attributes),
+        )
+    }
+
+    #[test]
+    fn batches_retries_and_pauses_are_read_from_all_runs() {
+        let input = serde_json::json!({"batch": {"number": 7, "pass": "copy", "range": {"low": null, "high": ["9"]}}});
+        let result = serde_json::json!({"rows": 9, "skipped": 0, "bytes": 90, "batches": 1, "checksum": 1});
+        let mut first = vec![begun("")];
+        first.extend(retried("copy_batch", input, result));
+        first.extend([signal(20, "pause"), signal(81, "resume")]);
+        let mut second = vec![begun("a run")];
+        second.extend(retried(
+            "next_batch",
+            serde_json::json!({}),
+            serde_json::json!(null),
+        ));
+        assert_eq!(continued(&first), None);
+        assert_eq!(continued(&second).as_deref(), Some("a run"));
+        assert_eq!(
+            report::history(&steps("t -> u", &[first, second])),
+            "1970-01-01T00:00:01Z  begun: t -> u\n\
+             1970-01-01T00:00:13Z  batch 7: 9 rows, 90 B, keys up to (9) in 3.0 s, after 2 failed attempts (connection refused)\n\
+             1970-01-01T00:00:20Z  paused\n\
+             1970-01-01T00:01:21Z  resumed after 1m 01s\n\
+             1970-01-01T00:00:13Z  found where the next batch ends in 3.0 s, after 2 failed attempts (connection refused)\n\
+             in all: 9 rows, 90 B in 1 batch; 4 attempts failed and were tried again"
+        );
+    }
 }

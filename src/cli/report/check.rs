@@ -6,8 +6,8 @@ use super::status::kind;
 use super::{Trouble, plural};
 use crate::job::status::JobKind;
 use crate::observe::figures;
-use crate::postgres::Right;
 use crate::postgres::ledger::State;
+use crate::postgres::{Right, Side};
 use crate::table::{CopyFormat, OnConflict};
 
 /// What a job would do, and what is in its way. Estimates say what they are estimates of.
@@ -167,30 +167,31 @@ fn ledger(checked: &Checked, state: State) -> String {
     }
 }
 
-/// Rights that are there, and rights that are missing, a line each; those on one object together.
+/// Rights that are there, and rights that are missing, a line a side; those on one object together.
 fn rights(rights: &[Right]) -> Vec<String> {
-    let told = |granted: bool| {
-        let some: Vec<_> = rights.iter().filter(|right| right.granted == granted).collect();
-        let objects = some.chunk_by(|one, next| (one.side, &one.on) == (next.side, &next.on));
-        let objects = objects.filter_map(|rights| {
-            let names: Vec<_> = rights.iter().map(|right| right.right).collect();
-            let object = rights.first()?;
-            Some(format!("{}, {} on {}", object.side, names.join(", "), object.on))
-        });
-        objects.collect::<Vec<_>>().join("; ")
-    };
-    let lines = [("has", told(true)), ("lacks", told(false))];
+    let mut lines = Vec::new();
+    for (what, granted) in [("rights", true), ("missing rights", false)] {
+        for side in [Side::Source, Side::Target] {
+            let some: Vec<_> = rights
+                .iter()
+                .filter(|right| right.granted == granted && right.side == side)
+                .collect();
+            let objects = some.chunk_by(|one, next| one.on == next.on).map(|rights| {
+                let names: Vec<_> = rights.iter().map(|right| right.right).collect();
+                format!("{} on {}", names.join(", "), rights[0].on)
+            });
+            let told: Vec<_> = objects.collect();
+            if !told.is_empty() {
+                lines.push(format!("{what} on the {side}: {}", told.join("; ")));
+            }
+        }
+    }
     lines
-        .into_iter()
-        .filter(|(_, told)| !told.is_empty())
-        .map(|(what, told)| format!("rights that the user {what}: {told}"))
-        .collect()
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::postgres::Side;
 
     pub(crate) fn ready() -> Checked {
         Checked {
@@ -240,7 +241,7 @@ pub(super) mod tests {
              batches: ~20 of at most 50,000 rows, 4 at a time\n  \
              time: ~15s at 20.0 MB/s, the speed limit\n  \
              ledger: on the target, without a batch of this job\n  \
-             rights that the user has: source, SELECT on table public.audio\n  \
+             rights on the source: SELECT on table public.audio\n  \
              warning: target table raw.audio is unlogged\n  \
              nothing was written"
         );
@@ -266,7 +267,7 @@ pub(super) mod tests {
         assert_eq!(
             check(&checked),
             "the job (check): it cannot begin: 1 error\n  \
-             rights that the user lacks: source, SELECT on table public.audio\n  \
+             missing rights on the source: SELECT on table public.audio\n  \
              nothing was written"
         );
     }

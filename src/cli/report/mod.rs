@@ -33,14 +33,20 @@ pub type Outcome = Result<ExitStatus, Report>;
 /// Why a command ends before it is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
+    first: Box<Fault>,
+    /// What is wrong besides.
+    more: Vec<Report>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Fault {
     message: String,
     causes: Vec<String>,
     /// Where what is wrong was given: a flag, a variable, a line of a job file.
     place: Option<String>,
     hints: Vec<String>,
     status: ExitStatus,
-    /// What is wrong besides.
-    more: Vec<Report>,
 }
 
 /// One thing that is wrong, as `check --json` prints it.
@@ -72,12 +78,15 @@ impl Report {
 
     /// A report in words, where no error value stands behind it.
     pub fn of(message: impl Into<String>, status: ExitStatus) -> Self {
-        Self {
+        let first = Fault {
             message: message.into(),
             causes: Vec::new(),
             place: None,
             hints: Vec::new(),
             status,
+        };
+        Self {
+            first: Box::new(first),
             more: Vec::new(),
         }
     }
@@ -94,18 +103,19 @@ impl Report {
 
     /// The same report with where what is wrong was given, if that is known.
     pub fn given_by(mut self, place: impl Into<Option<String>>) -> Self {
-        self.place = place.into().or(self.place);
+        self.first.place = place.into().or(self.first.place);
         self
     }
 
     /// Each thing that is wrong.
     pub fn troubles(&self) -> Vec<Trouble> {
+        let first = &self.first;
         let mut troubles = vec![Trouble {
-            exit_status: self.status.code(),
-            message: self.message.clone(),
-            causes: self.causes.clone(),
-            given_by: self.place.clone(),
-            hints: self.hints.clone(),
+            exit_status: first.status.code(),
+            message: first.message.clone(),
+            causes: first.causes.clone(),
+            given_by: first.place.clone(),
+            hints: first.hints.clone(),
         }];
         troubles.extend(self.more.iter().flat_map(Self::troubles));
         troubles
@@ -126,26 +136,28 @@ impl Report {
 
     /// The same report with what the operator may do, if anything is known.
     pub fn with_hint(mut self, hint: impl Into<Option<String>>) -> Self {
-        self.hints.extend(hint.into());
+        self.first.hints.extend(hint.into());
         self
     }
 
     /// How the process ends: the lowest of the statuses, where there are several.
     pub fn status(&self) -> ExitStatus {
-        let all = std::iter::once(self.status).chain(self.more.iter().map(Self::status));
-        all.min_by_key(|status| status.code()).unwrap_or(self.status)
+        let all = std::iter::once(self.first.status).chain(self.more.iter().map(Self::status));
+        all.min_by_key(|status| status.code())
+            .unwrap_or(self.first.status)
     }
 
     /// The report as it is printed, without a line's end.
     pub fn render(&self, color: bool) -> String {
-        let mut text = format!("{} {}", paint("error:", Paint::Error, color), self.message);
-        for cause in &self.causes {
+        let first = &self.first;
+        let mut text = format!("{} {}", paint("error:", Paint::Error, color), first.message);
+        for cause in &first.causes {
             text += &format!("\n  caused by: {}", cause.replace('\n', "\n    "));
         }
-        if let Some(place) = &self.place {
+        if let Some(place) = &first.place {
             text += &format!("\n  given by: {place}");
         }
-        for (i, hint) in self.hints.iter().enumerate() {
+        for (i, hint) in first.hints.iter().enumerate() {
             let gap = if i == 0 { "\n\n" } else { "\n" };
             text += &format!("{gap}{} {hint}", paint("hint:", Paint::Hint, color));
         }
@@ -156,9 +168,10 @@ impl Report {
     }
 
     fn add_cause(&mut self, cause: &str) {
-        let above = self.causes.last().unwrap_or(&self.message);
+        let first = &mut self.first;
+        let above = first.causes.last().unwrap_or(&first.message);
         if !cause.is_empty() && !above.contains(cause) {
-            self.causes.push(cause.to_owned());
+            first.causes.push(cause.to_owned());
         }
     }
 }
