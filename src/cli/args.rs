@@ -70,7 +70,7 @@ pub struct GlobalArgs {
         help_heading = "Global options"
     )]
     pub quiet: bool,
-    /// Log more: -v what longhaul does, -vv each step [env: RUST_LOG decides over it]
+    /// Log more: -v what longhaul does, -vv each step [env: RUST_LOG overrides it]
     #[arg(short, long, action = clap::ArgAction::Count, global = true, help_heading = "Global options")]
     pub verbose: u8,
     /// Form of the log on stderr [env: LONGHAUL_LOG_FORMAT] [default: text]

@@ -18,7 +18,8 @@ use super::inspect::{connect, unknown};
 use super::jobs::{self, Job};
 use super::{Context, refused};
 use crate::job::TuningChange;
-use crate::table::{Batch, Tally};
+use crate::observe::figures;
+use crate::table::{Batch, Position, Tally};
 
 pub async fn history(context: &Context<'_>, args: &HistoryArgs) -> Outcome {
     let name = &args.job;
@@ -119,6 +120,12 @@ struct Reader<'a> {
 #[derive(Deserialize)]
 struct CopyInput {
     batch: Batch,
+}
+
+/// As much of what a look at both sides has found.
+#[derive(Deserialize)]
+struct Prepared {
+    position: Position,
 }
 
 impl<'a> Reader<'a> {
@@ -235,17 +242,24 @@ impl<'a> Reader<'a> {
                 let input = first::<CopyInput>(activity.input.as_ref());
                 match (input, first::<Tally>(result)) {
                     // A look that found nothing missing has written nothing.
-                    (Some(input), Some(tally)) if tally.batches > 0 || retried.is_some() => {
-                        What::Copied(input.batch, tally)
-                    }
-                    _ => return,
+                    (Some(_), Some(tally)) if tally.batches == 0 && retried.is_none() => return,
+                    (Some(input), Some(tally)) => What::Copied(input.batch, tally),
+                    // An earlier version kept them in another form.
+                    _ => What::Words("a batch committed".to_owned()),
                 }
             }
             "verify_range" => match first(result) {
                 Some(findings) => What::Verified(findings),
                 None => return,
             },
-            "prepare" => What::Words("looked at both tables and the ledger".to_owned()),
+            "prepare" => What::Words(match first::<Prepared>(result) {
+                Some(Prepared { position }) if position.tally.batches > 0 => format!(
+                    "looked at both tables and the ledger, which has {} rows in {} batches",
+                    figures::count(position.tally.rows),
+                    figures::count(position.tally.batches)
+                ),
+                _ => "looked at both tables and the ledger".to_owned(),
+            }),
             "prepare_verify" => What::Words("looked at what there is to verify".to_owned()),
             "conclude" => What::Words("checked that all of it is on the target".to_owned()),
             // Their like comes before each batch and each round: told where something went wrong.
