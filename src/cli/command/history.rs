@@ -254,9 +254,9 @@ impl<'a> Reader<'a> {
             },
             "prepare" => What::Words(match first::<Prepared>(result) {
                 Some(Prepared { position }) if position.tally.batches > 0 => format!(
-                    "looked at both tables and the ledger, which has {} rows in {} batches",
+                    "looked at both tables and the ledger, which has {} rows in {}",
                     figures::count(position.tally.rows),
-                    figures::count(position.tally.batches)
+                    report::batches(position.tally.batches)
                 ),
                 _ => "looked at both tables and the ledger".to_owned(),
             }),

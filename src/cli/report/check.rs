@@ -159,10 +159,7 @@ fn ledger(checked: &Checked, state: State) -> String {
         State::Current => format!(
             "ledger: on the target, with {} in {} of this job; it continues after them",
             plural(checked.rows_done, "row"),
-            match checked.batches_done {
-                1 => "1 batch".to_owned(),
-                some => format!("{} batches", figures::count(some)),
-            }
+            super::batches(checked.batches_done)
         ),
     }
 }

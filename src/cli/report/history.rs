@@ -114,7 +114,8 @@ fn words(what: &What) -> String {
     }
 }
 
-fn batches(number: u64) -> String {
+/// `1 batch`, `2 batches`.
+pub fn batches(number: u64) -> String {
     match number {
         1 => "1 batch".to_owned(),
         some => format!("{} batches", figures::count(some)),

@@ -13,7 +13,7 @@ mod status;
 pub use check::{Checked, check};
 pub use event_json::event_json;
 pub use findings::{findings, verdict};
-pub use history::{HistoryRow, Step, What, events, history, seconds};
+pub use history::{HistoryRow, Step, What, batches, events, history, seconds};
 pub use list::list;
 pub use settings::{SettingRow, settings};
 pub use status::status;
