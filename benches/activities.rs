@@ -57,6 +57,7 @@ type Failure = Box<dyn std::error::Error>;
 async fn measure(workflows: u64, activities: u64) -> Result<(), Failure> {
     let directory = tempfile::Builder::new()
         .prefix("longhaul-bench")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
         .tempdir_in("target")?;
     let Connected { client, place } = connect::own(directory.path()).await?;
     let options = WorkerOptions::new(QUEUE)

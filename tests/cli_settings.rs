@@ -1,6 +1,7 @@
 //! Settings as the operator meets them: which of four places wins, what is refused, and that nothing is undocumented.
 
 use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use clap::{CommandFactory, Parser};
@@ -22,6 +23,7 @@ fn job_file(text: &str) -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("job.toml");
     std::fs::write(&path, text).expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its owner's");
     let path = path.to_str().expect("UTF-8").to_owned();
     (dir, path)
 }
@@ -318,6 +320,51 @@ fn a_relative_state_directory_in_a_job_file_starts_at_the_file() {
     assert_eq!(settings.state_dir, Some(dir.path().join("state")));
     let settings = resolve(&["status", "--state-dir", "state"], &[("LONGHAUL_CONFIG", &file)]).expect("good");
     assert_eq!(settings.state_dir, Some("state".into()));
+}
+
+#[test]
+fn a_job_file_with_a_password_is_for_its_owner_alone() {
+    let lines = |source: &str| format!("table = \"t\"\nsource = \"{source}\"\n");
+    for (source, mode, taken) in [
+        ("postgres://u:hunter2@h/d", 0o600, true),
+        ("postgres://u:hunter2@h/d", 0o640, false),
+        ("host=h password=hunter2", 0o604, false),
+        ("postgres://u@h/d", 0o644, true),
+    ] {
+        let (_dir, file) = job_file(&lines(source));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("a mode");
+        let resolved = resolve(&["migrate", "--config", &file], &[]);
+        if taken {
+            resolved.expect("good");
+            continue;
+        }
+        let text = refused(resolved);
+        assert!(
+            text.contains("the source in") && text.contains("line 2") && text.contains("chmod 0600"),
+            "{text}"
+        );
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
+fn a_password_on_the_command_line_is_warned_of_once_and_the_sides_own_variables_are_none_of_ours() {
+    let url = "postgres://u:hunter2@h/d";
+    let line = ["migrate", "--source", url, "--target", url];
+    let own = [
+        ("LONGHAUL_SOURCE_PASSWORD", "hunter2"),
+        ("LONGHAUL_TARGET_PASSWORD", "hunter2"),
+    ];
+    let warnings = resolve(&line, &own).expect("good").warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("LONGHAUL_SOURCE_PASSWORD") && !warnings[0].contains("hunter2"));
+    let quiet = ["migrate", "--source", "postgres://u@h/d"];
+    assert!(
+        resolve(&quiet, &[("LONGHAUL_TARGET", url)])
+            .expect("good")
+            .warnings
+            .is_empty()
+    );
 }
 
 #[test]

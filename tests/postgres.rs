@@ -16,6 +16,8 @@ mod failover;
 mod faults;
 #[path = "postgres/fence.rs"]
 mod fence;
+#[path = "support/hostile.rs"]
+mod hostile;
 #[path = "postgres/layout.rs"]
 mod layout;
 #[path = "postgres/ledger.rs"]
@@ -24,10 +26,20 @@ mod ledger;
 mod locking;
 #[path = "postgres/modes.rs"]
 mod modes;
+#[path = "support/muting.rs"]
+mod muting;
+#[path = "postgres/planted.rs"]
+mod planted;
+#[path = "postgres/pooled.rs"]
+mod pooled;
+#[path = "support/pooler.rs"]
+mod pooler;
 #[path = "support/proxy.rs"]
 mod proxy;
 #[path = "postgres/replaced.rs"]
 mod replaced;
+#[path = "postgres/rights.rs"]
+mod rights;
 #[path = "postgres/servers.rs"]
 mod servers;
 #[path = "postgres/session.rs"]
@@ -42,6 +54,8 @@ mod survey;
 mod take_over;
 #[path = "postgres/tls.rs"]
 mod tls;
+#[path = "postgres/untrusted.rs"]
+mod untrusted;
 #[path = "postgres/verify.rs"]
 mod verify;
 #[path = "postgres/writers.rs"]

@@ -361,6 +361,25 @@ fn every_document_that_is_pointed_to_is_there() {
     }
 }
 
+/// What tests/with-postgres sees to, or what is in every minimal Debian; `kill` is not.
+const PROGRAMS: [&str; 2] = ["sh", "openssl"];
+
+#[test]
+fn the_tests_run_no_program_that_a_bare_machine_lacks() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let begins = concat!("Command::", "new(\"");
+    for source in sources(&root.join("tests")) {
+        for program in source.text.split(begins).skip(1) {
+            let program = program.split('"').next().unwrap_or_default();
+            assert!(
+                PROGRAMS.contains(&program),
+                "{} runs {program}",
+                source.path.display()
+            );
+        }
+    }
+}
+
 #[test]
 fn the_scan_takes_paths_apart() {
     let code = "use crate::a::{b, c::{d, e as f}};\nuse crate::g;\nlet x = crate::h::i(7);\npub(in crate::j) fn k() {}";

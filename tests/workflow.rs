@@ -482,6 +482,7 @@ fn spec(kind: Kind, concurrency: u32) -> JobSpec {
         },
         on_conflict: OnConflict::Error,
         fire_triggers: false,
+        ledger_owner: None,
         verify: None,
         lookback_keys: None,
     }
@@ -491,7 +492,7 @@ type Handle = WorkflowHandle<Client, CopyTable>;
 
 /// Runs a test with a service and a worker that forgets every run at once where `replays`.
 fn with_job(fake: Fake, spec: JobSpec, replays: bool, test: impl AsyncFnOnce(Handle)) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = private_directory();
     in_a_process(directory.path(), async |client| {
         let worker = work(&client, fake, replays);
         let handle = begin(&client, spec).await;
@@ -775,7 +776,7 @@ fn pause_tune_and_cancel_are_obeyed_with_batches_in_flight() {
 #[test]
 fn a_sync_that_is_canceled_ends_though_its_sleep_is_over_before_it_hears_of_it() {
     let fake = Fake::new(50, 0, Random::seeded());
-    let (directory, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (directory, copy) = (private_directory(), private_directory());
     in_a_process(directory.path(), async |client| {
         let worker = work(&client, fake.clone(), false);
         let handle = begin(&client, spec(Kind::Sync { interval_ms: 3000 }, 4)).await;
@@ -832,4 +833,10 @@ fn a_long_job_goes_on_in_new_runs() {
         );
     });
     assert_eq!(fake.world().target(), (1..=14_000).collect());
+}
+
+/// A directory for this user alone.
+fn private_directory() -> tempfile::TempDir {
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    tempfile::Builder::new().permissions(private).tempdir().unwrap()
 }

@@ -103,7 +103,7 @@ impl Activities {
         let (mut walks, mut rows, mut end) = (Vec::new(), None, None);
         let mut fence = fence.clone();
         if has_ledger {
-            ledger::ensure(&target).await?;
+            ledger::ensure(&target, table.ledger_owner.as_deref()).await?;
             if fence.is_none() {
                 // Whether the rows that were copied are still right, and still there.
                 ledger::inspect(&target, table, &plan).await?;

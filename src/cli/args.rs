@@ -20,8 +20,9 @@ use crate::table::TableName;
 /// Lines of at most 79 columns, so that they are wrapped nowhere.
 const CONNECTIONS: &str = "\
 Connections are URLs, postgres://user@host:5432/db?sslmode=verify-full, or libpq
-strings, 'host=.. dbname=..'. Passwords are better kept in PGPASSWORD, ~/.pgpass
-or PGSERVICE than typed on a command line. They are stored nowhere.
+strings, 'host=.. dbname=..'. Passwords are better kept in ~/.pgpass, PGSERVICE,
+LONGHAUL_SOURCE_PASSWORD, LONGHAUL_TARGET_PASSWORD, or PGPASSWORD (both sides),
+than typed on a command line. They are stored nowhere.
 
 Settings are looked for in this order: flag, LONGHAUL_* variable, job file
 (--config, the same names: batch_rows = 2000), default.
@@ -328,6 +329,9 @@ pub struct VerifyArgs {
     /// Speed limit: 20MB/s, 512KiB/s, none [env: LONGHAUL_MAX_RATE] [default: none]
     #[arg(long, value_name = "RATE", value_parser = rule(str::parse::<RateLimit>), allow_negative_numbers = true)]
     pub max_rate: Option<RateLimit>,
+    /// Role that may own the ledger on the target, besides this user [env: LONGHAUL_LEDGER_OWNER]
+    #[arg(long, value_name = "ROLE")]
+    pub ledger_owner: Option<String>,
     /// How progress is shown.
     #[command(flatten)]
     pub progress: ProgressArgs,
@@ -389,6 +393,9 @@ pub struct CopyArgs {
     /// Let triggers of the target fire for the rows that are copied [env: LONGHAUL_FIRE_TRIGGERS]
     #[arg(long)]
     pub fire_triggers: bool,
+    /// Role that may own the ledger on the target, besides this user [env: LONGHAUL_LEDGER_OWNER]
+    #[arg(long, value_name = "ROLE")]
+    pub ledger_owner: Option<String>,
     /// Forget how far the job of this name came, and start over
     #[arg(long)]
     pub restart: bool,

@@ -6,8 +6,10 @@
 pub mod args;
 mod command;
 pub mod exit;
+mod interrupts;
 pub mod printer;
 pub mod report;
+mod resources;
 pub mod settings;
 pub mod spelling;
 pub mod state_dir;
@@ -57,6 +59,8 @@ fn run(args: &Args, printer: &Printer) -> report::Outcome {
         file: settings.log_file.as_deref(),
     };
     logs::init(printer.terminal(), &log)?;
+    resources::claim()?;
+    resources::explain_refusals(&printer);
     let _failpoints = fail::FailScenario::setup();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Report::new(&error, exit::ExitStatus::Failed))?;

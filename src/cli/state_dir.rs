@@ -1,17 +1,22 @@
 //! The state directory: where it is, that it exists, that it is ours alone and can be written to.
 //!
 //! What lies in it (journal, lock, socket) belongs to the service; this room only prepares the place. A directory that is
-//! open to others and already holds other things is refused rather than closed to them: it may be /tmp.
+//! open to others is closed where nobody else can have put anything into it, and refused where somebody can.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::DirBuilder;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::FileType;
 
 use super::exit::ExitStatus;
 use super::report::Report;
+use crate::connect::{Directory, DirectoryError};
 
 const MODE: u32 = 0o700;
+/// The bits of a mode that let others write.
+const WRITABLE: u32 = 0o022;
 const OURS: &str = "README";
 const OURS_TEXT: &str = "\
 This is a state directory of longhaul: the journal of its jobs, and what the process that runs them needs.
@@ -51,10 +56,13 @@ pub enum StateDirError {
         /// Its mode.
         mode: u32,
     },
+    /// Another user's, a link, or open to others; or something in it is.
+    #[error(transparent)]
+    Refused(#[from] DirectoryError),
     /// It cannot be made, or nothing can be written into it.
     #[error("cannot {doing} the state directory {}", .path.display())]
     Io {
-        /// `make`, `read`, `write to` or `close to others`.
+        /// `make`, `read` or `write to`.
         doing: &'static str,
         /// The state directory.
         path: PathBuf,
@@ -83,13 +91,13 @@ impl StateDir {
         &self.path
     }
 
-    /// Whether it is there; a path that leads through a file is an error rather than a no.
+    /// Whether it is there. One that is not ours alone is an error rather than a yes, and so is a path that leads through a
+    /// file.
     pub fn exists(&self) -> Result<bool, StateDirError> {
-        match fs::metadata(&self.path) {
-            Ok(metadata) if metadata.is_dir() => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Ok(_) => Err(self.in_the_way()),
-            Err(error) => Err(self.failed("read", error)),
+        match Directory::open(&self.path) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_missing() => Ok(false),
+            Err(error) => Err(self.refused("read", error)),
         }
     }
 
@@ -97,59 +105,80 @@ impl StateDir {
     ///
     /// Gives back what the operator should be told. Idempotent.
     pub fn prepare(&self) -> Result<Vec<String>, StateDirError> {
-        if !self.exists()? {
-            let made = DirBuilder::new().recursive(true).mode(MODE).create(&self.path);
-            made.map_err(|error| self.failed("make", error))?;
-        }
-        let metadata = fs::metadata(&self.path).map_err(|error| self.failed("read", error))?;
-        let mode = metadata.mode() & 0o7777;
-        let open_to_others = mode & 0o077 != 0;
-        let is_ours = self.path.join(OURS).exists();
-        if open_to_others && !is_ours && !self.is_empty()? {
-            return Err(StateDirError::InUse {
+        let directory = self.make()?;
+        let refused = |error| self.refused("write to", error);
+        let mode = directory.mode().map_err(refused)?;
+        let is_ours = directory.has(OURS, FileType::RegularFile).map_err(refused)?;
+        let mut told = Vec::new();
+        if mode & 0o077 != 0 {
+            // Nobody else can have put anything into an empty one, nor into one that only its owner could write to.
+            let in_use = || StateDirError::InUse {
                 path: self.path.clone(),
                 mode,
-            });
-        }
-        let our_user_id = self.probe().map_err(|error| self.failed("write to", error))?;
-        let mut told = Vec::new();
-        if open_to_others && metadata.uid() == our_user_id {
-            let closed = fs::set_permissions(&self.path, Permissions::from_mode(MODE));
-            closed.map_err(|error| self.failed("close to others", error))?;
+            };
+            let only_read = is_ours && mode & WRITABLE == 0;
+            if !only_read && !directory.is_empty().map_err(refused)? {
+                return Err(in_use());
+            }
+            directory.close_to_others().map_err(refused)?;
+            // Until now others may have done so.
+            if !only_read && !directory.is_empty().map_err(refused)? {
+                return Err(in_use());
+            }
             told.push(format!(
                 "the state directory {} was open to others (mode {mode:04o}); it is 0700 now",
                 self.path.display()
             ));
-        } else if open_to_others {
-            told.push(format!(
-                "the state directory {} belongs to another user and is open to others (mode {mode:04o})",
-                self.path.display()
-            ));
         }
+        self.probe(&directory)?;
         if !is_ours {
-            let written = fs::write(self.path.join(OURS), OURS_TEXT);
-            written.map_err(|error| self.failed("write to", error))?;
+            self.sign(&directory)?;
         }
         Ok(told)
     }
 
-    fn is_empty(&self) -> Result<bool, StateDirError> {
-        let mut entries = fs::read_dir(&self.path).map_err(|error| self.failed("read", error))?;
-        Ok(entries.next().is_none())
+    /// Leaves the README in it. Another process may be doing the same.
+    fn sign(&self, directory: &Directory) -> Result<(), StateDirError> {
+        let refused = |error| self.refused("write to", error);
+        let mut file = match directory.new_file(OURS) {
+            Err(_) if directory.has(OURS, FileType::RegularFile).map_err(refused)? => return Ok(()),
+            made => made.map_err(refused)?,
+        };
+        let written = file.write_all(OURS_TEXT.as_bytes());
+        written.map_err(|error| self.failed("write to", error))
     }
 
-    /// Writes a file and takes it away again: modes say little, to root they say nothing. Gives the user it was written as.
-    fn probe(&self) -> io::Result<u32> {
-        let path = self.path.join(format!(".probe-{}", std::process::id()));
-        let write = || {
-            let mut file = File::create(&path)?;
-            file.write_all(&[0; PROBE_BYTES])?;
-            file.sync_data()?;
-            Ok(file.metadata()?.uid())
-        };
-        let written = write();
-        let removed = fs::remove_file(&path);
-        written.and_then(|user_id| removed.map(|()| user_id))
+    /// Opens the directory, and makes it where it is not there.
+    fn make(&self) -> Result<Directory, StateDirError> {
+        match Directory::open_ours(&self.path) {
+            Err(error) if error.is_missing() => {}
+            opened => return opened.map_err(|error| self.refused("read", error)),
+        }
+        let made = DirBuilder::new().recursive(true).mode(MODE).create(&self.path);
+        made.map_err(|error| self.failed("make", error))?;
+        Directory::open_ours(&self.path).map_err(|error| self.refused("read", error))
+    }
+
+    /// Writes a file and takes it away again: modes say little, to root they say nothing.
+    fn probe(&self, directory: &Directory) -> Result<(), StateDirError> {
+        let name = format!(".probe-{}", std::process::id());
+        let refused = |error| self.refused("write to", error);
+        // A dead process may have had this one's id.
+        if directory.has(&name, FileType::RegularFile).map_err(refused)? {
+            directory.remove(&name).map_err(refused)?;
+        }
+        let mut file = directory.new_file(&name).map_err(refused)?;
+        let written = file.write_all(&[0; PROBE_BYTES]).and_then(|()| file.sync_data());
+        let removed = directory.remove(&name).map_err(refused);
+        written.map_err(|error| self.failed("write to", error))?;
+        removed
+    }
+
+    fn refused(&self, doing: &'static str, error: DirectoryError) -> StateDirError {
+        match error {
+            DirectoryError::Io { source, .. } => self.failed(doing, source),
+            error => StateDirError::Refused(error),
+        }
     }
 
     fn failed(&self, doing: &'static str, source: io::Error) -> StateDirError {
@@ -179,12 +208,12 @@ impl StateDirError {
         let elsewhere = "give another directory with --state-dir or LONGHAUL_STATE_DIR";
         match self {
             Self::NoHome | Self::InsideFile { .. } => elsewhere.to_owned(),
-            Self::InUse { path, .. } => {
-                format!(
-                    "give it a directory of its own, --state-dir {}",
-                    path.join("longhaul").display()
-                )
-            }
+            Self::InUse { path, .. } => format!(
+                "give it a directory of its own, --state-dir {}; or, if all in it is longhaul's and yours: chmod 700 {}",
+                path.join("longhaul").display(),
+                path.display()
+            ),
+            Self::Refused(error) => error.hint(),
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     format!("make room there, or {elsewhere}")
@@ -204,6 +233,9 @@ impl From<StateDirError> for Report {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -238,9 +270,62 @@ mod tests {
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("opened");
         let told = dir.prepare().expect("prepared").join("\n");
         assert!(told.contains("mode 0755") && told.contains("0700 now"), "{told}");
-        fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).expect("opened again");
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("opened again");
+        assert!(dir.exists().is_err(), "a command that only asks closes nothing");
         assert_eq!(dir.prepare().expect("it is known as ours").len(), 1);
         assert_eq!(mode(dir.path()), 0o700);
+        // Whoever could write into it could have put the README there as well.
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).expect("opened to all");
+        let report = Report::from(dir.prepare().expect_err("others could write to it")).render(false);
+        assert!(
+            report.contains("mode 0777") && report.contains("chmod 700"),
+            "{report}"
+        );
+        assert_eq!(mode(dir.path()), 0o777);
+    }
+
+    #[test]
+    fn a_readme_or_a_probe_that_is_a_link_is_refused_and_what_it_points_to_is_left() {
+        let root = tempfile::tempdir().expect("a directory");
+        let kept = root.path().join("kept");
+        fs::write(&kept, "dear").expect("written");
+        for name in [OURS.to_owned(), format!(".probe-{}", std::process::id())] {
+            let dir = at(&root.path().join(format!("state{name}")));
+            dir.prepare().expect("made");
+            let link = dir.path().join(&name);
+            let _ = fs::remove_file(&link);
+            symlink(&kept, &link).expect("linked");
+            let report = Report::from(dir.prepare().expect_err("a link")).render(false);
+            assert!(
+                report.contains(&format!("{} is a symbolic link", link.display())),
+                "{report}"
+            );
+        }
+        assert_eq!(fs::read_to_string(&kept).expect("readable"), "dear");
+    }
+
+    #[test]
+    fn a_directory_that_is_a_link_is_refused_whether_it_leads_anywhere_or_not() {
+        let root = tempfile::tempdir().expect("a directory");
+        let there = at(&root.path().join("there"));
+        there.prepare().expect("made");
+        for end in [there.path().to_owned(), root.path().join("nowhere")] {
+            let link = root
+                .path()
+                .join(format!("to-{}", end.file_name().expect("named").display()));
+            symlink(&end, &link).expect("linked");
+            for error in [
+                at(&link).prepare().expect_err("a link"),
+                at(&link).exists().expect_err("a link"),
+            ] {
+                let report = Report::from(error).render(false);
+                assert!(
+                    report.contains("is a symbolic link") && report.contains("--state-dir"),
+                    "{report}"
+                );
+            }
+        }
+        assert!(!root.path().join("nowhere").exists());
     }
 
     #[test]

@@ -3,9 +3,8 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::path::Path;
 
-use super::ConnectError;
+use super::{ConnectError, Directory};
 
 /// The lock file's name within the state directory.
 const FILE: &str = "lock";
@@ -20,20 +19,13 @@ impl Lock {
     /// Takes the lock, without waiting.
     ///
     /// # Errors
-    /// `Owned`, with the owner's process id, where a live process has it.
-    pub fn take(state_directory: &Path) -> Result<Self, ConnectError> {
+    /// `Owned`, with the owner's process id, where a live process has it; `Directory` where the lock file is not ours.
+    pub fn take(directory: &Directory) -> Result<Self, ConnectError> {
         let failed = |source| ConnectError::Lock {
-            path: state_directory.to_owned(),
+            path: directory.path().to_owned(),
             source,
         };
-        let path = state_directory.join(FILE);
-        let mut file = File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(failed)?;
+        let mut file = directory.file(FILE)?;
         match file.try_lock() {
             Ok(()) => {
                 file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
@@ -45,7 +37,7 @@ impl Lock {
                 file.read_to_string(&mut text).map_err(failed)?;
                 let pid = text.trim().parse().unwrap_or_default();
                 Err(ConnectError::Owned {
-                    path: state_directory.to_owned(),
+                    path: directory.path().to_owned(),
                     pid,
                 })
             }
@@ -60,13 +52,16 @@ mod tests {
 
     #[test]
     fn a_second_owner_is_told_who_the_first_is() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let lock = Lock::take(directory.path()).expect("nobody has it");
-        match Lock::take(directory.path()) {
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        let directory = tempfile::Builder::new().permissions(private).tempdir();
+        let directory = directory.expect("a directory");
+        let directory = Directory::open(directory.path()).expect("ours");
+        let lock = Lock::take(&directory).expect("nobody has it");
+        match Lock::take(&directory) {
             Err(ConnectError::Owned { pid, .. }) => assert_eq!(pid, std::process::id()),
             other => panic!("{other:?}"),
         }
         drop(lock);
-        Lock::take(directory.path()).expect("nobody has it any more");
+        Lock::take(&directory).expect("nobody has it any more");
     }
 }

@@ -3,6 +3,7 @@
 //! One owner: the state directory is locked, and a second process becomes a client of the first through its socket. Only
 //! the connection differs; the client is Temporal's own either way. (A cluster's address will be the third place.)
 
+mod directory;
 mod lock;
 mod socket;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use rustix::fs::FileType;
 use temporalio_client::callback_based::{CallbackBasedGrpcService, GrpcRequest, GrpcSuccessResponse};
 use temporalio_client::{Client, ClientOptions, Connection, ConnectionOptions};
 use tonic::Status;
@@ -21,6 +23,7 @@ use crate::service::{Caller, Clock, ListenError, Listening, Mode, NAMESPACE, Ser
 
 /// The number of the journal's format that this version reads and writes.
 pub use crate::service::journal::FORMAT_VERSION as JOURNAL_FORMAT;
+pub use directory::{Directory, DirectoryError};
 pub use lock::Lock;
 
 /// The journal's directory within the state directory.
@@ -41,6 +44,9 @@ pub enum ConnectError {
         /// Its owner.
         pid: u32,
     },
+    /// The state directory, or what lies in it, is not ours alone.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     /// The lock file cannot be made or read.
     #[error("the state directory {} cannot be locked", .path.display())]
     Lock {
@@ -92,6 +98,8 @@ pub struct Owner {
     /// The service itself, to learn of a failed journal.
     pub service: Service,
     _lock: Lock,
+    // The socket may be reached through its handle.
+    _directory: Arc<Directory>,
 }
 
 /// Opens the journal in `state_directory` and serves it, to this process and, through the socket, to others.
@@ -99,14 +107,18 @@ pub struct Owner {
 /// # Errors
 /// `Owned` where a live process has it.
 pub async fn own(state_directory: &Path) -> Result<Connected, ConnectError> {
-    let lock = take_from_askers(state_directory).await?;
-    let service = open(state_directory, Mode::Serve)?;
-    let listening = listen(service.clone(), &state_directory.join(SOCKET))?;
+    let directory = Arc::new(Directory::open(state_directory)?);
+    let lock = take_from_askers(&directory).await?;
+    let service = open(&directory, Mode::Serve)?;
+    // One that a dead process of ours left is replaced.
+    directory.has(SOCKET, FileType::Socket)?;
+    let listening = listen(service.clone(), &directory.socket_path(SOCKET))?;
     let client = client_of(embedded(service.clone())).await?;
     let owner = Owner {
         _listening: Some(listening),
         service,
         _lock: lock,
+        _directory: directory,
     };
     Ok(Connected {
         client,
@@ -115,14 +127,14 @@ pub async fn own(state_directory: &Path) -> Result<Connected, ConnectError> {
 }
 
 /// Takes the lock; waits for a process that only asks the journal a question, and refuses to wait for one that serves it.
-async fn take_from_askers(state_directory: &Path) -> Result<Lock, ConnectError> {
+async fn take_from_askers(directory: &Arc<Directory>) -> Result<Lock, ConnectError> {
     let end = tokio::time::Instant::now() + OWNER_PATIENCE;
     loop {
-        let owned = match Lock::take(state_directory) {
-            Err(owned @ ConnectError::Owned { .. }) => owned,
+        let (owned, pid) = match Lock::take(directory) {
+            Err(owned @ ConnectError::Owned { pid, .. }) => (owned, pid),
             other => return other,
         };
-        let serves = socket::connect(&state_directory.join(SOCKET)).await.is_ok();
+        let serves = socket::connect(directory, pid).await.is_ok();
         if serves || tokio::time::Instant::now() >= end {
             return Err(owned);
         }
@@ -131,17 +143,22 @@ async fn take_from_askers(state_directory: &Path) -> Result<Lock, ConnectError> 
 }
 
 /// Reaches the service of the process that owns `state_directory`; where none does, opens the journal here, in `mode`.
+///
+/// # Errors
+/// `Silent` where that process does not answer in time.
 pub async fn reach(state_directory: &Path, mode: Mode) -> Result<Connected, ConnectError> {
+    let directory = Arc::new(Directory::open(state_directory)?);
     let end = tokio::time::Instant::now() + OWNER_PATIENCE;
     loop {
-        let pid = match Lock::take(state_directory) {
+        let pid = match Lock::take(&directory) {
             Ok(lock) => {
-                let service = open(state_directory, mode)?;
+                let service = open(&directory, mode)?;
                 let client = client_of(embedded(service.clone())).await?;
                 let owner = Owner {
                     _listening: None,
                     service,
                     _lock: lock,
+                    _directory: directory,
                 };
                 return Ok(Connected {
                     client,
@@ -151,24 +168,37 @@ pub async fn reach(state_directory: &Path, mode: Mode) -> Result<Connected, Conn
             Err(ConnectError::Owned { pid, .. }) => pid,
             Err(error) => return Err(error),
         };
-        match socket::connect(&state_directory.join(SOCKET)).await {
-            Ok(forward) => {
+        directory.has(SOCKET, FileType::Socket)?;
+        let asked = tokio::time::timeout_at(end, ask(&directory, pid)).await;
+        let source: Box<dyn std::error::Error + Send + Sync> = match asked {
+            Ok(Ok(client)) => {
                 return Ok(Connected {
-                    client: client_of(forward).await?,
+                    client,
                     place: Place::Process(pid),
                 });
             }
-            Err(source) if tokio::time::Instant::now() >= end => {
-                return Err(ConnectError::Silent {
-                    path: state_directory.to_owned(),
-                    pid,
-                    source: source.into(),
-                });
-            }
-            // It is starting, or ending.
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Ok(Err(error)) => error,
+            Err(_) => format!("no answer within {} s", OWNER_PATIENCE.as_secs()).into(),
+        };
+        if tokio::time::Instant::now() >= end {
+            return Err(ConnectError::Silent {
+                path: state_directory.to_owned(),
+                pid,
+                source,
+            });
         }
+        // It is starting, or ending.
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// A client of process `pid`, which has answered it once.
+async fn ask(
+    directory: &Arc<Directory>,
+    pid: u32,
+) -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {
+    let forward = socket::connect(directory, pid).await?;
+    Ok(client_of(forward).await?)
 }
 
 /// Sets a damaged journal aside, so that the next start begins a new one. Gives its new place.
@@ -176,7 +206,7 @@ pub async fn reach(state_directory: &Path, mode: Mode) -> Result<Connected, Conn
 /// # Errors
 /// `Owned` where a live process has it; `Lock` where it cannot be renamed.
 pub fn set_aside(state_directory: &Path) -> Result<PathBuf, ConnectError> {
-    let lock = Lock::take(state_directory)?;
+    let lock = Lock::take(&Directory::open(state_directory)?)?;
     let stamp = humantime::format_rfc3339_seconds(std::time::SystemTime::now())
         .to_string()
         .replace(':', "");
@@ -190,9 +220,14 @@ pub fn set_aside(state_directory: &Path) -> Result<PathBuf, ConnectError> {
     Ok(aside)
 }
 
-fn open(state_directory: &Path, mode: Mode) -> Result<Service, JournalError> {
-    let journal = SledJournal::open(&state_directory.join(JOURNAL))?;
-    Service::open(Store::open(Arc::new(journal))?, Clock::System, mode)
+fn open(directory: &Directory, mode: Mode) -> Result<Service, ConnectError> {
+    directory.has(JOURNAL, FileType::Directory)?;
+    let journal = SledJournal::open(&directory.path().join(JOURNAL))?;
+    Ok(Service::open(
+        Store::open(Arc::new(journal))?,
+        Clock::System,
+        mode,
+    )?)
 }
 
 /// A callback that the SDK's client makes its calls with.

@@ -1,7 +1,9 @@
 //! Passes the SDK client's calls on, byte for byte, through the Unix socket of the process that owns the journal.
 
-use std::path::Path;
+use std::error::Error;
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use temporalio_client::callback_based::{GrpcRequest, GrpcSuccessResponse};
@@ -9,36 +11,63 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use super::Callback;
-use crate::service::BytesCodec;
+use super::{Callback, Directory, SOCKET};
+use crate::service::{BytesCodec, is_trusted};
 
-/// Connects to the socket.
-pub(super) async fn connect(path: &Path) -> Result<Callback, tonic::transport::Error> {
-    let path = path.to_owned();
+/// A process that is stopped is noticed after these two.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Connects to the socket of process `pid`.
+pub(super) async fn connect(
+    directory: &Arc<Directory>,
+    pid: u32,
+) -> Result<Callback, tonic::transport::Error> {
+    let directory = Arc::clone(directory);
     let connector = tower::service_fn(move |_| {
-        let path = path.clone();
-        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        let directory = Arc::clone(&directory);
+        async move { reach(&directory).await.map(TokioIo::new) }
     });
     let channel = Endpoint::from_static("http://socket")
+        .http2_keep_alive_interval(ASK_EVERY)
+        .keep_alive_timeout(ANSWER_WITHIN)
         .connect_with_connector(connector)
         .await?;
     Ok(Arc::new(move |request: GrpcRequest| {
-        Box::pin(forward(channel.clone(), request))
+        Box::pin(forward(channel.clone(), pid, request))
     }))
 }
 
-async fn forward(channel: Channel, request: GrpcRequest) -> Result<GrpcSuccessResponse, Status> {
+/// The stream to whoever listens, if that is this user or root.
+async fn reach(directory: &Directory) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(directory.socket_path(SOCKET)).await?;
+    let peer = stream.peer_cred()?.uid();
+    match is_trusted(peer) {
+        true => Ok(stream),
+        false => Err(io::Error::other(format!("user {peer} listens on the socket"))),
+    }
+}
+
+async fn forward(channel: Channel, pid: u32, request: GrpcRequest) -> Result<GrpcSuccessResponse, Status> {
     let path = format!("/{}/{}", request.service, request.rpc);
     let path = path
         .parse()
         .map_err(|_| Status::internal("an RPC's name is no path"))?;
     let mut grpc = tonic::client::Grpc::new(channel);
-    grpc.ready()
-        .await
-        .map_err(|error| Status::unavailable(error.to_string()))?;
-    let answer = grpc.unary(Request::new(request.proto), path, BytesCodec).await?;
+    grpc.ready().await.map_err(|_| gone(pid))?;
+    let answer = grpc.unary(Request::new(request.proto), path, BytesCodec).await;
+    // What the service itself answers has no source: it came as words.
+    let answer = answer.map_err(|status| match status.source() {
+        Some(_) => gone(pid),
+        None => status,
+    })?;
     Ok(GrpcSuccessResponse {
         headers: http::HeaderMap::new(),
         proto: answer.into_inner().to_vec(),
     })
+}
+
+/// The connection is lost. Of a code that the SDK's client does not try again: another process would be another service.
+fn gone(pid: u32) -> Status {
+    Status::failed_precondition(format!("process {pid} has ended, or does not answer"))
 }

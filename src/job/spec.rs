@@ -35,6 +35,9 @@ pub struct JobSpec {
     /// Whether triggers of the target may fire, and so change or drop what is copied.
     #[serde(default)]
     pub fire_triggers: bool,
+    /// A role that the ledger on the target may belong to, besides the user itself and superusers.
+    #[serde(default)]
+    pub ledger_owner: Option<String>,
     /// What is verified: by a verify job, or at the end of a migrate; `None`: nothing.
     #[serde(default)]
     pub verify: Option<VerifySpec>,
@@ -144,6 +147,7 @@ impl JobSpec {
             target_table: self.target_table.clone(),
             on_conflict: self.on_conflict,
             fire_triggers: self.fire_triggers,
+            ledger_owner: self.ledger_owner.clone(),
         }
     }
 
@@ -253,6 +257,7 @@ mod tests {
             },
             on_conflict: OnConflict::Error,
             fire_triggers: false,
+            ledger_owner: None,
             verify: None,
             lookback_keys: None,
         }

@@ -3,17 +3,36 @@
 //! A session is set up in one round trip after the log-in. A future that is dropped in the middle of a statement leaves
 //! the session busy, and a busy session is cut when it is dropped, so that the server ends the statement and rolls back.
 
-use super::connection_string::{ConnectionString, Resolved, SslMode, Surroundings};
+use super::connection_string::ConnectionString;
 use super::error::{Error, Kind, Result, Side};
+use super::frames::Watch;
 use super::identifier::quote_literal;
-use super::tls;
+use super::liveness::{BACKEND, Backend, Watched};
+use super::pooler;
+use super::reach::{self, Reached, no_answer};
+use super::resolved::{Resolved, Surroundings};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
-use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage, Statement};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
 /// A row as text, one field a column.
 pub(super) type TextRow = Vec<Option<String>>;
+
+/// The search path of every session of ours. Anyone who may make objects in a schema of the user's path can make operators
+/// and functions there that fit better than PostgreSQL's own, and they would run with this user's rights.
+const OUR_PATH: &str = "pg_catalog, pg_temp";
+
+/// Brings the search path that the user would have, until the transaction ends or [`to_our_path`]: for names that the user
+/// typed, and for triggers of the target, which may rely on it. Every name in such a statement is qualified.
+pub(super) const TO_USERS_PATH: &str = "SELECT pg_catalog.set_config('search_path', s.reset_val, true)
+    FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'search_path'";
+
+/// Brings our own search path back within a transaction.
+pub(super) fn to_our_path() -> String {
+    format!("SET LOCAL search_path = {OUR_PATH}")
+}
 
 /// At most so many prepared statements a session: one a table, in practice.
 const PREPARED_LIMIT: usize = 16;
@@ -30,6 +49,11 @@ pub struct Session {
     database: String,
     statements_open: AtomicU32,
     prepared: Mutex<HashMap<String, Statement>>,
+    watch: Arc<Watch>,
+    backend: Backend,
+    /// Looks after it while somebody waits on it.
+    watcher: Option<tokio::task::AbortHandle>,
+    set_up_within: Option<Duration>,
 }
 
 /// Connects, logs in, and sets the session up.
@@ -37,114 +61,127 @@ pub struct Session {
 /// Hosts are tried in turn. The password is looked up anew each time (environment, password file).
 ///
 /// # Errors
-/// `Unreachable`, `Authentication`, `Tls`, `UndefinedObject` (no such database), `InvalidInput`, or what passes.
+/// `Unreachable`, `Authentication`, `Tls`, `UndefinedObject` (no such database), `InvalidInput`, `Unsupported` (a pooler
+/// that gives the session's server away), or what passes.
 pub async fn connect(connection: &ConnectionString, side: Side, application_name: &str) -> Result<Session> {
-    let mut resolved = connection.resolve(side, &Surroundings::of_process())?;
-    resolved.config.application_name(application_name);
-    let session = match resolved.tls.mode {
-        SslMode::Disable => log_in(&resolved, side, SslMode::Disable).await,
-        SslMode::Prefer | SslMode::Allow => {
-            let order = match resolved.tls.mode {
-                SslMode::Prefer => [SslMode::Prefer, SslMode::Disable],
-                _ => [SslMode::Disable, SslMode::Require],
-            };
-            match log_in(&resolved, side, order[0]).await {
-                // As libpq: the other way where TLS failed, or pg_hba.conf wants the other.
-                Err(error) if error.kind() == Kind::Tls || error.sqlstate() == Some("28000") => {
-                    log_in(&resolved, side, order[1]).await.map_err(|_| error)
-                }
-                other => other,
-            }
-        }
-        mode => log_in(&resolved, side, mode).await,
-    }?;
-    session.set_up().await?;
+    let mut session = connect_to_ask(connection, side, application_name).await?;
+    let watched = Watched {
+        connection: connection.clone(),
+        side,
+        application_name: application_name.to_owned(),
+        server_version: session.server_version,
+        backend: session.backend.clone(),
+        watch: Arc::clone(&session.watch),
+        task: session.connection.clone(),
+    };
+    session.watcher = Some(tokio::spawn(watched.run()).abort_handle());
     Ok(session)
 }
 
-async fn log_in(resolved: &Resolved, side: Side, mode: SslMode) -> Result<Session> {
-    let context = || format!("cannot connect to the {side} at {}", resolved.endpoint);
-    let mut config = resolved.config.clone();
-    let driver_mode = match mode {
-        SslMode::Disable => tokio_postgres::config::SslMode::Disable,
-        SslMode::Prefer | SslMode::Allow => tokio_postgres::config::SslMode::Prefer,
-        _ => tokio_postgres::config::SslMode::Require,
+/// The same without anybody who looks whether the connection is alive: for one short question.
+pub(super) async fn connect_to_ask(
+    connection: &ConnectionString,
+    side: Side,
+    application_name: &str,
+) -> Result<Session> {
+    let resolved = connection.resolve(side, &Surroundings::of_process())?;
+    let mut reached = reach::reach(&resolved, side, application_name).await?;
+    let backend = match reached.session.set_up_if_direct().await? {
+        Some(backend) => backend,
+        None => {
+            pooler::must_keep_its_server(&resolved, &reached, application_name).await?;
+            reached.session.set_up().await?
+        }
     };
-    config.ssl_mode(driver_mode);
-    if mode == SslMode::Disable {
-        let connected = within_deadline(&config, config.connect(tokio_postgres::NoTls)).await;
-        let (client, connection) = connected.map_err(|error| refused(side, context(), error))?;
-        return Ok(Session::new(client, connection, side, resolved));
-    }
-    let connector = tls::connector(&resolved.tls)
-        .map_err(|words| Error::new(side, Kind::Tls, context()).because(words))?;
-    let connected = within_deadline(&config, config.connect(connector)).await;
-    let (client, connection) = connected.map_err(|error| refused(side, context(), error))?;
-    Ok(Session::new(client, connection, side, resolved))
-}
-
-fn refused(side: Side, context: String, error: Option<tokio_postgres::Error>) -> Error {
-    match error {
-        Some(error) => Error::query(side, context, &error),
-        None => Error::new(side, Kind::Unreachable, context).because("no answer in time"),
-    }
-}
-
-/// The driver's own timeout ends with the TCP connection: a server that accepts and then says nothing needs this one.
-async fn within_deadline<T>(
-    config: &tokio_postgres::Config,
-    connecting: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
-) -> std::result::Result<T, Option<tokio_postgres::Error>> {
-    let Some(timeout) = config.get_connect_timeout() else {
-        return connecting.await.map_err(Some);
-    };
-    let hosts = u32::try_from(config.get_hosts().len().max(1)).unwrap_or(1);
-    match tokio::time::timeout(*timeout * hosts, connecting).await {
-        Ok(connected) => connected.map_err(Some),
-        Err(_) => Err(None),
-    }
+    reached.session.backend = backend;
+    let Reached { session, .. } = reached;
+    session.watch.trust();
+    Ok(session)
 }
 
 impl Session {
-    fn new<S, T>(
+    pub(super) fn new(
         client: Client,
-        mut connection: tokio_postgres::Connection<S, T>,
+        mut connection: reach::Connection,
+        watch: Arc<Watch>,
         side: Side,
+        endpoint: String,
         resolved: &Resolved,
-    ) -> Self
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-        T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-    {
+    ) -> Self {
         let server_version = connection.parameter("server_version").map_or(0, version_number);
         let task = tokio::spawn(async move {
             // Not the driver's own loop: that one logs notices, and a notice can hold a row's values.
-            while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
-                if let AsyncMessage::Notice(notice) = message {
-                    tracing::trace!(sqlstate = notice.code().code(), "notice from the {side}");
-                }
-            }
+            while let Some(Ok(_)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {}
         });
         Self {
             client,
             side,
             connection: task.abort_handle(),
             server_version,
-            endpoint: resolved.endpoint.clone(),
+            endpoint,
             database: resolved.database.clone(),
             statements_open: AtomicU32::new(0),
             prepared: Mutex::default(),
+            watch,
+            backend: Backend::default(),
+            watcher: None,
+            set_up_within: resolved.options.connect_timeout,
         }
     }
 
-    async fn set_up(&self) -> Result<()> {
-        let sql = settings_sql(self.side, self.server_version);
-        self.rows(
-            &format!("set up a session on the {} at {}", self.side, self.endpoint),
-            &sql,
-        )
-        .await
-        .map(drop)
+    async fn set_up(&self) -> Result<Backend> {
+        let settings = settings_sql(self.side, self.server_version);
+        let rows = self.rows_of_set_up(&format!("{settings}; {BACKEND}")).await?;
+        Ok(Backend::of_row(
+            rows.last().map(Vec::as_slice).unwrap_or_default(),
+        ))
+    }
+
+    /// Sets the session up, unless a pooler is between us and the server: then nothing is set, and the answer is `None`.
+    async fn set_up_if_direct(&self) -> Result<Option<Backend>> {
+        let settings = settings_sql(self.side, self.server_version);
+        let direct = pooler::only_if_direct(self.watch.backend_pid());
+        match self
+            .rows_of_set_up(&format!("{direct}; {settings}; {BACKEND}"))
+            .await
+        {
+            Ok(rows) => Ok(rows.last().map(|row| Backend::of_row(row))),
+            Err(error) if error.sqlstate() == Some(pooler::NOT_DIRECT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn rows_of_set_up(&self, sql: &str) -> Result<Vec<TextRow>> {
+        let what = format!("set up a session on the {} at {}", self.side, self.endpoint);
+        let asking = self.rows(&what, sql);
+        let Some(within) = self.set_up_within else {
+            return asking.await;
+        };
+        let answer = tokio::time::timeout(within, asking).await;
+        answer.unwrap_or_else(|_| {
+            let error = Error::new(self.side, Kind::Unreachable, format!("cannot {what}"));
+            Err(error.because(no_answer(within)))
+        })
+    }
+
+    /// What its server sends or takes, waited for: a server that is not there any more is noticed. Cancel-safe if the future is.
+    pub(super) async fn awaited<T>(&self, answer: impl Future<Output = T>) -> T {
+        self.watch.pulse().awaited(answer).await
+    }
+
+    /// The process that serves it.
+    pub(super) fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// Why we ended the connection, if we did.
+    pub(super) fn ended_because(&self) -> Option<String> {
+        self.watch.refusal().map(|refusal| refusal.words)
+    }
+
+    /// Host, port and database, for messages.
+    pub(super) fn endpoint(&self) -> &str {
+        &self.endpoint
     }
 
     /// Which side it is connected to.
@@ -189,17 +226,36 @@ impl Session {
 
     /// Runs SQL without parameters, in one round trip, and gives the rows of all its statements as text.
     ///
-    /// `what` completes "cannot ..." in the error.
+    /// `what` completes "cannot ..." in the error. For statements that read or write rows of a user's:
+    /// [`Self::rows_of_table`].
     pub(super) async fn rows(&self, what: &str, sql: &str) -> Result<Vec<TextRow>> {
+        self.ask(what, sql, Error::query::<String>).await
+    }
+
+    /// The same where the error's own words could hold a row's values.
+    pub(super) async fn rows_of_table(&self, what: &str, sql: &str) -> Result<Vec<TextRow>> {
+        self.ask(what, sql, Error::rows::<String>).await
+    }
+
+    async fn ask(
+        &self,
+        what: &str,
+        sql: &str,
+        told: fn(Side, String, &tokio_postgres::Error) -> Error,
+    ) -> Result<Vec<TextRow>> {
         let open = self.open();
-        let answer = self.client.simple_query(sql).await;
+        let answer = self.awaited(self.client.simple_query(sql)).await;
         let messages = match answer {
             Ok(messages) => messages,
             Err(error) => {
                 if error.as_db_error().is_some() {
                     open.ended();
                 }
-                return Err(Error::query(self.side, format!("cannot {what}"), &error));
+                let error = told(self.side, format!("cannot {what}"), &error);
+                return Err(match self.ended_because() {
+                    Some(words) => error.because(words),
+                    None => error,
+                });
             }
         };
         open.ended();
@@ -213,7 +269,7 @@ impl Session {
     pub(super) async fn rows_locked(&self, what: &str, table: &str, sql: &str) -> Result<Vec<TextRow>> {
         let in_transaction = self.open();
         let rows = self
-            .rows(what, &format!("{}; {sql}; COMMIT", lock_sql(table)))
+            .rows_of_table(what, &format!("{}; {sql}; COMMIT", lock_sql(table)))
             .await?;
         in_transaction.ended();
         Ok(rows)
@@ -238,7 +294,7 @@ impl Session {
         if let Some(statement) = known {
             return Ok(statement);
         }
-        let statement = self.client.prepare(sql).await?;
+        let statement = self.awaited(self.client.prepare(sql)).await?;
         let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         if prepared.len() >= PREPARED_LIMIT {
             prepared.clear();
@@ -250,6 +306,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        if let Some(watcher) = &self.watcher {
+            watcher.abort();
+        }
         if self.is_busy() {
             self.connection.abort();
         }
@@ -298,6 +357,8 @@ fn version_number(text: &str) -> u32 {
 /// What both sides and each side need, so that values read the same on both and a dead client's session ends.
 fn settings_sql(side: Side, server_version: u32) -> String {
     let mut settings = vec![
+        // First of all: what comes after it means PostgreSQL's own functions, operators and types, and nobody else's.
+        ("search_path", OUR_PATH),
         ("client_encoding", "UTF8"),
         ("datestyle", "ISO"),
         ("intervalstyle", "postgres"),
@@ -339,12 +400,19 @@ fn settings_sql(side: Side, server_version: u32) -> String {
     }
     let mut sql = String::new();
     for (name, value) in settings {
-        sql.push_str(&format!("SET {name} = {}; ", quote_literal(value)));
+        // A path is a list of names, and one of them in quotes would be a single name.
+        let value = if name == "search_path" {
+            value.to_owned()
+        } else {
+            quote_literal(value)
+        };
+        sql.push_str(&format!("SET {name} = {value}; "));
     }
     if side == Side::Target {
         // A receipt is a promise: what the journal holds must survive a crash of the target.
         sql.push_str(
-            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
+            "SELECT pg_catalog.set_config('synchronous_commit', 'on', false)
+             WHERE pg_catalog.current_setting('synchronous_commit') = 'off'",
         );
     }
     sql

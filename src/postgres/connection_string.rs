@@ -5,8 +5,8 @@
 //! [`ConnectionString::name`] give the text without it, and only that text may be kept.
 
 use super::error::{Error, Kind, Result, Side};
-use super::{passfile, service};
-use std::collections::BTreeMap;
+use super::resolved::{self, Resolved, Settings, Surroundings};
+use super::service;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -17,56 +17,8 @@ pub struct ConnectionString {
     name: String,
 }
 
-type Settings = BTreeMap<String, String>;
-
-/// What a string is resolved against: the environment, so that tests can bring their own.
-pub(super) struct Surroundings<'a> {
-    /// An environment variable's value.
-    pub variable: &'a dyn Fn(&str) -> Option<String>,
-}
-
-impl Surroundings<'static> {
-    /// This process's environment.
-    #[must_use]
-    pub fn of_process() -> Self {
-        Self {
-            variable: &|name| std::env::var(name).ok(),
-        }
-    }
-}
-
-/// Everything that a connection needs, each setting decided.
-#[derive(Clone)]
-pub(super) struct Resolved {
-    pub config: tokio_postgres::Config,
-    pub tls: TlsSettings,
-    /// `host:port/database` of the first host, for messages.
-    pub endpoint: String,
-    pub database: String,
-}
-
-/// libpq's TLS settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TlsSettings {
-    pub mode: SslMode,
-    /// A path, or `system`.
-    pub root_certificate: Option<String>,
-    pub certificate: Option<PathBuf>,
-    pub key: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SslMode {
-    Disable,
-    Allow,
-    Prefer,
-    Require,
-    VerifyCa,
-    VerifyFull,
-}
-
 /// Settings that are understood.
-const KNOWN: [&str; 25] = [
+const KNOWN: [&str; 36] = [
     "host",
     "hostaddr",
     "port",
@@ -92,22 +44,32 @@ const KNOWN: [&str; 25] = [
     "target_session_attrs",
     "load_balance_hosts",
     "servicefile",
+    "require_auth",
+    "requirepeer",
+    "sslcrl",
+    "sslcrldir",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
+    "sslcertmode",
+    "sslpassword",
+    "sslsni",
+    "gssencmode",
+    "min_protocol_version",
 ];
 
-/// libpq's settings that change nothing here: our encoding is UTF-8, GSSAPI is never used.
-const IGNORED: [&str; 8] = [
+/// libpq's settings that change nothing here: our encoding is UTF-8, GSSAPI is never used, TLS never compresses.
+const IGNORED: [&str; 7] = [
     "client_encoding",
     "fallback_application_name",
-    "gssencmode",
     "krbsrvname",
     "gsslib",
     "gssdelegation",
     "sslcompression",
-    "sslsni",
+    "max_protocol_version",
 ];
 
 /// Environment variables, and the setting that each is the default of.
-const VARIABLES: [(&str, &str); 16] = [
+const VARIABLES: [(&str, &str); 27] = [
     ("PGHOST", "host"),
     ("PGHOSTADDR", "hostaddr"),
     ("PGPORT", "port"),
@@ -124,6 +86,40 @@ const VARIABLES: [(&str, &str); 16] = [
     ("PGSSLNEGOTIATION", "sslnegotiation"),
     ("PGCHANNELBINDING", "channel_binding"),
     ("PGTARGETSESSIONATTRS", "target_session_attrs"),
+    ("PGLOADBALANCEHOSTS", "load_balance_hosts"),
+    ("PGREQUIREAUTH", "require_auth"),
+    ("PGREQUIREPEER", "requirepeer"),
+    ("PGSSLCRL", "sslcrl"),
+    ("PGSSLCRLDIR", "sslcrldir"),
+    ("PGSSLMINPROTOCOLVERSION", "ssl_min_protocol_version"),
+    ("PGSSLMAXPROTOCOLVERSION", "ssl_max_protocol_version"),
+    ("PGSSLCERTMODE", "sslcertmode"),
+    ("PGSSLSNI", "sslsni"),
+    ("PGGSSENCMODE", "gssencmode"),
+    ("PGMINPROTOCOLVERSION", "min_protocol_version"),
+];
+
+/// Variables of libpq's that change nothing here, or are read elsewhere.
+const HARMLESS_VARIABLES: [&str; 6] = [
+    "PGREQUIRESSL",
+    "PGSSLCOMPRESSION",
+    "PGGSSLIB",
+    "PGGSSDELEGATION",
+    "PGKRBSRVNAME",
+    "PGMAXPROTOCOLVERSION",
+];
+
+/// How variables begin that tell how safe a connection must be.
+const SECURITY_PREFIXES: [&str; 9] = [
+    "PGSSL",
+    "PGREQUIRE",
+    "PGGSS",
+    "PGKRB",
+    "PGCHANNEL",
+    "PGSCRAM",
+    "PGOAUTH",
+    "PGMINPROTOCOL",
+    "PGMAXPROTOCOL",
 ];
 
 impl std::str::FromStr for ConnectionString {
@@ -149,6 +145,7 @@ impl std::str::FromStr for ConnectionString {
         for key in settings.keys() {
             check_key(key)?;
         }
+        resolved::check(&settings)?;
         Ok(Self { settings, name })
     }
 }
@@ -160,31 +157,78 @@ impl ConnectionString {
         self.name.clone()
     }
 
-    /// Looks up what the string leaves open.
-    pub(super) fn resolve(&self, side: Side, around: &Surroundings<'_>) -> Result<Resolved> {
-        let settings = self.completed(around).map_err(|words| invalid(side, words))?;
-        build(&settings, around).map_err(|words| invalid(side, words))
+    /// Whether there is a password in the text.
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        self.settings.keys().any(|key| is_secret(key))
     }
 
-    /// Explicit settings first, then the service's, then the environment's.
-    fn completed(&self, around: &Surroundings<'_>) -> std::result::Result<Settings, String> {
-        let variable = around.variable;
+    /// Looks up what the string leaves open.
+    pub(super) fn resolve(&self, side: Side, around: &Surroundings<'_>) -> Result<Resolved> {
+        let settings = self
+            .completed(side, around)
+            .map_err(|words| invalid(side, words))?;
+        resolved::resolve(&settings, around).map_err(|words| invalid(side, words))
+    }
+
+    /// Explicit settings first, then the side's password, then the service's settings, then the environment's.
+    fn completed(&self, side: Side, around: &Surroundings<'_>) -> std::result::Result<Settings, String> {
+        let variable = |name: &str| (around.variable)(name).filter(|value| !value.is_empty());
         let mut settings = self.settings.clone();
+        settings.retain(|_, value| !value.is_empty());
+        if let Some(password) = variable(&password_variable(side)) {
+            settings.entry("password".to_owned()).or_insert(password);
+        }
         let name = settings.get("service").cloned().or_else(|| variable("PGSERVICE"));
-        if let Some(name) = name.filter(|name| !name.is_empty()) {
+        if let Some(name) = name {
             for (key, value) in find_service(&settings, &name, around)? {
+                let (key, value) = of_today(key, value);
                 check_key(&key)?;
                 settings.entry(key).or_insert(value);
             }
         }
+        check_variables(around)?;
         for (name, key) in VARIABLES {
-            if let Some(value) = variable(name).filter(|value| !value.is_empty()) {
+            if let Some(value) = variable(name) {
                 settings.entry(key.to_owned()).or_insert(value);
             }
         }
-        settings.retain(|_, value| !value.is_empty());
+        if variable("PGREQUIRESSL").is_some_and(|value| value.starts_with('1')) {
+            settings
+                .entry("sslmode".to_owned())
+                .or_insert_with(|| "require".to_owned());
+        }
         Ok(settings)
     }
+}
+
+/// The variable with one side's password: PGPASSWORD is for both.
+fn password_variable(side: Side) -> String {
+    format!("LONGHAUL_{}_PASSWORD", side.to_string().to_uppercase())
+}
+
+/// Spellings of earlier times, and of others.
+fn of_today(key: String, value: String) -> (String, String) {
+    match (key.as_str(), value.as_str()) {
+        ("ssl", "true") | ("requiressl", "1") => ("sslmode".to_owned(), "require".to_owned()),
+        ("requiressl", _) => ("sslmode".to_owned(), "prefer".to_owned()),
+        _ => (key, value),
+    }
+}
+
+/// A variable that may be meant to make connections safer is understood, or refused.
+fn check_variables(around: &Surroundings<'_>) -> std::result::Result<(), String> {
+    let understood =
+        |name: &str| VARIABLES.iter().any(|(known, _)| *known == name) || HARMLESS_VARIABLES.contains(&name);
+    let unknown = around
+        .names
+        .iter()
+        .find(|name| SECURITY_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !understood(name));
+    unknown.map_or(Ok(()), |name| {
+        Err(format!(
+            "the environment variable {name} may be a security setting, and is not understood; unset it"
+        ))
+    })
 }
 
 fn invalid(side: Side, words: String) -> Error {
@@ -222,7 +266,7 @@ fn find_service(
         .or_else(|| variable("PGSERVICEFILE"));
     let own = named
         .map(PathBuf::from)
-        .or_else(|| home(around).map(|home| home.join(".pg_service.conf")));
+        .or_else(|| around.home().map(|home| home.join(".pg_service.conf")));
     let shared = variable("PGSYSCONFDIR").map(|directory| PathBuf::from(directory).join("pg_service.conf"));
     let shared = shared.unwrap_or_else(|| PathBuf::from("/etc/postgresql-common/pg_service.conf"));
     for path in own.into_iter().chain([shared]) {
@@ -231,224 +275,6 @@ fn find_service(
         }
     }
     Err(format!("service `{name}` is in no service file"))
-}
-
-fn home(around: &Surroundings<'_>) -> Option<PathBuf> {
-    (around.variable)("HOME")
-        .filter(|home| !home.is_empty())
-        .map(PathBuf::from)
-}
-
-fn build(settings: &Settings, around: &Surroundings<'_>) -> std::result::Result<Resolved, String> {
-    let get = |key: &str| settings.get(key).map(String::as_str);
-    let user = match get("user") {
-        Some(user) => user.to_owned(),
-        None => operating_system_user(around).ok_or("no user is given, and the system does not name one")?,
-    };
-    let database = get("dbname").unwrap_or(&user).to_owned();
-    let mut config = tokio_postgres::Config::new();
-    config.user(&user).dbname(&database);
-    let hosts: Vec<&str> = get("host")
-        .map(|hosts| hosts.split(',').collect())
-        .unwrap_or_default();
-    let ports = list_of_ports(get("port").unwrap_or("5432"))?;
-    for host in &hosts {
-        config.host(if host.is_empty() { "localhost" } else { *host });
-    }
-    if let Some(addresses) = get("hostaddr") {
-        for address in addresses.split(',') {
-            config.hostaddr(
-                address
-                    .parse()
-                    .map_err(|_| format!("hostaddr `{address}` is no IP address"))?,
-            );
-        }
-    } else if hosts.is_empty() {
-        config.host(default_host());
-    }
-    for port in &ports {
-        config.port(*port);
-    }
-    apply_options(&mut config, settings)?;
-    let first = hosts
-        .first()
-        .copied()
-        .filter(|host| !host.is_empty())
-        .or(get("hostaddr"))
-        .map(str::to_owned);
-    let first = first.unwrap_or_else(|| default_host().to_owned());
-    let port = ports.first().copied().unwrap_or(5432);
-    match get("password") {
-        Some(password) => _ = config.password(password),
-        None => {
-            let path = get("passfile")
-                .map(PathBuf::from)
-                .or_else(|| home(around).map(|home| home.join(".pgpass")));
-            // libpq knows a local socket as `localhost` in this file.
-            let host = if first.starts_with('/') {
-                "localhost"
-            } else {
-                &first
-            };
-            let found = path.and_then(|path| passfile::find_password(&path, host, port, &database, &user));
-            if let Some(password) = found {
-                config.password(password);
-            }
-        }
-    }
-    let tls = tls_settings(settings, around, &first)?;
-    Ok(Resolved {
-        config,
-        tls,
-        endpoint: format!("{first}:{port}/{database}"),
-        database,
-    })
-}
-
-fn default_host() -> &'static str {
-    ["/var/run/postgresql", "/run/postgresql", "/tmp"]
-        .into_iter()
-        .find(|directory| std::path::Path::new(directory).join(".s.PGSQL.5432").exists())
-        .unwrap_or("localhost")
-}
-
-fn list_of_ports(text: &str) -> std::result::Result<Vec<u16>, String> {
-    text.split(',')
-        .map(|port| match port {
-            "" => Ok(5432),
-            port => port
-                .parse()
-                .ok()
-                .filter(|port| *port > 0)
-                .ok_or_else(|| format!("port `{port}` is none")),
-        })
-        .collect()
-}
-
-fn apply_options(
-    config: &mut tokio_postgres::Config,
-    settings: &Settings,
-) -> std::result::Result<(), String> {
-    use tokio_postgres::config::{ChannelBinding, LoadBalanceHosts, SslNegotiation, TargetSessionAttrs};
-    let get = |key: &str| settings.get(key).map(String::as_str);
-    let wrong = |key: &str| format!("`{key}` has a value that is not understood");
-    if let Some(options) = get("options") {
-        config.options(options);
-    }
-    match get("channel_binding") {
-        None | Some("prefer") => {}
-        Some("disable") => _ = config.channel_binding(ChannelBinding::Disable),
-        Some("require") => _ = config.channel_binding(ChannelBinding::Require),
-        Some(_) => return Err(wrong("channel_binding")),
-    }
-    match get("target_session_attrs") {
-        None | Some("any") => {}
-        Some("read-write" | "primary") => _ = config.target_session_attrs(TargetSessionAttrs::ReadWrite),
-        Some("read-only" | "standby") => _ = config.target_session_attrs(TargetSessionAttrs::ReadOnly),
-        Some(_) => return Err(wrong("target_session_attrs")),
-    }
-    match get("load_balance_hosts") {
-        None | Some("disable") => {}
-        Some("random") => _ = config.load_balance_hosts(LoadBalanceHosts::Random),
-        Some(_) => return Err(wrong("load_balance_hosts")),
-    }
-    match get("sslnegotiation") {
-        None | Some("postgres") => {}
-        Some("direct") => _ = config.ssl_negotiation(SslNegotiation::Direct),
-        Some(_) => return Err(wrong("sslnegotiation")),
-    }
-    let seconds = |key: &str, default: u64| match get(key) {
-        None => Ok(default),
-        Some(text) => text.parse::<u64>().map_err(|_| wrong(key)),
-    };
-    let duration = std::time::Duration::from_secs;
-    config.keepalives(seconds("keepalives", 1)? != 0);
-    config.keepalives_idle(duration(seconds("keepalives_idle", 30)?.max(1)));
-    config.keepalives_interval(duration(seconds("keepalives_interval", 10)?.max(1)));
-    config.keepalives_retries(
-        u32::try_from(seconds("keepalives_count", 3)?).map_err(|_| wrong("keepalives_count"))?,
-    );
-    // libpq counts this one in milliseconds.
-    config.tcp_user_timeout(std::time::Duration::from_millis(seconds(
-        "tcp_user_timeout",
-        60_000,
-    )?));
-    match seconds("connect_timeout", 10)? {
-        0 => {}
-        timeout => _ = config.connect_timeout(duration(timeout)),
-    }
-    Ok(())
-}
-
-fn tls_settings(
-    settings: &Settings,
-    around: &Surroundings<'_>,
-    host: &str,
-) -> std::result::Result<TlsSettings, String> {
-    let get = |key: &str| settings.get(key).cloned();
-    let own = |name: &str| {
-        home(around)
-            .map(|home| home.join(".postgresql").join(name))
-            .filter(|path| path.exists())
-    };
-    let root_certificate =
-        get("sslrootcert").or_else(|| own("root.crt").map(|path| path.to_string_lossy().into_owned()));
-    let system = root_certificate.as_deref() == Some("system");
-    let mode = match get("sslmode").as_deref() {
-        None if system => SslMode::VerifyFull,
-        None | Some("prefer") => SslMode::Prefer,
-        Some("disable") => SslMode::Disable,
-        Some("allow") => SslMode::Allow,
-        // As libpq: with a root certificate at hand, `require` looks at the chain.
-        Some("require") if root_certificate.is_some() && !system => SslMode::VerifyCa,
-        Some("require") => SslMode::Require,
-        Some("verify-ca") => SslMode::VerifyCa,
-        Some("verify-full") => SslMode::VerifyFull,
-        Some(other) => return Err(format!("sslmode `{other}` is none of libpq's six")),
-    };
-    if system && !matches!(mode, SslMode::VerifyFull) {
-        return Err("sslrootcert=system needs sslmode=verify-full".to_owned());
-    }
-    if root_certificate.is_none() && matches!(mode, SslMode::VerifyCa | SslMode::VerifyFull) {
-        return Err("sslmode verify-ca and verify-full need sslrootcert (a file, or `system`)".to_owned());
-    }
-    let certificate = get("sslcert")
-        .map(PathBuf::from)
-        .or_else(|| own("postgresql.crt"));
-    let key = get("sslkey").map(PathBuf::from).or_else(|| own("postgresql.key"));
-    // There is no TLS on a local socket.
-    let mode = if host.starts_with('/') {
-        SslMode::Disable
-    } else {
-        mode
-    };
-    Ok(TlsSettings {
-        mode,
-        root_certificate,
-        certificate,
-        key,
-    })
-}
-
-fn operating_system_user(around: &Surroundings<'_>) -> Option<String> {
-    use std::os::unix::fs::MetadataExt;
-    // The owner of /proc/self is this process's effective user; the variables are for systems without /proc.
-    let uid = std::fs::metadata("/proc/self")
-        .map(|metadata| metadata.uid())
-        .ok();
-    let named = uid.and_then(|uid| {
-        let accounts = std::fs::read_to_string("/etc/passwd").ok()?;
-        accounts.lines().find_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-        })
-    });
-    named.or_else(|| {
-        ["USER", "LOGNAME"]
-            .iter()
-            .find_map(|name| (around.variable)(name))
-    })
 }
 
 /// Settings and the text without password, both without the scheme.
@@ -491,10 +317,7 @@ fn parse_url(rest: &str) -> std::result::Result<(Settings, String), String> {
         .filter(|pair| !pair.is_empty())
     {
         let (key, value) = pair.split_once('=').ok_or("a parameter of the URL has no `=`")?;
-        let (mut key, mut value) = (percent_decoded(key)?, percent_decoded(value)?);
-        if (key.as_str(), value.as_str()) == ("ssl", "true") {
-            (key, value) = ("sslmode".to_owned(), "require".to_owned());
-        }
+        let (key, value) = of_today(percent_decoded(key)?, percent_decoded(value)?);
         if !is_secret(&key) {
             name.push(separator);
             name.push_str(pair);
@@ -587,6 +410,7 @@ fn parse_pairs(text: &str) -> std::result::Result<Settings, String> {
                 Some(c) => value.push(c),
             }
         }
+        let (key, value) = of_today(key, value);
         settings.insert(key, value);
     }
 }

@@ -3,9 +3,10 @@
 //! Keys go out as their types' output functions write them and come back as literals cast to those types, so that they
 //! survive any journal exactly. Only the source compares keys: its collations decide.
 
+use super::comparison::{Strategy, compare, literals, operand, row};
 use super::connect::{Session, TextRow};
 use super::error::{Error, Kind, Result, Side};
-use super::identifier::{quote_identifier, quote_literal, quote_table};
+use super::identifier::{quote_identifier, quote_table};
 use crate::table::{Key, KeyColumn, KeyRange, Plan};
 
 /// More keys than this are sorted in several statements' worth of memory; a ledger has far fewer segments.
@@ -28,7 +29,7 @@ pub async fn next_range_end(
     if stop.is_some() && low == stop {
         return Ok(None);
     }
-    let condition = where_between(plan, low, stop);
+    let condition = where_between(source.side(), plan, low, stop);
     let (keys, order) = (key_outputs(plan), key_list(plan, ""));
     let from = table_of(source.side(), plan);
     let offset = rows.max(1) - 1;
@@ -76,7 +77,7 @@ pub async fn highest_key(session: &Session, plan: &Plan) -> Result<Option<Key>> 
 /// # Errors
 /// What goes wrong in asking the source.
 pub async fn key_before(source: &Session, plan: &Plan, key: &Key, rows: u64) -> Result<Option<Key>> {
-    let condition = where_between(plan, None, Some(key));
+    let condition = where_between(source.side(), plan, None, Some(key));
     last_key(
         source,
         plan,
@@ -106,7 +107,12 @@ pub async fn sort_keys(source: &Session, plan: &Plan, keys: Vec<Key>) -> Result<
     let values: Vec<_> = keys
         .iter()
         .enumerate()
-        .map(|(number, key)| format!("({number}, {})", literals(plan, key)))
+        .map(|(number, key)| {
+            format!(
+                "({number}, {})",
+                literals(source.side(), &plan.key, key).join(", ")
+            )
+        })
         .collect();
     let names: Vec<_> = (0..plan.key.len()).map(|number| format!("k{number}")).collect();
     let order: Vec<_> = names
@@ -176,36 +182,45 @@ pub(super) fn rows_of(side: Side, plan: &Plan) -> String {
     format!("{only}{}", quote_table(table))
 }
 
-/// ` WHERE ...` for a range; empty for all rows.
-pub(super) fn where_range(plan: &Plan, range: &KeyRange) -> String {
-    where_between(plan, range.low.as_ref(), Some(&range.high))
+/// ` WHERE ...` for a range of one side's table.
+pub(super) fn where_range(side: Side, plan: &Plan, range: &KeyRange) -> String {
+    where_between(side, plan, range.low.as_ref(), Some(&range.high))
 }
 
-fn where_between(plan: &Plan, low: Option<&Key>, high: Option<&Key>) -> String {
-    let columns = match plan.key.as_slice() {
-        [column] => quote_column(&column.name),
-        _ => format!("({})", key_list(plan, "")),
+fn where_between(side: Side, plan: &Plan, low: Option<&Key>, high: Option<&Key>) -> String {
+    let columns = operands(side, plan, "t");
+    let condition = |strategy: Strategy, key: &Key| {
+        compare(
+            side,
+            &plan.key,
+            strategy,
+            &columns,
+            &literals(side, &plan.key, key),
+        )
     };
-    let side = |operator: &str, key: &Key| match plan.key.len() {
-        1 => format!("{columns} {operator} {}", literals(plan, key)),
-        _ => format!("{columns} {operator} ({})", literals(plan, key)),
-    };
-    let conditions: Vec<_> = [low.map(|key| side(">", key)), high.map(|key| side("<=", key))]
-        .into_iter()
-        .flatten()
-        .collect();
+    let conditions: Vec<_> = [
+        low.map(|key| condition(Strategy::Greater, key)),
+        high.map(|key| condition(Strategy::LessOrEqual, key)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     match conditions.as_slice() {
         [] => String::new(),
         all => format!(" WHERE {}", all.join(" AND ")),
     }
 }
 
-fn literals(plan: &Plan, key: &Key) -> String {
-    let literals = plan.key.iter().zip(&key.0);
-    literals
-        .map(|(column, value)| format!("{}::{}", quote_literal(value), column.type_name))
-        .collect::<Vec<_>>()
-        .join(", ")
+/// The key's columns of the rows called `alias`, as they are compared.
+pub(super) fn operands(side: Side, plan: &Plan, alias: &str) -> Vec<String> {
+    let operands = plan.key.iter().map(|column| {
+        operand(
+            side,
+            column,
+            &format!("{alias}.{}", quote_identifier(&column.name)),
+        )
+    });
+    operands.collect()
 }
 
 fn key_outputs(plan: &Plan) -> String {
@@ -221,20 +236,40 @@ pub(super) fn key_outputs_of(plan: &Plan, alias: &str) -> String {
     outputs.collect::<Vec<_>>().join(", ")
 }
 
-/// ` WHERE ...` for the rows of some keys; there must be one.
-pub(super) fn where_keys(plan: &Plan, keys: &[Key]) -> String {
-    let lists = keys.iter().map(|key| literals(plan, key));
-    match plan.key.as_slice() {
-        [column] => format!(
-            " WHERE {} IN ({})",
-            quote_column(&column.name),
-            lists.collect::<Vec<_>>().join(", ")
-        ),
-        _ => {
-            let lists = lists.map(|list| format!("({list})")).collect::<Vec<_>>();
-            format!(" WHERE ({}) IN (VALUES {})", key_list(plan, ""), lists.join(", "))
+/// ` WHERE ...` for the rows of some keys of one side's table; there must be one.
+pub(super) fn where_keys(side: Side, plan: &Plan, keys: &[Key]) -> String {
+    let lists = keys.iter().map(|key| literals(side, &plan.key, key));
+    let columns = operands(side, plan, "t");
+    if let ([column], Some(equal)) = (columns.as_slice(), Strategy::Equal.of(side, &plan.key))
+        && !may_be_array(&plan.key[0])
+    {
+        let values: Vec<_> = lists.flatten().collect();
+        return format!(" WHERE {column} {equal} ANY (ARRAY[{}])", values.join(", "));
+    }
+    let values = lists
+        .map(|list| format!("({})", list.join(", ")))
+        .collect::<Vec<_>>()
+        .join(", ");
+    match Strategy::Equal.of(side, &plan.key) {
+        Some(equal) => format!(" WHERE {} {equal} ANY (VALUES {values})", row(&columns)),
+        None => {
+            let names: Vec<_> = (0..plan.key.len()).map(|number| format!("k{number}")).collect();
+            let those: Vec<_> = names.iter().map(|name| format!("v.{name}")).collect();
+            format!(
+                " WHERE EXISTS (SELECT FROM (VALUES {values}) AS v({}) WHERE {})",
+                names.join(", "),
+                compare(side, &plan.key, Strategy::Equal, &columns, &those)
+            )
         }
     }
+}
+
+/// Whether an array of its values would be taken for one of its elements' values.
+fn may_be_array(column: &KeyColumn) -> bool {
+    [Some(&column.type_name), column.target_type.as_ref()]
+        .into_iter()
+        .flatten()
+        .any(|name| name.ends_with("[]") || name.contains("._") || name.contains(".\"_"))
 }
 
 fn key_list(plan: &Plan, suffix: &str) -> String {

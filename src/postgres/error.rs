@@ -2,8 +2,11 @@
 //!
 //! One function decides an error's [`Kind`], where the evidence is (SQLSTATE, a closed connection, an I/O error); one
 //! table maps the kind to a retry class and to the operator's hint. Row values never get into a text: DETAIL and CONTEXT
-//! are dropped, and so is MESSAGE where PostgreSQL quotes values in it (class 22, RAISE).
+//! are dropped, and so is MESSAGE wherever a value may be in it ([`message`](super::message)). No text can make a terminal
+//! do anything.
 
+use super::message;
+use super::words::plain;
 use std::error::Error as _;
 use std::fmt;
 
@@ -218,15 +221,29 @@ impl Error {
         Self(Box::new(Inner {
             side,
             kind,
-            context: context.into(),
+            context: plain(&context.into()),
             hint: None,
             sqlstate: None,
             cause: None,
         }))
     }
 
-    /// An error that the driver returned while `context` was being done.
-    pub fn query(side: Side, context: impl Into<String>, error: &tokio_postgres::Error) -> Self {
+    /// An error that the driver returned while `context` was being done, without a row of a user's.
+    pub fn query<C: Into<String>>(side: Side, context: C, error: &tokio_postgres::Error) -> Self {
+        Self::of_driver(side, context, error, message::without_rows)
+    }
+
+    /// An error that the driver returned while rows of a user's were read or written: any of their values may be in its words.
+    pub fn rows<C: Into<String>>(side: Side, context: C, error: &tokio_postgres::Error) -> Self {
+        Self::of_driver(side, context, error, message::with_rows)
+    }
+
+    fn of_driver(
+        side: Side,
+        context: impl Into<String>,
+        error: &tokio_postgres::Error,
+        words: fn(&tokio_postgres::error::DbError) -> String,
+    ) -> Self {
         let (mut kind, sqlstate) = classify(error);
         // The ledger is made before anything asks it: a target without one has gone back to before that.
         if side == Side::Target
@@ -237,21 +254,24 @@ impl Error {
         }
         let mut made = Self::new(side, kind, context);
         made.0.sqlstate = sqlstate;
-        made.0.cause = Some(Cause(cause_text(error)));
-        made
+        let cause = match error.as_db_error() {
+            Some(error) => words(error),
+            None => cause_text(error),
+        };
+        made.because(cause)
     }
 
     /// The same with a cause.
     #[must_use]
     pub fn because(mut self, cause: impl Into<String>) -> Self {
-        self.0.cause = Some(Cause(cause.into()));
+        self.0.cause = Some(Cause(plain(&cause.into())));
         self
     }
 
     /// The same with a hint of its own, in place of its kind's.
     #[must_use]
     pub fn hinted(mut self, hint: impl Into<String>) -> Self {
-        self.0.hint = Some(hint.into());
+        self.0.hint = Some(plain(&hint.into()));
         self
     }
 
@@ -400,7 +420,7 @@ fn kind_without_sqlstate(error: &tokio_postgres::Error) -> Kind {
     }
 }
 
-fn kind_of_io(error: &std::io::Error) -> Kind {
+pub(super) fn kind_of_io(error: &std::io::Error) -> Kind {
     use std::io::ErrorKind;
     match error.kind() {
         ErrorKind::ConnectionReset
@@ -413,11 +433,8 @@ fn kind_of_io(error: &std::io::Error) -> Kind {
     }
 }
 
-/// The driver's error in words, without row values: they stand in DETAIL and CONTEXT, and in some MESSAGEs.
+/// An error of the driver's own in words.
 fn cause_text(error: &tokio_postgres::Error) -> String {
-    if let Some(error) = error.as_db_error() {
-        return server_text(error);
-    }
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -430,36 +447,6 @@ fn cause_text(error: &tokio_postgres::Error) -> String {
         next = cause.source();
     }
     text
-}
-
-fn server_text(error: &tokio_postgres::error::DbError) -> String {
-    let code = error.code().code();
-    if !code.starts_with("22") && code != "P0001" && code != "42601" {
-        return format!("{} (SQLSTATE {code})", error.message());
-    }
-    // `COPY t, line 3, column a: "the value"`: all before the first colon is free of values.
-    let place = error.where_().filter(|text| text.starts_with("COPY "));
-    let place = place.and_then(|text| text.split(':').next().filter(|place| !place.contains('\n')));
-    let at = place.map(|place| format!(" at {place}")).unwrap_or_default();
-    format!("{}{at} (SQLSTATE {code})", condition_name(code))
-}
-
-fn condition_name(code: &str) -> &'static str {
-    match code {
-        "22001" => "string data too long",
-        "22003" => "numeric value out of range",
-        "22007" => "invalid datetime format",
-        "22008" => "datetime field overflow",
-        "22021" => "character not in the encoding",
-        "22023" => "invalid parameter value",
-        "22P02" => "invalid text representation",
-        "22P03" => "invalid binary representation",
-        "22P04" => "bad COPY file format",
-        "22P05" => "untranslatable character",
-        "42601" => "syntax error",
-        "P0001" => "an exception raised by a function or trigger, whose text is in the server's log",
-        _ => "data exception",
-    }
 }
 
 #[cfg(test)]

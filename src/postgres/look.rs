@@ -88,7 +88,7 @@ pub async fn look(
 ) -> std::result::Result<Look, Troubles> {
     let mut survey = survey(source, target, spec, ask).await;
     if survey.troubles.is_empty() {
-        let ensured = ledger::ensure(target).await;
+        let ensured = ledger::ensure(target, spec.ledger_owner.as_deref()).await;
         survey.keep(ensured);
         if survey.ledger == Some(State::Earlier) {
             inspect(source, target, spec, ask, &mut survey).await;
@@ -114,7 +114,7 @@ pub async fn survey(source: &Session, target: &Session, spec: &TableSpec, ask: &
         let refused = refuse_sync(plan);
         survey.keep(refused);
     }
-    let probed = ledger::probe(target).await;
+    let probed = ledger::probe(target, spec.ledger_owner.as_deref()).await;
     if let Some(probe) = survey.keep(probed) {
         survey.ledger = probe.state;
         survey.need(probe.rights, |_, _| probe.hint.clone());

@@ -6,17 +6,27 @@
 //! text. This room knows tables, and nothing of jobs, workflows or terminals.
 
 mod catalog;
+mod certificate;
 mod checksum;
+mod comparison;
 mod connect;
 mod connection_string;
 mod copy;
 pub mod cursor;
 mod error;
+mod frames;
 pub mod identifier;
 pub mod ledger;
+mod liveness;
 mod look;
+mod message;
 mod passfile;
 mod pool;
+mod pooler;
+mod pulse;
+mod reach;
+mod require_auth;
+mod resolved;
 pub mod sample;
 mod server;
 mod service;
@@ -24,6 +34,7 @@ mod throttle;
 mod tls;
 mod trial;
 pub mod verify;
+mod words;
 pub mod writers;
 
 pub use catalog::{Right, Survey, examine, look_at_one, target_is_empty};

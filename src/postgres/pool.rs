@@ -6,8 +6,9 @@
 use super::connect::{Session, connect};
 use super::connection_string::ConnectionString;
 use super::error::{Result, Side};
+use super::liveness::{self, Backend};
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -28,6 +29,8 @@ struct Inner {
     application_name: String,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<(Session, Instant)>>,
+    /// Sessions that were given up in the middle of a statement: what they hold on the server would be in the way.
+    orphans: Mutex<Vec<Backend>>,
 }
 
 impl Pool {
@@ -45,14 +48,27 @@ impl Pool {
             application_name: application_name.into(),
             permits: Arc::new(Semaphore::new(bound.clamp(1, Semaphore::MAX_PERMITS))),
             idle: Mutex::default(),
+            orphans: Mutex::default(),
         }))
     }
 
     /// A session of one's own: an idle one that lives, or a new one; waits while all are out. Cancel-safe.
     ///
+    /// What an earlier one was doing when it was given up is ended on the server first.
+    ///
     /// # Errors
     /// What [`connect`] returns.
     pub async fn acquire(&self) -> Result<Lease> {
+        let lease = self.lend().await?;
+        let orphans = self.0.orphans().clone();
+        if !orphans.is_empty() {
+            liveness::end(&lease, &orphans).await?;
+            self.0.orphans().retain(|orphan| !orphans.contains(orphan));
+        }
+        Ok(lease)
+    }
+
+    async fn lend(&self) -> Result<Lease> {
         let permit = Arc::clone(&self.0.permits)
             .acquire_owned()
             .await
@@ -79,6 +95,12 @@ impl Pool {
 
     fn take_idle(&self) -> Option<(Session, Instant)> {
         self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+}
+
+impl Inner {
+    fn orphans(&self) -> MutexGuard<'_, Vec<Backend>> {
+        self.orphans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -112,10 +134,12 @@ impl Deref for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take()
-            && !session.is_busy()
-            && !session.is_closed()
-        {
+        let Some(session) = self.session.take() else {
+            return;
+        };
+        if session.is_busy() {
+            self.pool.orphans().push(session.backend().clone());
+        } else if !session.is_closed() {
             let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
             idle.push((session, Instant::now()));
         }

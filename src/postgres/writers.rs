@@ -7,6 +7,7 @@
 use super::connect::Session;
 use super::cursor;
 use super::error::{Error, Kind, Result, Side};
+use super::words::plain;
 use crate::table::{Holder, Noted, Plan};
 
 /// Open transactions of this database that could write: not ourselves, not the server's own workers that never add rows.
@@ -131,7 +132,7 @@ async fn running(source: &Session) -> Result<Vec<Holder>> {
             virtual_transaction: row.next().flatten(),
             pid: row.next().flatten().and_then(|pid| pid.parse().ok()),
             prepared: None,
-            shown: row.next().flatten().unwrap_or_default(),
+            shown: plain(&row.next().flatten().unwrap_or_default()),
         }
     });
     Ok(holders.collect())
@@ -147,7 +148,7 @@ async fn prepared(source: &Session) -> Result<Vec<Holder>> {
             virtual_transaction: None,
             pid: None,
             prepared: row.next().flatten(),
-            shown: row.next().flatten().unwrap_or_default(),
+            shown: plain(&row.next().flatten().unwrap_or_default()),
         }
     });
     Ok(holders.collect())

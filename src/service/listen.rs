@@ -2,14 +2,22 @@
 //! messages mean is the frontend's.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::UnixListener;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Request, Response, Status};
 
 use super::{Caller, Service};
+
+/// A connection that has asked nothing for so long is closed; one that waits for an answer is not.
+const IDLE_FOR: Duration = Duration::from_secs(60);
+/// A client that is stopped or gone is noticed after these two, whatever it waits for.
+const ASK_EVERY: Duration = Duration::from_secs(30);
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// Why nobody can reach the service.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +62,12 @@ impl Drop for Listening {
     }
 }
 
+/// Whether a process of that user may be spoken to: it is this one's user, or root, who can do as much without a socket.
+#[must_use]
+pub fn is_trusted(user_id: u32) -> bool {
+    user_id == rustix::process::geteuid().as_raw() || user_id == 0
+}
+
 async fn accept(service: Service, listener: UnixListener) {
     // Dropped with this task, and its connections with it.
     let mut connections = tokio::task::JoinSet::new();
@@ -63,19 +77,78 @@ async fn accept(service: Service, listener: UnixListener) {
             Err(error) => {
                 tracing::warn!(%error, "a connection to the socket failed");
                 // Out of file descriptors, most likely: it passes, but not at once.
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let service = service.clone();
-        connections.spawn(async move {
-            let respond = hyper::service::service_fn(move |request| respond(service.clone(), request));
-            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            if let Err(error) = builder.serve_connection(TokioIo::new(stream), respond).await {
+        // Before a byte is read.
+        match stream.peer_cred() {
+            Ok(peer) if is_trusted(peer.uid()) => {
+                connections.spawn(serve(service.clone(), stream, IDLE_FOR));
+            }
+            Ok(peer) => tracing::warn!(
+                user_id = peer.uid(),
+                "another user was turned away from the socket"
+            ),
+            Err(error) => tracing::warn!(%error, "somebody unknown was turned away from the socket"),
+        }
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// Answers one client, until it goes away or has been idle for too long.
+async fn serve(service: Service, stream: UnixStream, idle_for: Duration) {
+    let (waiting, mut is_busy) = watch::channel(0_usize);
+    let respond = hyper::service::service_fn(move |request| {
+        let waits = Waits::begin(&waiting);
+        let answer = respond(service.clone(), request);
+        async move {
+            let answer = answer.await;
+            drop(waits);
+            answer
+        }
+    });
+    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(ASK_EVERY)
+        .keep_alive_timeout(ANSWER_WITHIN)
+        .serve_connection(TokioIo::new(stream), respond);
+    tokio::select! {
+        ended = connection => {
+            if let Err(error) = ended {
                 tracing::debug!(%error, "a client went away");
             }
-        });
-        while connections.try_join_next().is_some() {}
+        }
+        () = idles(&mut is_busy, idle_for) => tracing::debug!("an idle client was sent away"),
+    }
+}
+
+/// Waits until nobody has waited for an answer for so long.
+async fn idles(waiting: &mut watch::Receiver<usize>, idle_for: Duration) {
+    loop {
+        // The service that has the other end lives as long as the connection, beside which this waits.
+        if waiting.wait_for(|waiting| *waiting == 0).await.is_err() {
+            return std::future::pending().await;
+        }
+        if tokio::time::timeout(idle_for, waiting.changed()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A request that is being answered.
+struct Waits(watch::Sender<usize>);
+
+impl Waits {
+    fn begin(waiting: &watch::Sender<usize>) -> Self {
+        waiting.send_modify(|waiting| *waiting += 1);
+        Self(waiting.clone())
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.send_modify(|waiting| *waiting -= 1);
     }
 }
 
@@ -149,5 +222,81 @@ impl Decoder for BytesCodec {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
         Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
+    use temporalio_protos::temporal::api::workflowservice::v1::PollWorkflowTaskQueueRequest;
+    use tokio::io::AsyncReadExt;
+
+    use super::super::journal::{MemoryJournal, Store};
+    use super::super::{Clock, Mode, NAMESPACE};
+    use super::*;
+
+    const IDLE: Duration = Duration::from_millis(300);
+
+    fn served() -> (UnixStream, tokio::task::JoinHandle<()>) {
+        let (ours, theirs) = UnixStream::pair().expect("two sockets");
+        let store = Store::open(Arc::new(MemoryJournal::default())).expect("a journal");
+        let service = Service::open(store, Clock::System, Mode::Serve).expect("a service");
+        (ours, tokio::spawn(serve(service, theirs, IDLE)))
+    }
+
+    #[tokio::test]
+    async fn a_client_that_says_nothing_is_sent_away() {
+        let (mut client, served) = served();
+        let mut heard = Vec::new();
+        let read = tokio::time::timeout(10 * IDLE, client.read_to_end(&mut heard));
+        read.await
+            .expect("the connection is closed")
+            .expect("and not broken");
+        served.await.expect("it has ended");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_waits_for_an_answer_is_left_to_wait() {
+        let (client, served) = served();
+        let client = std::sync::Mutex::new(Some(client));
+        let connector = tower::service_fn(move |_| {
+            let stream = client.lock().expect("nobody panicked").take();
+            async move { stream.map(TokioIo::new).ok_or(std::io::Error::other("used")) }
+        });
+        let endpoint = tonic::transport::Endpoint::from_static("http://socket");
+        let channel = endpoint
+            .connect_with_connector(connector)
+            .await
+            .expect("connected");
+        let poll = PollWorkflowTaskQueueRequest {
+            namespace: NAMESPACE.into(),
+            task_queue: Some(TaskQueue {
+                name: "q".into(),
+                ..Default::default()
+            }),
+            identity: "1@host".into(),
+            ..Default::default()
+        };
+        let mut grpc = tonic::client::Grpc::new(channel);
+        grpc.ready().await.expect("ready");
+        let path = http::uri::PathAndQuery::from_static("/WorkflowService/PollWorkflowTaskQueue");
+        let request = Request::new(Bytes::from(prost::Message::encode_to_vec(&poll)));
+        let long_poll = grpc.unary(request, path, BytesCodec);
+        let answer = tokio::time::timeout(4 * IDLE, long_poll).await;
+        assert!(answer.is_err(), "it still waits: {answer:?}");
+        // Let go of, it is idle.
+        tokio::time::timeout(10 * IDLE, served)
+            .await
+            .expect("closed")
+            .expect("it has ended");
+    }
+
+    #[test]
+    fn this_user_and_root_are_trusted_and_nobody_else_is() {
+        let us = rustix::process::geteuid().as_raw();
+        assert!(is_trusted(us) && is_trusted(0));
+        assert!(!is_trusted(us + 1));
     }
 }

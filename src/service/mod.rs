@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
 pub use clock::Clock;
-pub use listen::{BytesCodec, ListenError, Listening, listen};
+pub use listen::{BytesCodec, ListenError, Listening, is_trusted, listen};
 
 use self::core::{Core, Pending};
 use history::{Change, HistoryError};

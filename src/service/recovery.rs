@@ -4,11 +4,15 @@
 //! the sum of their ids' hashes), and each run's record holds the number of its events and a running checksum over them.
 //! The checksum is over the bytes that are stored: an event that is decoded and encoded again may give others.
 
+use std::collections::HashMap;
+
 use prost::Message;
+use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 
 use super::Service;
+use super::clock::millis;
 use super::core::Core;
-use super::events::read_stored_events;
+use super::events::{read_events, read_stored_events};
 use super::history::{RunState, chain};
 use super::inventory::Inventory;
 use super::journal::{JournalError, Store, Table, event_key, event_range, table_range};
@@ -118,7 +122,9 @@ impl Service {
                 .collect()
         };
         for run_id in open {
+            let timers_ms = self.timers_ms(&run_id)?;
             let recovered = self.apply(&run_id, |change| {
+                change.keep_up_with_the_clock(&timers_ms);
                 change.recover_workflow_task();
                 change.recover_activities();
                 change.state.sticky = None;
@@ -143,5 +149,22 @@ impl Service {
             }
         }
         Ok(())
+    }
+
+    /// How long the timers of a run take from their beginning to their end, by the events that started them.
+    fn timers_ms(&self, run_id: &str) -> Result<HashMap<i64, i64>, JournalError> {
+        let Some(run) = self.core().runs.get(run_id).cloned() else {
+            return Ok(HashMap::new());
+        };
+        let mut timers_ms = HashMap::new();
+        for timer in &run.timers {
+            let started = read_events(&self.inner.store, &run, timer.started_event_id, 1)?;
+            if let Some(Attributes::TimerStartedEventAttributes(started)) =
+                started.into_iter().next().and_then(|event| event.attributes)
+            {
+                timers_ms.insert(timer.started_event_id, millis(started.start_to_fire_timeout));
+            }
+        }
+        Ok(timers_ms)
     }
 }

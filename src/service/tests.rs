@@ -141,6 +141,53 @@ async fn a_timer_outlives_the_process_and_waits_the_rest_only() {
     assert!(types(&task).contains(&EventType::TimerFired));
 }
 
+/// Has the run start a timer of ten minutes.
+async fn start_timer(service: &Service) {
+    start(service).await;
+    let task = poll(service).await;
+    let timer = StartTimerCommandAttributes {
+        timer_id: "t".into(),
+        start_to_fire_timeout: duration(600_000),
+    };
+    answer(service, &task, vec![Do::StartTimerCommandAttributes(timer)]).await;
+}
+
+fn has_fired(service: &Service) -> bool {
+    service.fire_due();
+    service.core().runs.values().all(|run| run.timers.is_empty())
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_an_hour_makes_a_timer_no_later() {
+    let hands = Arc::new(super::clock::Hands::default());
+    hands.wall_ms.store(50_000_000, Ordering::SeqCst);
+    let store = Store::open(Arc::new(MemoryJournal::default())).unwrap();
+    let service = Service::open(store, Clock::Hands(Arc::clone(&hands)), Mode::Serve).unwrap();
+    start_timer(&service).await;
+    hands.wall_ms.fetch_sub(3_600_000, Ordering::SeqCst);
+    let pass = |ms| {
+        hands.wall_ms.fetch_add(ms, Ordering::SeqCst);
+        hands.monotonic_ms.fetch_add(ms, Ordering::SeqCst);
+    };
+    pass(599_999);
+    assert!(!has_fired(&service), "a millisecond too early");
+    pass(1);
+    assert!(has_fired(&service));
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_while_no_process_ran_makes_a_timer_no_longer_than_it_is() {
+    let lab = Lab::new();
+    lab.now.store(50_000_000, Ordering::SeqCst);
+    start_timer(&lab.open().unwrap()).await;
+    lab.now.fetch_sub(3_600_000, Ordering::SeqCst);
+    let service = lab.open().unwrap();
+    lab.now.fetch_add(599_999, Ordering::SeqCst);
+    assert!(!has_fired(&service), "a millisecond too early");
+    lab.now.fetch_add(1, Ordering::SeqCst);
+    assert!(has_fired(&service));
+}
+
 #[tokio::test]
 async fn a_task_that_was_out_when_the_process_died_is_out_again_at_once() {
     let lab = Lab::new();

@@ -17,7 +17,7 @@ pub use batch::{Batch, Fence, Key, KeyRange, Pass};
 pub use finding::{Against, Difference, Findings, TOLD_MAX};
 pub use name::{NameError, TableName};
 pub use plan::{
-    Column, CopyFormat, Growth, KeyColumn, OnConflict, Plan, PlanDigest, SourceIdentity, TableSpec,
+    Column, CopyFormat, Growth, KeyColumn, OnConflict, Order, Plan, PlanDigest, SourceIdentity, TableSpec,
 };
 pub use position::{Lost, Position};
 pub use tally::Tally;

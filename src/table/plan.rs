@@ -21,6 +21,9 @@ pub struct TableSpec {
     /// Whether triggers of the target may fire, and so change or drop what is copied.
     #[serde(default)]
     pub fire_triggers: bool,
+    /// A role that the ledger may belong to, besides the user itself and superusers: what it owns runs with our rights.
+    #[serde(default)]
+    pub ledger_owner: Option<String>,
 }
 
 /// One table's copy, decided: what is read, what is written, along which key, in which form.
@@ -113,13 +116,32 @@ pub struct Column {
 pub struct KeyColumn {
     /// Its name, the same on both sides.
     pub name: String,
-    /// Its type, quoted and qualified so that a literal can be cast to it under any search path.
+    /// Its type on the source, quoted and qualified so that a literal can be cast to it under any search path.
     #[serde(rename = "type")]
     pub type_name: String,
+    /// Its type on the target, in the same way; `None` where it is spelt as on the source.
+    #[serde(default)]
+    pub target_type: Option<String>,
     /// Its collation on the source, quoted and qualified; `None` where its type has no collation.
     pub collation: Option<String>,
     /// Whether equal values have one spelling: not so for numeric (1 and 1.00), citext, nondeterministic collations.
     pub is_exact: bool,
+    /// How the source compares its values; `None` where PostgreSQL's own operators do.
+    #[serde(default)]
+    pub source_order: Option<Order>,
+    /// How the target does.
+    #[serde(default)]
+    pub target_order: Option<Order>,
+}
+
+/// How values of an extension's type are compared: by the operators behind the type's indexes, and by no other of their name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// The type that the operators compare, quoted and qualified: values are cast to it, so that nothing fits them better.
+    #[serde(rename = "type")]
+    pub type_name: String,
+    /// The operators in the order of a btree's strategies, `<`, `<=`, `=`, `>=`, `>`, each as `OPERATOR(schema.name)`.
+    pub operators: [String; 5],
 }
 
 /// The form in which rows travel.

@@ -18,7 +18,7 @@ pub use crate::activity::{Activities, Failure, Gauge};
 
 /// Batches in flight are given so long to finish before they are told to end, when the process is; with the time that an
 /// activity then has, Ctrl-C ends within five seconds.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_millis(500);
 /// A heartbeat a second, so that a canceled batch learns of it soon.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 /// Runs whose state is kept in memory between workflow tasks.

@@ -6,6 +6,7 @@ mod binary;
 mod check;
 mod control;
 mod earlier;
+mod ends;
 mod failover;
 mod failpoints;
 mod interrupts;

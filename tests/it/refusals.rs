@@ -208,6 +208,9 @@ fn settings_out_of_range_are_refused_by_name() {
                 .with(&["--concurrency", "1000000"]),
             case("no batch at all", JOB, 2, &["--concurrency", "1 to 64"]).with(&["--concurrency", "0"]),
             case("no rate", JOB, 2, &["--max-rate"]).with(&["--max-rate", "fast"]),
+            case("a password for a port", JOB, 2, &["a port is"]).between("postgres://u:hunter2/d", FAR),
+            case("a misspelt sslmode", JOB, 2, &["verify-ca, verify-full"])
+                .between(&format!("{FAR}?sslmode=requird"), FAR),
             case("an unknown flag", JOB, 2, &["--batch-row"]).with(&["--batch-row", "7"]),
         ],
     );

@@ -440,7 +440,7 @@ fn a_canceled_verification_ends_and_the_job_stays_as_it_was() {
 fn two_tables_are_verified_and_repaired_without_a_job() {
     let mut random = Random::seeded();
     let stage = Stage::new(20_000);
-    // Whoever filled the target: not we.
+    // Somebody else has filled the target.
     let process = std::process::Command::new("sh")
         .args([
             "-c",

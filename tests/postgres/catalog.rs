@@ -11,6 +11,7 @@ fn spec(source: &str, target: &str, on_conflict: OnConflict) -> TableSpec {
         target_table: target.parse().unwrap(),
         on_conflict,
         fire_triggers: false,
+        ledger_owner: None,
     }
 }
 
@@ -1012,13 +1013,8 @@ async fn an_unlogged_target_is_in_other_files_after_a_crash_of_one_process() {
         "SELECT pid FROM pg_stat_activity WHERE application_name = 'longhaul test' ORDER BY backend_start DESC LIMIT 1",
     )
     .await;
-    assert!(
-        std::process::Command::new("kill")
-            .args(["-KILL", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     // The server ends every session, and takes none until it has recovered.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !victim.is_closed() || try_connect(&url).await.is_err() {

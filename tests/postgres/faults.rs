@@ -1,11 +1,16 @@
 //! The network and the servers fail at the worst moment; every row is there once all the same.
 
+use crate::muting::muting_proxy;
 use crate::proxy::{Cut, proxy};
-use crate::servers::{Databases, batch, range, session, spec, sql, value};
-use longhaul::postgres::{Kind, Retry, ServerOptions, Side, StopMode, ThrowawayServer};
+use crate::servers::{Databases, Run, batch, client, range, session, spec, sql, value};
+use longhaul::postgres::{
+    Kind, Meter, Pool, Retry, ServerOptions, Session, Side, StopMode, ThrowawayServer, Unmetered, copy_batch,
+};
 use longhaul::table::OnConflict;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 async fn lose(cut: Cut, committed: &str) {
     let databases = Databases::new(
@@ -138,4 +143,97 @@ async fn a_table_that_is_dropped_meanwhile_is_no_transient_error() {
             error.chain()
         );
     }
+}
+
+/// Mutes a proxy once some rows have passed.
+struct Mutes(Arc<AtomicBool>);
+
+impl Meter for Mutes {
+    fn pass<'a>(&'a self, _: u64, _: u64) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        self.0.store(true, Ordering::SeqCst);
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// A batch whose connection to one side falls silent half-way: the error comes soon, and what it held is let go.
+async fn fall_silent(side: Side) {
+    let databases = Databases::new(
+        "CREATE TABLE t (id int PRIMARY KEY, a text)",
+        "INSERT INTO t SELECT i, repeat('x', 999) FROM generate_series(1, 20000) i",
+    )
+    .await;
+    let run = databases.opened("t").await;
+    let direct = match side {
+        Side::Source => &databases.source_url,
+        Side::Target => &databases.target_url,
+    };
+    let (server, database) = direct.rsplit_once('/').unwrap();
+    let port = server.rsplit_once(':').unwrap().1.parse().unwrap();
+    let muted = Arc::new(AtomicBool::new(false));
+    let port = muting_proxy(port, Arc::clone(&muted)).await;
+    let url = format!("postgres://postgres@127.0.0.1:{port}/{database}");
+    let name = format!("longhaul silent {side}");
+    let pool = Pool::new(url.parse().unwrap(), side, name.clone(), 1);
+    let lease = pool.acquire().await.unwrap();
+    let (source, target): (&Session, &Session) = match side {
+        Side::Source => (&lease, &databases.target),
+        Side::Target => (&databases.source, &lease),
+    };
+    let Run {
+        spec, plan, fence, ..
+    } = &run;
+    let (wanted, meter) = (batch(0, range(None, "20000")), Mutes(muted));
+    let copied = copy_batch(source, target, plan, spec, fence, &wanted, false, &meter);
+    let copied = tokio::time::timeout(Duration::from_secs(50), copied).await;
+    let error = copied.expect("it ends").unwrap_err();
+    assert_eq!((error.side(), error.kind()), (side, Kind::Transient));
+    assert!(error.chain().contains("waits for this side"), "{}", error.chain());
+    let holding = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = '{name}' AND xact_start IS NOT NULL"
+    );
+    assert_eq!(value(direct, &holding).await, "1", "the server has not noticed");
+    drop(lease);
+    let lease = pool.acquire().await.unwrap();
+    assert_eq!(
+        value(direct, &holding).await,
+        "0",
+        "it was ended before another attempt"
+    );
+    let (source, target): (&Session, &Session) = match side {
+        Side::Source => (&lease, &databases.target),
+        Side::Target => (&databases.source, &lease),
+    };
+    let copied = copy_batch(source, target, plan, spec, fence, &wanted, true, &Unmetered).await;
+    assert_eq!(
+        copied.unwrap_or_else(|error| panic!("{}", error.chain())).rows,
+        20000
+    );
+    databases.assert_same("t").await;
+}
+
+/// Whoever waits for a lock brings no byte either, for as long as it takes.
+async fn wait_for_a_lock() {
+    let databases = Databases::new("CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (7)").await;
+    let plan = databases.examine("t").await.unwrap();
+    let blocker = client(&databases.source_url).await;
+    blocker.batch_execute("BEGIN; LOCK TABLE t").await.unwrap();
+    let highest = longhaul::postgres::cursor::highest_key(&databases.source, &plan);
+    let (highest, ()) = tokio::join!(highest, async {
+        tokio::time::sleep(Duration::from_secs(35)).await;
+        blocker.batch_execute("COMMIT").await.unwrap();
+    });
+    assert!(
+        highest
+            .unwrap_or_else(|error| panic!("{}", error.chain()))
+            .is_some()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_nobody_answers_is_cut_and_one_that_works_is_not() {
+    tokio::join!(
+        fall_silent(Side::Source),
+        fall_silent(Side::Target),
+        wait_for_a_lock()
+    );
 }

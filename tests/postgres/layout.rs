@@ -89,7 +89,9 @@ async fn a_ledger_of_the_first_layout_is_upgraded_once_and_its_jobs_go_on() {
     }
     // At once from several sessions, and then again.
     for _ in 0..2 {
-        let upgraded = futures_util::future::join_all(sessions.iter().map(ledger::ensure)).await;
+        let upgraded =
+            futures_util::future::join_all(sessions.iter().map(|session| ledger::ensure(session, None)))
+                .await;
         for result in upgraded {
             result.unwrap_or_else(|error| panic!("{}", error.chain()));
         }
@@ -206,7 +208,7 @@ async fn an_upgrade_that_cannot_be_done_leaves_the_ledger_as_it_was() {
         "CREATE VIEW longhaul.told AS SELECT job, epoch FROM longhaul.jobs",
     )
     .await;
-    let error = ledger::ensure(&databases.target).await.unwrap_err();
+    let error = ledger::ensure(&databases.target, None).await.unwrap_err();
     assert_eq!(error.sqlstate(), Some("2BP01"), "{}", error.chain());
     assert!(error.to_string().contains("to format 2"), "{error}");
     assert_eq!(value(url, "SELECT version FROM longhaul.format").await, "1");
@@ -216,7 +218,7 @@ async fn an_upgrade_that_cannot_be_done_leaves_the_ledger_as_it_was() {
     );
     sql(url, "DROP VIEW longhaul.told").await;
     // The session that failed does it.
-    ledger::ensure(&databases.target).await.unwrap();
+    ledger::ensure(&databases.target, None).await.unwrap();
     assert_eq!(
         databases
             .run(spec("t", OnConflict::Skip))
@@ -232,7 +234,7 @@ async fn an_upgrade_that_cannot_be_done_leaves_the_ledger_as_it_was() {
 async fn a_ledger_of_a_later_version_is_refused() {
     for version in [3, 99] {
         let databases = Databases::new(TABLES, "").await;
-        ledger::ensure(&databases.target).await.unwrap();
+        ledger::ensure(&databases.target, None).await.unwrap();
         sql(
             &databases.target_url,
             &format!("UPDATE longhaul.format SET version = {version}"),
@@ -240,7 +242,7 @@ async fn a_ledger_of_a_later_version_is_refused() {
         .await;
         let wanted = spec("t", OnConflict::Error);
         for error in [
-            ledger::ensure(&databases.target).await.unwrap_err(),
+            ledger::ensure(&databases.target, None).await.unwrap_err(),
             ledger::stored_plan(&databases.target, &wanted).await.unwrap_err(),
             run(&databases.source, &databases.target, wanted)
                 .await

@@ -177,7 +177,8 @@ async fn creating_the_ledger_can_be_raced() {
     for _ in 0..6 {
         sessions.push(session(&databases.target_url, Side::Target).await);
     }
-    let results = futures_util::future::join_all(sessions.iter().map(ledger::ensure)).await;
+    let results =
+        futures_util::future::join_all(sessions.iter().map(|session| ledger::ensure(session, None))).await;
     for result in results {
         result.unwrap_or_else(|error| panic!("{}", error.chain()));
     }
@@ -194,7 +195,7 @@ async fn without_the_right_to_create_it_the_error_says_what_to_run() {
     _ = try_sql(&databases.target_url, "CREATE ROLE poor LOGIN").await;
     let url = databases.target_url.replace("postgres@", "poor@");
     let poor = session(&url, Side::Target).await;
-    let error = ledger::ensure(&poor).await.unwrap_err();
+    let error = ledger::ensure(&poor, None).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Privilege, "{}", error.chain());
     assert!(
         error
@@ -204,7 +205,7 @@ async fn without_the_right_to_create_it_the_error_says_what_to_run() {
         error.hint()
     );
     sql(&databases.target_url, "CREATE SCHEMA longhaul AUTHORIZATION poor").await;
-    ledger::ensure(&poor)
+    ledger::ensure(&poor, None)
         .await
         .unwrap_or_else(|error| panic!("{}", error.chain()));
 }

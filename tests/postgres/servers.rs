@@ -173,7 +173,7 @@ impl Run {
 /// [`Databases::try_run`] between any two sessions.
 pub async fn run(source: &Session, target: &Session, spec: TableSpec) -> Result<Run> {
     let plan = examine(source, target, &spec).await?;
-    ledger::ensure(target).await?;
+    ledger::ensure(target, None).await?;
     let position = ledger::take_over(target, source, &spec, &plan).await?;
     let fence = Fence {
         epoch: position.epoch,
@@ -203,6 +203,7 @@ pub fn spec(table: &str, on_conflict: OnConflict) -> TableSpec {
         target_table: table,
         on_conflict,
         fire_triggers: false,
+        ledger_owner: None,
     }
 }
 

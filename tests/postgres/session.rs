@@ -251,7 +251,7 @@ async fn every_future_may_move_between_threads() {
         drop(pool.acquire().await?);
         let plan = examine(source, target, &spec).await?;
         look(source, target, &spec, &Ask::default()).await?;
-        ledger::ensure(target).await?;
+        ledger::ensure(target, None).await?;
         ledger::inspect(target, &spec, &plan).await?;
         let run = databases.try_run(spec.clone()).await?;
         let noted = writers::note(source, &plan).await?;

@@ -161,7 +161,7 @@ async fn a_survey_writes_nothing_and_sees_the_ledger_as_it_is() {
         Side::Target,
     )
     .await;
-    let probe = ledger::probe(&reader).await.unwrap();
+    let probe = ledger::probe(&reader, None).await.unwrap();
     let missing: Vec<_> = probe.rights.iter().filter(|right| !right.granted).collect();
     assert_eq!(missing.len(), 1, "{missing:?}");
     assert_eq!(

@@ -61,7 +61,7 @@ fn with_service(test: impl AsyncFnOnce(Client)) {
         .enable_all()
         .build()
         .unwrap();
-    let directory = tempfile::tempdir().unwrap();
+    let directory = private_directory();
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let Connected {
             client,
@@ -295,8 +295,8 @@ fn a_workflow_goes_on_where_it_was_when_its_process_died() {
             .build()
             .unwrap()
     };
-    let directory = tempfile::tempdir().unwrap();
-    let copy = tempfile::tempdir().unwrap();
+    let directory = private_directory();
+    let copy = private_directory();
     let first = runtime();
     tokio::task::LocalSet::new().block_on(&first, async {
         let Connected {
@@ -371,9 +371,9 @@ fn start_with_maps(id: &str) -> WorkflowStartOptions {
 
 #[test]
 fn an_open_and_a_closed_workflow_with_maps_are_there_after_every_start() {
-    let mut directory = tempfile::tempdir().unwrap();
+    let mut directory = private_directory();
     for process in 0..8 {
-        let copy = tempfile::tempdir().unwrap();
+        let copy = private_directory();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -412,4 +412,10 @@ fn an_open_and_a_closed_workflow_with_maps_are_there_after_every_start() {
         });
         directory = copy;
     }
+}
+
+/// A directory for this user alone.
+fn private_directory() -> tempfile::TempDir {
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    tempfile::Builder::new().permissions(private).tempdir().unwrap()
 }

@@ -284,6 +284,7 @@ mod tests {
             },
             on_conflict: Default::default(),
             fire_triggers: false,
+            ledger_owner: None,
             verify: None,
             lookback_keys: None,
         }

@@ -101,6 +101,7 @@ fn value(settings: &Settings, setting: Setting) -> Option<String> {
         Setting::MaxRate => settings.max_rate.to_string(),
         Setting::OnConflict => settings.on_conflict.to_string(),
         Setting::FireTriggers => settings.fire_triggers.to_string(),
+        Setting::LedgerOwner => settings.ledger_owner.clone()?,
         Setting::Verify => settings.verify.to_string(),
         Setting::Interval => span(settings.interval_ms),
         Setting::Lookback => settings.lookback_keys?.to_string(),

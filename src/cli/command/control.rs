@@ -117,8 +117,8 @@ pub async fn cancel(context: &Context<'_>, name: &str) -> Outcome {
         let found = jobs::find(&spoken.connected.client, name).await;
         ended = match found {
             Ok(found) => found.is_none_or(|job| !job.is_open()),
-            // The process that ran it has ended with it.
-            Err(_) if spoken.is_live() => true,
+            // The process that ran it has ended: what became of the job is in the journal.
+            Err(_) if spoken.is_live() => has_closed(context, name).await?,
             Err(report) => return Err(report),
         };
     }
@@ -134,6 +134,15 @@ pub async fn cancel(context: &Context<'_>, name: &str) -> Outcome {
     context.printer.talk(&format!("job {name} {words}; {stays}"));
     spoken.end().await?;
     Ok(ExitStatus::Done)
+}
+
+/// Whether the journal says that the job is closed.
+async fn has_closed(context: &Context<'_>, name: &str) -> Result<bool, Report> {
+    let connected = connect::reach(context.path(), Mode::Inspect)
+        .await
+        .map_err(|error| unreachable(&error))?;
+    let job = jobs::find(&connected.client, name).await?;
+    Ok(job.is_none_or(|job| !job.is_open()))
 }
 
 pub async fn tune(context: &Context<'_>, name: &str, change: TuningChange) -> Outcome {

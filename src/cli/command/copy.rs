@@ -5,6 +5,7 @@ use temporalio_client::{WorkflowSignalOptions, WorkflowStartOptions, WorkflowTer
 use super::super::args::{CopyArgs, ResumeArgs};
 use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
+use super::super::resources;
 use super::check;
 use super::inspect::unknown;
 use super::jobs::{self, Job};
@@ -210,6 +211,7 @@ async fn begin(
     known: Option<Job>,
     restart: bool,
 ) -> Outcome {
+    resources::must_suffice_for(spec.tuning.concurrency)?;
     let (source, target) = check::sessions(context.settings, &spec, &ends).await?;
     let found = look_at(context, &source, &target, &spec, restart).await?;
     for warning in &found.plan.warnings {
@@ -282,6 +284,7 @@ async fn look_at(
 /// An error of PostgreSQL's before the job starts: the side decides the exit status.
 pub(super) fn of_side(error: &Error) -> Report {
     let status = match error.side() {
+        _ if error.kind() == Kind::InvalidInput => ExitStatus::Usage,
         Side::Source => ExitStatus::Source,
         Side::Target => ExitStatus::Target,
     };
@@ -302,6 +305,7 @@ fn must_begin_anew(job: &Job, spec: &JobSpec) -> bool {
         || old.on_conflict != spec.on_conflict
         || old.lookback_keys != spec.lookback_keys
         || old.fire_triggers != spec.fire_triggers
+        || old.ledger_owner != spec.ledger_owner
         || old.verify != spec.verify
 }
 

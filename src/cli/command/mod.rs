@@ -15,6 +15,7 @@ use std::path::Path;
 
 use super::args::{Args, Command};
 use super::exit::ExitStatus;
+use super::interrupts::Interrupts;
 use super::printer::Printer;
 use super::report::{Outcome, Report};
 use super::settings::Settings;
@@ -29,6 +30,7 @@ pub(super) struct Context<'a> {
     pub printer: &'a Printer,
     pub settings: &'a Settings,
     pub state_dir: StateDir,
+    pub interrupts: Interrupts,
 }
 
 impl Context<'_> {
@@ -37,14 +39,31 @@ impl Context<'_> {
     }
 }
 
-/// Carries out what was typed. Needs a `LocalSet` on a multi-threaded runtime.
+/// Carries out what was typed, or ends where it is interrupted. Needs a `LocalSet` on a multi-threaded runtime.
 pub async fn execute(args: &Args, settings: &Settings, printer: &Printer) -> Outcome {
+    if let Command::Demo(demo) = &args.command {
+        // It has servers to take away, however it is interrupted.
+        return demo::run(demo, printer, settings).await;
+    }
+    let interrupts = Interrupts::listen(printer)?;
     let state_dir = StateDir::locate(settings.state_dir.as_deref())?;
     let context = Context {
         printer,
         settings,
         state_dir,
+        interrupts: interrupts.clone(),
     };
+    tokio::select! {
+        outcome = carry_out(args, context) => outcome,
+        words = interrupts.unattended() => {
+            printer.talk(words);
+            Ok(ExitStatus::Interrupted)
+        }
+    }
+}
+
+async fn carry_out(args: &Args, context: Context<'_>) -> Outcome {
+    let (settings, printer) = (context.settings, context.printer);
     match &args.command {
         Command::Check(args) => {
             let kind = if args.sync {
@@ -92,15 +111,23 @@ fn unreachable(error: &ConnectError) -> Report {
              from it"
                 .to_owned(),
         ),
-        ConnectError::Journal(_) => Some("make room or fix the rights of the state directory, then run the same command again".to_owned()),
+        ConnectError::Journal(_) => Some("make room, fix the disk's rights, or raise the limit that is reached, then run the same command again".to_owned()),
         ConnectError::Silent { pid, .. } => Some(format!("if process {pid} hangs, end it and run its command again")),
+        ConnectError::Directory(error) => Some(error.hint()),
         ConnectError::Lock { .. } | ConnectError::Listen(_) => Some("look at the rights of the state directory".to_owned()),
         ConnectError::Client(_) => None,
     };
     Report::new(error, ExitStatus::Service).with_hint(hint)
 }
 
-/// An RPC that failed in a way that no operator can mend.
+/// An RPC that failed in a way that no operator can mend; in the service's own words where it has answered.
 fn refused(error: &(dyn std::error::Error + 'static)) -> Report {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(status) = error.downcast_ref::<tonic::Status>() {
+            return Report::of(status.message(), ExitStatus::Service);
+        }
+        cause = error.source();
+    }
     Report::new(error, ExitStatus::Service)
 }

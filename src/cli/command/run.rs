@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use temporalio_client::WorkflowExecutionStatus;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
@@ -46,26 +45,6 @@ impl Ready {
     }
 }
 
-/// Ctrl-C, and what a service manager sends.
-struct Interrupts {
-    int: Signal,
-    term: Signal,
-}
-
-impl Interrupts {
-    fn listen() -> Result<Self, Report> {
-        let listen = |kind| signal(kind).map_err(|error| Report::new(&error, ExitStatus::Failed));
-        Ok(Self {
-            int: listen(SignalKind::interrupt())?,
-            term: listen(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! { _ = self.int.recv() => (), _ = self.term.recv() => () }
-    }
-}
-
 /// Shows the job until it ends or is interrupted.
 pub async fn to_the_end(
     context: &Context<'_>,
@@ -74,17 +53,24 @@ pub async fn to_the_end(
     ready: Ready,
     json: bool,
 ) -> Outcome {
-    let mut interrupts = Interrupts::listen()?;
+    context.interrupts.attend(goes_on_with(&spec.name));
     let mut progress = Progress::new(context.settings.progress, context.printer.terminal());
     let began = std::time::Instant::now();
     let known = jobs::find(&connected.client, spec.name.as_str()).await?;
     let mut told = Told::default();
     let mut job = known.ok_or_else(|| Report::of("the job was not journaled", ExitStatus::Service))?;
     loop {
-        let refreshed = job.refresh().await;
-        must_be_well(&connected, &ready)?;
-        refreshed?;
-        let status = job.to_status(Some(std::process::id())).await;
+        // A workflow that is busy may take a while to answer.
+        let looked = async {
+            let refreshed = job.refresh().await;
+            must_be_well(&connected, &ready)?;
+            refreshed?;
+            Ok::<_, Report>(job.to_status(Some(std::process::id())).await)
+        };
+        let status = tokio::select! {
+            status = looked => status?,
+            () = context.interrupts.heard(1) => break,
+        };
         if let Some(tuning) = status.tuning {
             ready
                 .gauge
@@ -101,15 +87,19 @@ pub async fn to_the_end(
         progress.update(&status, live);
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = interrupts.next() => {
-                // What happened since the last look is still to be said.
-                if let Ok(status) = tokio::time::timeout(LAST_LOOK_WITHIN, job.to_status(None)).await {
-                    told.tell(context, spec, &status);
-                }
-                return interrupted(context, connected, spec, ready, progress, interrupts).await;
-            }
+            () = context.interrupts.heard(1) => break,
         }
     }
+    // What happened since the last look is still to be said.
+    if let Ok(status) = tokio::time::timeout(LAST_LOOK_WITHIN, job.to_status(None)).await {
+        told.tell(context, spec, &status);
+    }
+    interrupted(context, connected, spec, ready, progress).await
+}
+
+/// The last line of an interrupted job.
+fn goes_on_with(job: &JobName) -> String {
+    format!("go on with: longhaul resume {job}   (or the same command again)")
 }
 
 /// What has been said once, and need not be said again.
@@ -210,22 +200,18 @@ async fn interrupted(
     spec: &JobSpec,
     ready: Ready,
     progress: Progress,
-    mut interrupts: Interrupts,
 ) -> Outcome {
     drop(progress);
-    let name = &spec.name;
     context
         .printer
         .talk("interrupted: batches in flight finish or roll back (once more: stop at once)");
     ready.ending.store(true, Ordering::SeqCst);
     tokio::select! {
         ended = ready.worker.shut_down() => ended.map_err(|error| refused(&error))?,
-        () = interrupts.next() => context.printer.talk("stopped at once: batches in flight are rolled back by the target"),
+        () = context.interrupts.heard(2) => context.printer.talk("stopped at once: batches in flight are rolled back by the target"),
     }
     drop(connected);
-    context.printer.talk(&format!(
-        "continue with: longhaul resume {name}   (or the same command again)"
-    ));
+    context.printer.talk(&goes_on_with(&spec.name));
     Ok(ExitStatus::Interrupted)
 }
 

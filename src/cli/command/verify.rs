@@ -37,6 +37,7 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
         None => None,
     };
     spec.validate()?;
+    super::super::resources::must_suffice_for(spec.tuning.concurrency)?;
     reach(&spec, &source, &target).await?;
     let known = jobs::find(&connected.client, spec.name.as_str()).await?;
     let open = match known.filter(Job::is_open) {

@@ -40,6 +40,16 @@ pub enum SettingsError {
         /// Why.
         source: std::io::Error,
     },
+    /// A job file with a password that others can read.
+    #[error("the {} in {}, line {line}, has a password, and others can read the file", .setting.key(), .path.display())]
+    OpenToOthers {
+        /// Whose password.
+        setting: Setting,
+        /// The job file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+    },
     /// A value that is not allowed.
     #[error("the value of {} is not allowed: {rule}", .origin.place(*.setting))]
     Value {
@@ -89,6 +99,10 @@ impl SettingsError {
             Self::Syntax { .. } => {
                 Some("values are texts in quotes or whole numbers, as in `batch_rows = 2000`".to_owned())
             }
+            Self::OpenToOthers { path, .. } => Some(format!(
+                "chmod 0600 {}, or keep the password in ~/.pgpass",
+                path.display()
+            )),
             Self::Unreadable { .. } | Self::Value { .. } | Self::Several(_) | Self::Job(_) => None,
         }
     }

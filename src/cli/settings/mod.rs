@@ -15,7 +15,10 @@ pub use setting::{Origin, Setting};
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use super::args::{
     AnyJobArgs, Args, Command, ConfigCommand, ConnectionArgs, CopyArgs, ProgressArgs, RoundArgs, VerifyArgs,
@@ -34,6 +37,9 @@ use crate::table::TableName;
 /// The defaults, as they stand in `config/default.toml`.
 pub const DEFAULTS: &str = include_str!("../../../config/default.toml");
 const ENVIRONMENT_PREFIX: &str = "LONGHAUL_";
+
+/// Variables that are read where connections are made, each for its side only.
+const PASSWORD_VARIABLES: [&str; 2] = ["LONGHAUL_SOURCE_PASSWORD", "LONGHAUL_TARGET_PASSWORD"];
 
 /// Every setting, resolved. What has no default and was not given is `None`.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +64,8 @@ pub struct Settings {
     pub on_conflict: OnConflict,
     /// Whether triggers of the target may fire.
     pub fire_triggers: bool,
+    /// A role that the ledger on the target may belong to.
+    pub ledger_owner: Option<String>,
     /// Whether a migrate verifies what it copied at its end.
     pub verify: bool,
     /// The wait between two rounds of a sync job.
@@ -106,7 +114,23 @@ impl Settings {
             errors.extend(settings.set_os(setting, &value, Origin::Environment).err());
         }
         settings.take_flags(args);
+        settings.warn_of_typed_passwords();
         SettingsError::of(errors).map_or(Ok(settings), Err)
+    }
+
+    /// What is typed on a command line is seen by every user of the machine: said once, with the ways round it.
+    fn warn_of_typed_passwords(&mut self) {
+        let typed = |setting, secret: &Option<Secret>| {
+            let has_password = secret.as_ref().is_some_and(Secret::has_password);
+            has_password && self.origin(setting) == Some(&Origin::Flag)
+        };
+        if typed(Setting::Source, &self.source) || typed(Setting::Target, &self.target) {
+            let others = PASSWORD_VARIABLES.join(" and ");
+            self.warnings.push(format!(
+                "a password on the command line can be seen by every user of this machine (ps); keep it in ~/.pgpass \
+                 (mode 0600), or in {others}"
+            ));
+        }
     }
 
     fn take_defaults(&mut self) -> Vec<SettingsError> {
@@ -119,8 +143,15 @@ impl Settings {
 
     /// Takes what a job file has; what is wrong in it comes back.
     fn read_file(&mut self, path: &Path) -> Vec<SettingsError> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
+        let read = || -> std::io::Result<(u32, String)> {
+            let mut file = std::fs::File::open(path)?;
+            let mode = file.metadata()?.mode();
+            let mut text = String::new();
+            file.read_to_string(&mut text)?;
+            Ok((mode, text))
+        };
+        let (mode, text) = match read() {
+            Ok(read) => read,
             Err(source) => {
                 let path = path.to_owned();
                 return vec![SettingsError::Unreadable { path, source }];
@@ -128,6 +159,18 @@ impl Settings {
         };
         let (entries, mut errors) = file::entries(path, &text);
         for entry in entries {
+            let is_connection = matches!(entry.setting, Setting::Source | Setting::Target);
+            if is_connection
+                && mode & 0o077 != 0
+                && Secret::from_str(&entry.text).is_ok_and(|s| s.has_password())
+            {
+                errors.push(SettingsError::OpenToOthers {
+                    setting: entry.setting,
+                    path: path.to_owned(),
+                    line: entry.line,
+                });
+                continue;
+            }
             let origin = Origin::File {
                 path: path.to_owned(),
                 line: entry.line,
@@ -156,6 +199,9 @@ impl Settings {
                 continue;
             };
             if value.is_empty() {
+                continue;
+            }
+            if PASSWORD_VARIABLES.contains(&name) {
                 continue;
             }
             if key == "CONFIG" {
@@ -228,6 +274,7 @@ impl Settings {
             Setting::MaxRate => self.max_rate = text.parse().map_err(rule)?,
             Setting::OnConflict => self.on_conflict = text.parse().map_err(rule)?,
             Setting::FireTriggers => self.fire_triggers = read_bool(text)?,
+            Setting::LedgerOwner => self.ledger_owner = Some(text.to_owned()),
             Setting::Verify => self.verify = read_bool(text)?,
             Setting::Interval => self.interval_ms = parse_interval(text).map_err(rule)?,
             Setting::Lookback => self.lookback_keys = Some(parse_lookback(text).map_err(rule)?),
@@ -306,6 +353,9 @@ impl Settings {
         self.flag(Setting::OnConflict, &copy.on_conflict, |s, v| s.on_conflict = v);
         let fire_triggers = copy.fire_triggers.then_some(true);
         self.flag(Setting::FireTriggers, &fire_triggers, |s, v| s.fire_triggers = v);
+        self.flag(Setting::LedgerOwner, &copy.ledger_owner, |s, v| {
+            s.ledger_owner = Some(v)
+        });
         self.take_progress_flag(&copy.progress);
     }
 
@@ -319,6 +369,9 @@ impl Settings {
             s.concurrency = v
         });
         self.flag(Setting::MaxRate, &verify.max_rate, |s, v| s.max_rate = v);
+        self.flag(Setting::LedgerOwner, &verify.ledger_owner, |s, v| {
+            s.ledger_owner = Some(v)
+        });
         self.take_progress_flag(&verify.progress);
     }
 
@@ -425,6 +478,7 @@ impl Settings {
             },
             on_conflict: self.on_conflict,
             fire_triggers: self.fire_triggers,
+            ledger_owner: self.ledger_owner.clone(),
             verify: (kind == Kind::Migrate && self.verify).then(VerifySpec::default),
             lookback_keys,
         };

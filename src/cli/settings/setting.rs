@@ -21,6 +21,7 @@ pub enum Setting {
     MaxRate,
     OnConflict,
     FireTriggers,
+    LedgerOwner,
     Verify,
     Interval,
     Lookback,
@@ -33,7 +34,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Source,
         Self::Target,
         Self::Table,
@@ -44,6 +45,7 @@ impl Setting {
         Self::MaxRate,
         Self::OnConflict,
         Self::FireTriggers,
+        Self::LedgerOwner,
         Self::Verify,
         Self::Interval,
         Self::Lookback,
@@ -67,6 +69,7 @@ impl Setting {
             Self::MaxRate => "max_rate",
             Self::OnConflict => "on_conflict",
             Self::FireTriggers => "fire_triggers",
+            Self::LedgerOwner => "ledger_owner",
             Self::Verify => "verify",
             Self::Interval => "interval",
             Self::Lookback => "lookback",

@@ -299,6 +299,16 @@ pub(super) fn warnings(
             source.name
         ),
     );
+    let owner = target.owner_below_us.as_deref();
+    warn(
+        owner.is_some(),
+        format!(
+            "target table {} belongs to role {}, and you connect as a superuser: what that role has attached to the table \
+             (checks, domains, index expressions, triggers) runs with your rights; better connect as that role",
+            target.name,
+            owner.unwrap_or_default()
+        ),
+    );
     warn(
         !target_key_is_unique,
         format!(

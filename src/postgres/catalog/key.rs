@@ -14,11 +14,18 @@ pub(super) fn choose(source: &Relation, target: &Relation) -> Result<Vec<KeyColu
     };
     let columns = index.columns.iter().filter_map(|name| source.column(name));
     let mut key: Vec<_> = columns
-        .map(|column| KeyColumn {
-            name: column.name.clone(),
-            type_name: column.castable.clone(),
-            collation: column.collation.as_ref().map(|collation| collation.name.clone()),
-            is_exact: is_exact(column) && target.column(&column.name).is_some_and(is_exact),
+        .map(|column| {
+            let counterpart = target.column(&column.name);
+            let type_name = literal_type(column);
+            KeyColumn {
+                name: column.name.clone(),
+                target_type: counterpart.map(literal_type).filter(|name| *name != type_name),
+                type_name,
+                collation: column.collation.as_ref().map(|collation| collation.name.clone()),
+                is_exact: is_exact(column) && counterpart.is_some_and(is_exact),
+                source_order: None,
+                target_order: None,
+            }
         })
         .collect();
     // Any of them may decide what is the same row.
@@ -68,6 +75,18 @@ pub(super) fn check_unique(target: &Relation, key: &[KeyColumn], on_conflict: On
     );
     Err(Error::new(Side::Target, Kind::Unsupported, words)
         .hinted("add that index to the target table: it is how --on-conflict finds the row"))
+}
+
+/// The type that a literal is cast to: under a domain the domain's base, so that no check of a domain runs in a comparison.
+pub(super) fn literal_type(column: &Attribute) -> String {
+    let mut structure = &column.structure;
+    while let Structure::Domain(base) = structure {
+        structure = base;
+    }
+    match (structure, &column.structure) {
+        (Structure::Base { shown, .. }, Structure::Domain(_)) => shown.clone(),
+        _ => column.castable.clone(),
+    }
 }
 
 fn no_key(table: &Relation) -> Error {

@@ -10,6 +10,7 @@ mod digest;
 mod fields;
 mod growth;
 mod key;
+mod order;
 mod server;
 mod structure;
 mod survey;
@@ -19,6 +20,7 @@ mod triggers;
 use super::connect::Session;
 use super::cursor::rows_of;
 use super::error::{Error, Kind, Result, Side};
+use super::words::plain;
 use crate::table::{OnConflict, Plan, PlanDigest, SourceIdentity, TableName, TableSpec};
 use server::ServerIdentity;
 use table::Relation;
@@ -213,8 +215,9 @@ async fn decide(
     let money = compare::check_money(&read, &columns, &from, &to);
     survey.keep(money);
     let reactions = triggers::read(target, &written, spec.on_conflict).await?;
-    let key = survey.keep(key::choose(&read, &written));
-    if let Some(key) = &key {
+    let mut key = survey.keep(key::choose(&read, &written));
+    if let Some(key) = &mut key {
+        order::read((source, &read), (target, &written), key).await?;
         survey.keep(key::check_on_target(&written, &columns, key));
         survey.keep(compare::check_updates(&written, &columns, key, spec.on_conflict));
         survey.keep(key::check_unique(&written, key, spec.on_conflict));
@@ -248,11 +251,19 @@ async fn decide(
         target_fires_triggers: reactions.fires(),
         rows_estimate: read.rows_estimate,
         bytes_estimate: read.bytes_estimate,
-        warnings,
+        warnings: warnings.iter().map(|warning| plain(warning)).collect(),
         source: read.name,
         target: written.name,
     });
     Ok(survey)
+}
+
+/// The plan with the order of the target's key as it is now: of a plan from long ago, or of types that moved since.
+pub(super) async fn with_order_of_target(target: &Session, plan: Plan) -> Result<Plan> {
+    let written = table::read(target, &plan.target).await?;
+    let mut key = plan.key;
+    order::read_target(target, &written, &mut key).await?;
+    Ok(Plan { key, ..plan })
 }
 
 /// Whether the target table has no row.

@@ -2,7 +2,7 @@
 
 use super::columns::{Attribute, UniqueIndex, read_columns, read_indexes};
 use super::fields::Fields;
-use crate::postgres::connect::Session;
+use crate::postgres::connect::{Session, TO_USERS_PATH};
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::{quote_literal, quote_table};
 use crate::table::{KeyColumn, TableName};
@@ -20,6 +20,8 @@ pub(super) struct Relation {
     /// Whether it, or a partition of it, is.
     pub is_unlogged: bool,
     pub has_children: bool,
+    /// Its owner, where we are a superuser and that one is not.
+    pub owner_below_us: Option<String>,
     pub row_security_hides: bool,
     pub may_select: bool,
     pub may_insert: bool,
@@ -79,10 +81,7 @@ pub(super) async fn resolve(session: &Session, wanted: &TableName) -> Result<Tab
 /// A statement under the search path that the user would have: both in one message, and so in one transaction, after which
 /// the path is the session's own again.
 fn under_users_path(statement: &str) -> String {
-    format!(
-        "SELECT pg_catalog.set_config('search_path', s.reset_val, true) FROM pg_catalog.pg_settings s
-         WHERE s.name = 'search_path'; {statement}"
-    )
+    format!("{TO_USERS_PATH}; {statement}")
 }
 
 /// All about a table whose name has a schema.
@@ -91,6 +90,8 @@ pub(super) async fn read(session: &Session, name: &TableName) -> Result<Relation
     let what = about(session, name);
     let sql = format!(
         "SELECT c.oid, c.relkind, e.is_unlogged, c.relhassubclass,
+                (SELECT o.rolname FROM pg_catalog.pg_roles o, pg_catalog.pg_roles u
+                 WHERE o.oid = c.relowner AND NOT o.rolsuper AND u.rolname = current_user AND u.rolsuper),
                 pg_catalog.row_security_active(c.oid),
                 pg_catalog.has_table_privilege(c.oid, 'SELECT'), pg_catalog.has_table_privilege(c.oid, 'INSERT'),
                 pg_catalog.has_table_privilege(c.oid, 'UPDATE'),
@@ -122,6 +123,7 @@ pub(super) async fn read(session: &Session, name: &TableName) -> Result<Relation
         kind,
         is_unlogged: row.flag(),
         has_children: row.flag(),
+        owner_below_us: row.optional(),
         row_security_hides: row.flag(),
         may_select: row.flag(),
         may_insert: row.flag(),

@@ -24,7 +24,7 @@ impl Copying<'_> {
         let plan = self.plan;
         let names = quote_list(plan.key.iter().map(|column| column.name.as_str()));
         let columns = plan.key.iter().map(|column| quote_column(&column.name));
-        let condition = where_range(plan, &self.batch.range);
+        let condition = where_range(Side::Source, plan, &self.batch.range);
         let keys = reading::copy_sql(
             Side::Source,
             plan,
@@ -49,8 +49,7 @@ impl Copying<'_> {
         } else {
             let counted = self.send(&mut reading, &missing).await?;
             failpoint!("copy::before_commit");
-            self.run(&format!("{}; COMMIT", self.entry_sql(&counted, 0)))
-                .await?;
+            self.run(&self.end_sql(&counted, 0)).await?;
             failpoint!("copy::after_commit");
             Tally {
                 batches: 1,
@@ -75,11 +74,12 @@ impl Copying<'_> {
             same_key(plan)
         );
         let asking = self.target.client().simple_query(&sql);
-        let (sent, missing) = tokio::join!(sink.as_mut().finish(), asking);
+        let both = async { tokio::join!(sink.as_mut().finish(), asking) };
+        let (sent, missing) = self.target.awaited(both).await;
         sent.map_err(|error| writing::failed(plan, &error))?;
         let missing = missing.map_err(|error| {
             let what = format!("cannot hold keys against target table {}", plan.target);
-            Error::query(Side::Target, what, &error)
+            Error::rows(Side::Target, what, &error)
         })?;
         let keys = text_rows(&missing).into_iter();
         Ok(keys
@@ -96,12 +96,15 @@ impl Copying<'_> {
             column_list(plan),
             plan.format.name()
         );
-        let rows = rows_sql(Side::Source, plan, &where_keys(plan, keys));
+        let rows = rows_sql(Side::Source, plan, &where_keys(Side::Source, plan, keys));
         reading.read_on(plan, &rows).await?;
-        let sink = self.target.client().copy_in::<_, bytes::Bytes>(&copy).await;
+        let target = self.target;
+        let sink = target
+            .awaited(target.client().copy_in::<_, bytes::Bytes>(&copy))
+            .await;
         let mut sink = Box::pin(sink.map_err(|error| writing::failed(plan, &error))?);
         let counted = pump(reading.rows(), sink.as_mut(), self).await?;
-        let taken = sink.as_mut().finish().await;
+        let taken = target.awaited(sink.as_mut().finish()).await;
         let taken = taken.map_err(|error| writing::failed(plan, &error))?;
         if taken == counted.rows {
             Ok(counted)

@@ -85,6 +85,13 @@ pub async fn copy_batch(
         open.ended();
     }
     let Err(error) = copied else { return copied };
+    let session = match error.side() {
+        Side::Source => source,
+        Side::Target => target,
+    };
+    if let Some(words) = session.ended_because() {
+        return Err(error.because(words));
+    }
     if error.side() != Side::Target || error.kind() != Kind::ConflictingRow || target.is_busy() {
         return Err(error);
     }
@@ -128,7 +135,7 @@ async fn pump(
     let mut chunk = BytesMut::with_capacity(2 * CHUNK_BYTES);
     let mut passed = (0, 0);
     loop {
-        let message = stream.next().await.transpose();
+        let message = copying.source.awaited(stream.next()).await.transpose();
         let message = message.map_err(|error| reading::failed(Side::Source, plan, &error))?;
         let is_last = message.is_none();
         if let Some(message) = message {
@@ -141,7 +148,7 @@ async fn pump(
                 .pass(counter.rows - passed.0, counter.bytes - passed.1)
                 .await;
             passed = (counter.rows, counter.bytes);
-            let sent = sink.feed(chunk.split().freeze()).await;
+            let sent = copying.target.awaited(sink.feed(chunk.split().freeze())).await;
             sent.map_err(|error| writing::failed(plan, &error))?;
             chunk.reserve(2 * CHUNK_BYTES);
         }

@@ -22,7 +22,7 @@ impl<'a> Reading<'a> {
         let sql = rows_sql(
             Side::Source,
             copying.plan,
-            &where_range(copying.plan, &copying.batch.range),
+            &where_range(Side::Source, copying.plan, &copying.batch.range),
         );
         Self::begin(copying, &sql).await
     }
@@ -37,11 +37,14 @@ impl<'a> Reading<'a> {
         let digest = digest.map_err(|error| failed(&error))?;
         let lock = lock_sql(&rows_of(Side::Source, plan));
         let client = source.client();
-        let (locked, digest, stream) = tokio::join!(
-            client.simple_query(&lock),
-            client.query(&digest, &[]),
-            client.copy_out(copy)
-        );
+        let sent = async {
+            tokio::join!(
+                client.simple_query(&lock),
+                client.query(&digest, &[]),
+                client.copy_out(copy)
+            )
+        };
+        let (locked, digest, stream) = source.awaited(sent).await;
         // The first error is the cause: after it the others only say that the transaction is aborted.
         locked.map_err(|error| failed(&error))?;
         let digest = digest.map_err(|error| failed(&error))?;
@@ -59,14 +62,19 @@ impl<'a> Reading<'a> {
 
     /// Begins another COPY in the same transaction, once the first has been read to its end.
     pub(super) async fn read_on(&mut self, plan: &Plan, copy: &str) -> Result<()> {
-        let stream = self.session.client().copy_out(copy).await;
+        let session = self.session;
+        let stream = session.awaited(session.client().copy_out(copy)).await;
         self.stream = Box::pin(stream.map_err(|error| failed(Side::Source, plan, &error))?);
         Ok(())
     }
 
     /// Ends the transaction; whether the session can be used again.
     pub(super) async fn end(self) -> bool {
-        self.session.client().batch_execute("COMMIT").await.is_ok()
+        let Self { session, .. } = self;
+        session
+            .awaited(session.client().batch_execute("COMMIT"))
+            .await
+            .is_ok()
     }
 }
 
@@ -90,5 +98,5 @@ pub(super) fn failed(side: Side, plan: &Plan, error: &tokio_postgres::Error) -> 
         Side::Source => &plan.source,
         Side::Target => &plan.target,
     };
-    Error::query(side, format!("cannot read {side} table {table}"), error)
+    Error::rows(side, format!("cannot read {side} table {table}"), error)
 }

@@ -7,8 +7,9 @@ use super::{Copying, mismatch};
 use crate::failpoint::failpoint;
 use crate::postgres::catalog::digest_sql;
 use crate::postgres::checksum::RowCounter;
-use crate::postgres::connect::text_rows;
-use crate::postgres::cursor::table_of;
+use crate::postgres::comparison::{Strategy, compare};
+use crate::postgres::connect::{TO_USERS_PATH, text_rows, to_our_path};
+use crate::postgres::cursor::{operands, table_of};
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::{quote_identifier, quote_list, quote_literal, quote_table};
 use crate::postgres::ledger;
@@ -70,13 +71,12 @@ impl Writing {
     /// What COPY took is seen before the commit, whatever may have kept rows out.
     async fn finish_straight(&mut self, copying: &Copying<'_>, counted: &RowCounter) -> Result<u64> {
         let plan = copying.plan;
-        let taken = self.sink.as_mut().finish().await;
+        let taken = copying.target.awaited(self.sink.as_mut().finish()).await;
         let taken = taken.map_err(|error| failed(plan, &error))?;
         if taken != counted.rows {
             return Err(mismatch(plan, taken, counted.rows));
         }
-        let sql = format!("{}; COMMIT", copying.entry_sql(counted, 0));
-        copying.run(&sql).await?;
+        copying.run(&copying.end_sql(counted, 0)).await?;
         Ok(0)
     }
 
@@ -85,7 +85,8 @@ impl Writing {
         let plan = copying.plan;
         let moving = move_sql(plan, copying.spec.on_conflict);
         let moving = copying.target.client().simple_query(&moving);
-        let (taken, moved) = tokio::join!(self.sink.as_mut().finish(), moving);
+        let both = async { tokio::join!(self.sink.as_mut().finish(), moving) };
+        let (taken, moved) = copying.target.awaited(both).await;
         let taken = taken.map_err(|error| failed(plan, &error))?;
         let moved = text_rows(&moved.map_err(|error| copying.not_committed(&error))?).pop();
         let number = |column: usize| {
@@ -110,8 +111,7 @@ impl Writing {
                 error.of_kind(Kind::Transient)
             });
         }
-        let sql = format!("{}; COMMIT", copying.entry_sql(counted, skipped));
-        copying.run(&sql).await?;
+        copying.run(&copying.end_sql(counted, skipped)).await?;
         Ok(skipped)
     }
 }
@@ -144,23 +144,34 @@ pub(super) async fn begin(
         ledger::fence_sql(spec, plan, fence)
     );
     let client = target.client();
+    let to_users_path = async {
+        match plan.target_fires_triggers {
+            true => client.simple_query(TO_USERS_PATH).await.map(drop),
+            false => Ok(()),
+        }
+    };
     // Polled in this order, and so sent in this order.
-    let (opened, digest, sink) = tokio::join!(
-        client.simple_query(&opening),
-        client.query(&digest, &[]),
-        client.copy_in::<_, Bytes>(&copy)
-    );
+    let sent = async {
+        tokio::join!(
+            client.simple_query(&opening),
+            client.query(&digest, &[]),
+            to_users_path,
+            client.copy_in::<_, Bytes>(&copy)
+        )
+    };
+    let (opened, digest, path, sink) = target.awaited(sent).await;
     let opened = opened.map_err(|error| wrong(&error))?;
     ledger::judge_fence(spec, fence, text_rows(&opened).pop().as_deref())?;
     let digest = digest.map_err(|error| wrong(&error))?;
     let digest: Option<&str> = digest.first().and_then(|row| row.get(0));
     ledger::judge_digest(Side::Target, plan, fence, digest)?;
+    path.map_err(|error| wrong(&error))?;
     Ok(Box::pin(sink.map_err(|error| wrong(&error))?))
 }
 
 pub(super) fn failed(plan: &Plan, error: &tokio_postgres::Error) -> Error {
     let what = format!("cannot write to target table {}", plan.target);
-    Error::query(Side::Target, what, error)
+    Error::rows(Side::Target, what, error)
 }
 
 impl Copying<'_> {
@@ -174,7 +185,7 @@ impl Copying<'_> {
             "cannot begin batch {} of target table {}",
             self.batch.number, self.plan.target
         );
-        Error::query(Side::Target, what, error)
+        Error::rows(Side::Target, what, error)
     }
 
     fn not_committed(&self, error: &tokio_postgres::Error) -> Error {
@@ -182,12 +193,12 @@ impl Copying<'_> {
             "cannot commit batch {} of target table {}",
             self.batch.number, self.plan.target
         );
-        Error::query(Side::Target, what, error)
+        Error::rows(Side::Target, what, error)
     }
 
     /// Statements of the target, in the batch's transaction.
     pub(super) async fn run(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>> {
-        let answer = self.target.client().simple_query(sql).await;
+        let answer = self.target.awaited(self.target.client().simple_query(sql)).await;
         answer.map_err(|error| self.not_committed(&error))
     }
 
@@ -199,8 +210,17 @@ impl Copying<'_> {
         Ok(!text_rows(&found).is_empty())
     }
 
-    /// Writes the ledger entry.
-    pub(super) fn entry_sql(&self, counted: &RowCounter, skipped: u64) -> String {
+    /// Writes the ledger entry, and commits. Triggers that were put off until then run under the path that they rely on.
+    pub(super) fn end_sql(&self, counted: &RowCounter, skipped: u64) -> String {
+        let entry = self.entry_sql(counted, skipped);
+        if self.plan.target_fires_triggers {
+            format!("{}; {entry}; {TO_USERS_PATH}; COMMIT", to_our_path())
+        } else {
+            format!("{entry}; COMMIT")
+        }
+    }
+
+    fn entry_sql(&self, counted: &RowCounter, skipped: u64) -> String {
         let (low, high) = ledger::bounds(&self.batch.range);
         format!(
             "INSERT INTO longhaul.batches ({}) VALUES ({}, {}, {}, {}, {}, {low}, {high}, {}, {}, {}, {}, {})",
@@ -231,14 +251,14 @@ pub(in crate::postgres) fn move_sql(plan: &Plan, on_conflict: OnConflict) -> Str
         // The count sees the table as it was before this statement.
         return format!(
             "WITH written AS ({insert} ON CONFLICT ({key}) DO NOTHING RETURNING 1)
-             SELECT (SELECT count(*) FROM written),
-                    (SELECT count(*) FROM {STAGING} s WHERE EXISTS (SELECT FROM {} WHERE {}))",
+             SELECT (SELECT pg_catalog.count(*) FROM written),
+                    (SELECT pg_catalog.count(*) FROM {STAGING} s WHERE EXISTS (SELECT FROM {} WHERE {}))",
             table_of(Side::Target, plan),
             same_key(plan)
         );
     }
     format!(
-        "WITH written AS ({insert} ON CONFLICT ({key}) DO UPDATE SET {} RETURNING 1) SELECT count(*), 0 FROM written",
+        "WITH written AS ({insert} ON CONFLICT ({key}) DO UPDATE SET {} RETURNING 1) SELECT pg_catalog.count(*), 0 FROM written",
         updates.join(", ")
     )
 }
@@ -255,10 +275,11 @@ fn updates(plan: &Plan) -> Vec<String> {
 
 /// That a row `t` of the target and a row `s` have one key.
 pub(super) fn same_key(plan: &Plan) -> String {
-    let same = plan.key.iter().map(|column| quote_identifier(&column.name));
-    same.map(|column| format!("t.{column} = s.{column}"))
-        .collect::<Vec<_>>()
-        .join(" AND ")
+    let (there, sent) = (
+        operands(Side::Target, plan, "t"),
+        operands(Side::Target, plan, "s"),
+    );
+    compare(Side::Target, &plan.key, Strategy::Equal, &there, &sent)
 }
 
 pub(in crate::postgres) fn column_list(plan: &Plan) -> String {

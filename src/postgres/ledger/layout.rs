@@ -3,6 +3,7 @@
 //! Layout 1 had one table a job, its key by name, and no plan. Layout 2 has `longhaul.tables` with the plan, and knows a
 //! range by a hash of where it begins, so that a key may be as long as it likes. What layout 1 did not keep stays null.
 
+use super::trust;
 use crate::postgres::catalog::Right;
 use crate::postgres::connect::Session;
 use crate::postgres::error::{Error, Kind, Result, Side};
@@ -15,15 +16,15 @@ pub const FORMAT: u32 = 2;
 /// Serializes creation and upgrade among processes: "longhaul" in ASCII.
 const CREATION_LOCK: i64 = 0x6c6f_6e67_6861_756c;
 
-const TABLES: &str = "
-CREATE TABLE IF NOT EXISTS longhaul.format (version integer NOT NULL);
-INSERT INTO longhaul.format SELECT 2 WHERE NOT EXISTS (SELECT FROM longhaul.format);
-CREATE TABLE IF NOT EXISTS longhaul.jobs (
-    job text PRIMARY KEY,
-    source_system text,
-    source_database text NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    updated_at timestamptz NOT NULL DEFAULT now());
+const SCHEMA: &str = "
+CREATE SCHEMA IF NOT EXISTS longhaul;
+COMMENT ON SCHEMA longhaul IS 'longhaul''s ledger: what each job has copied. Rows here keep rows from coming twice.';
+";
+
+/// What layout 2 brought.
+macro_rules! tables {
+    () => {
+        "
 CREATE TABLE IF NOT EXISTS longhaul.tables (
     job text NOT NULL,
     table_name text NOT NULL,
@@ -36,6 +37,23 @@ CREATE TABLE IF NOT EXISTS longhaul.tables (
     settled text[],
     updated_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (job, table_name));
+"
+    };
+}
+
+const TABLES: &str = concat!(
+    "
+CREATE TABLE IF NOT EXISTS longhaul.format (version integer NOT NULL);
+INSERT INTO longhaul.format SELECT 2 WHERE NOT EXISTS (SELECT FROM longhaul.format);
+CREATE TABLE IF NOT EXISTS longhaul.jobs (
+    job text PRIMARY KEY,
+    source_system text,
+    source_database text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now());
+",
+    tables!(),
+    "
 CREATE TABLE IF NOT EXISTS longhaul.batches (
     job text NOT NULL,
     table_name text NOT NULL,
@@ -55,21 +73,14 @@ CREATE UNIQUE INDEX IF NOT EXISTS batches_low ON longhaul.batches (job, table_na
 COMMENT ON COLUMN longhaul.batches.low IS 'the key before the first of the range; {} is the start of the table';
 COMMENT ON COLUMN longhaul.batches.rows IS 'rows that were sent; in passes after the first, those that were missing';
 COMMENT ON COLUMN longhaul.batches.format IS 'the COPY format of which bytes and checksum speak';
-";
+"
+);
 
-const FROM_1: &str = "
-CREATE TABLE longhaul.tables (
-    job text NOT NULL,
-    table_name text NOT NULL,
-    target_table text NOT NULL,
-    key_columns text[] NOT NULL,
-    plan jsonb,
-    target_files text,
-    epoch bigint NOT NULL,
-    runs bigint NOT NULL DEFAULT 1,
-    settled text[],
-    updated_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (job, table_name));
+const FROM_1: &str = concat!(
+    "
+",
+    tables!(),
+    "
 INSERT INTO longhaul.tables (job, table_name, target_table, key_columns, epoch, runs, settled, updated_at)
     SELECT job, source_table, target_table, key_columns, epoch, runs, settled, updated_at FROM longhaul.jobs;
 ALTER TABLE longhaul.jobs DROP COLUMN source_table, DROP COLUMN target_table, DROP COLUMN key_columns,
@@ -81,7 +92,8 @@ ALTER TABLE longhaul.batches ALTER COLUMN low_hash SET NOT NULL;
 DROP INDEX longhaul.batches_low;
 CREATE UNIQUE INDEX batches_low ON longhaul.batches (job, table_name, low_hash) WHERE pass = 0;
 UPDATE longhaul.format SET version = 2;
-";
+"
+);
 
 /// How the ledger on the target is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -117,8 +129,9 @@ const USES: [(&str, &[&str]); 4] = [
 /// Looks whether the ledger is there and may be written to, or could be made. Reads only.
 ///
 /// # Errors
-/// `Ledger` where a later version wrote it; or what goes wrong in asking.
-pub async fn probe(target: &Session) -> Result<Probe> {
+/// `Ledger` where a later version wrote it, or it is not to be trusted; or what goes wrong in asking.
+pub async fn probe(target: &Session, owner: Option<&str>) -> Result<Probe> {
+    trust::check(target, owner).await?;
     let what = "look for the ledger (schema longhaul) on the target";
     let sql = "SELECT n.oid IS NOT NULL, current_user, pg_catalog.has_database_privilege(current_database(), 'CREATE'),
                       pg_catalog.has_schema_privilege(n.oid, 'USAGE'), pg_catalog.has_schema_privilege(n.oid, 'CREATE')
@@ -206,9 +219,13 @@ fn unknown_version(version: u32) -> Error {
 
 /// Creates the ledger where it is not there yet, and upgrades one of an earlier layout. Safe to race and to repeat.
 ///
+/// It must belong to this user, to a superuser, or to the role that the operator names: `owner`.
+///
 /// # Errors
-/// `Privilege`, with the SQL that an administrator can run; `Ledger` where a later version wrote it.
-pub async fn ensure(target: &Session) -> Result<()> {
+/// `Privilege`, with the SQL that an administrator can run; `Ledger` where a later version wrote it, or somebody whom
+/// nobody has named.
+pub async fn ensure(target: &Session, owner: Option<&str>) -> Result<()> {
+    trust::check(target, owner).await?;
     let what = "look for the ledger (schema longhaul) on the target";
     let sql = "SELECT pg_catalog.to_regnamespace('longhaul') IS NOT NULL,
                       (SELECT count(*) FROM pg_catalog.pg_class c WHERE c.relkind = 'r' AND c.relname IN ('format', 'jobs', 'batches')
@@ -216,14 +233,14 @@ pub async fn ensure(target: &Session) -> Result<()> {
     let found = target.row(what, sql).await?;
     let field = |number: usize| found.get(number).and_then(Option::as_deref).unwrap_or_default();
     if field(1) != "3" {
-        let schema = if field(0) == "t" {
-            ""
-        } else {
-            "CREATE SCHEMA IF NOT EXISTS longhaul; COMMENT ON SCHEMA longhaul IS
-             'longhaul''s ledger: what each job has copied. Rows here keep rows from coming twice.';"
-        };
         let what = "create the ledger (schema longhaul) on the target";
-        let made = change(target, what, &format!("{schema} {TABLES}")).await;
+        if field(0) != "t" {
+            let made = change(target, what, SCHEMA).await;
+            made.map_err(|error| with_grants(error, field(2)))?;
+            // Somebody else may have been quicker.
+            trust::check(target, owner).await?;
+        }
+        let made = change(target, what, TABLES).await;
         made.map_err(|error| with_grants(error, field(2)))?;
     }
     match version(target).await? {
@@ -277,8 +294,8 @@ fn with_grants(error: Error, user: &str) -> Error {
 fn grants(user: &str) -> String {
     let user = quote_identifier(user);
     format!(
-        "an administrator of the target can run: CREATE SCHEMA longhaul AUTHORIZATION {user}; (or, if it is there: \
-         GRANT USAGE, CREATE ON SCHEMA longhaul TO {user}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA \
-         longhaul TO {user};)"
+        "an administrator of the target can run: CREATE SCHEMA longhaul AUTHORIZATION {user}; (or, if it is there and \
+         belongs to another role: GRANT USAGE, CREATE ON SCHEMA longhaul TO {user}; GRANT SELECT, INSERT, UPDATE, DELETE \
+         ON ALL TABLES IN SCHEMA longhaul TO {user}; and you name that role: --ledger-owner ROLE)"
     )
 }

@@ -8,6 +8,7 @@
 mod layout;
 mod segments;
 mod take_over;
+mod trust;
 
 use super::connect::Session;
 use super::error::{Error, Kind, Result, Side};

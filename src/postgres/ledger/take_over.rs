@@ -88,7 +88,7 @@ pub async fn take_over(
 /// # Errors
 /// `Ledger` where it does not know the job, or an earlier version of longhaul kept no plan; or what goes wrong in asking.
 pub async fn stored_plan(target: &Session, spec: &TableSpec) -> Result<Plan> {
-    super::ensure(target).await?;
+    super::ensure(target, spec.ledger_owner.as_deref()).await?;
     let what = format!("read job {} in the target's ledger", spec.job);
     let sql = format!(
         "SELECT plan FROM longhaul.tables WHERE job = {}",
@@ -105,7 +105,8 @@ pub async fn stored_plan(target: &Session, spec: &TableSpec) -> Result<Plan> {
     let Some(text) = row.into_iter().next().flatten() else {
         return Err(wrong("an earlier version of longhaul wrote it, and kept no plan"));
     };
-    serde_json::from_str(&text).map_err(|_| wrong("its plan cannot be read"))
+    let plan = serde_json::from_str(&text).map_err(|_| wrong("its plan cannot be read"))?;
+    crate::postgres::catalog::with_order_of_target(target, plan).await
 }
 
 /// What the target had confirmed by `known` and does not have `now`.
@@ -425,9 +426,12 @@ async fn count_empty(session: &Session, plan: &Plan, ranges: &[KeyRange]) -> Res
     let table = rows_of(side, plan);
     let mut empty = 0;
     for some in ranges.chunks(PROBED_AT_ONCE) {
-        let probes = some
-            .iter()
-            .map(|range| format!("(EXISTS (SELECT FROM {table} AS t{}))", where_range(plan, range)));
+        let probes = some.iter().map(|range| {
+            format!(
+                "(EXISTS (SELECT FROM {table} AS t{}))",
+                where_range(side, plan, range)
+            )
+        });
         let sql = format!(
             "SELECT count(*) FROM (VALUES {}) AS probed(there) WHERE NOT there",
             probes.collect::<Vec<_>>().join(", ")

@@ -251,25 +251,28 @@ pub async fn checksum_range(
             Side::Source => &plan.source,
             Side::Target => &plan.target,
         };
-        Error::query(side, format!("cannot read {side} table {table}"), &error)
+        Error::rows(side, format!("cannot read {side} table {table}"), &error)
     };
     // Where the target has another order its rows cannot be cut into the source's ranges: all of them, or none.
     let condition = match side {
         Side::Target if !plan.same_order => String::new(),
-        _ => where_range(&plan, range),
+        _ => where_range(side, &plan, range),
     };
     let sql = rows_sql(side, &plan, &condition);
     let lock = lock_sql(&rows_of(side, &plan));
     let open = session.open();
-    let (begun, stream) = tokio::join!(
-        session.client().simple_query(&lock),
-        session.client().copy_out(&sql)
-    );
+    let sent = async {
+        tokio::join!(
+            session.client().simple_query(&lock),
+            session.client().copy_out(&sql)
+        )
+    };
+    let (begun, stream) = session.awaited(sent).await;
     begun.map_err(failed)?;
     let mut stream = pin!(stream.map_err(failed)?);
     let mut counter = RowCounter::new(format);
     let mut passed = (0, 0);
-    while let Some(message) = stream.next().await {
+    while let Some(message) = session.awaited(stream.next()).await {
         counter.add(&message.map_err(failed)?);
         if counter.bytes - passed.1 >= CHUNK_BYTES as u64 {
             meter
@@ -278,7 +281,8 @@ pub async fn checksum_range(
             passed = (counter.rows, counter.bytes);
         }
     }
-    session.client().batch_execute("COMMIT").await.map_err(failed)?;
+    let ended = session.awaited(session.client().batch_execute("COMMIT")).await;
+    ended.map_err(failed)?;
     open.ended();
     Ok(counter.tally(0))
 }

@@ -6,7 +6,7 @@
 use super::{Sides, units};
 use crate::postgres::catalog::digest_sql;
 use crate::postgres::checksum::RowCounter;
-use crate::postgres::connect::lock_sql;
+use crate::postgres::connect::{TO_USERS_PATH, TextRow, lock_sql, to_our_path};
 use crate::postgres::copy::{STAGING, column_list, move_sql, rows_sql};
 use crate::postgres::cursor::{rows_of, where_keys, where_range};
 use crate::postgres::error::{Error, Kind, Result, Side};
@@ -54,7 +54,7 @@ pub async fn repair(
     let sent = in_transaction(sides, spec, fence, range, (&wanted, &extra), vouches).await;
     let end = if sent.is_ok() { "COMMIT" } else { "ROLLBACK" };
     let what = format!("put rows of target table {} right", sides.plan.target);
-    let ended = sides.target.rows(&what, end).await;
+    let ended = sides.target.rows_of_table(&what, end).await;
     if ended.is_ok() {
         open.ended();
     }
@@ -91,16 +91,31 @@ async fn in_transaction(
         None => check_digest(sides).await?,
     }
     if !extra.is_empty() {
-        let sql = format!("DELETE FROM {only} AS t{}", where_keys(plan, extra));
-        target.rows(&what, &sql).await?;
+        let sql = format!("DELETE FROM {only} AS t{}", where_keys(Side::Target, plan, extra));
+        target.rows_of_table(&what, &sql).await?;
     }
     let stage = format!(
         "CREATE TEMPORARY TABLE longhaul_batch ON COMMIT DROP AS SELECT {columns} FROM {table} WITH NO DATA"
     );
     target.rows(&what, &stage).await?;
     let sent = send(sides, wanted).await?;
+    if !plan.target_key_is_unique {
+        let sql = format!(
+            "DELETE FROM {only} AS t{}",
+            where_keys(Side::Target, plan, wanted)
+        );
+        target.rows_of_table(&what, &sql).await?;
+    }
+    let fires = plan.target_fires_triggers;
+    if fires {
+        target.rows(&what, TO_USERS_PATH).await?;
+    }
     let written = if plan.target_key_is_unique {
-        let row = target.row(&what, &move_sql(plan, OnConflict::Update)).await?;
+        let row = last(
+            target
+                .rows_of_table(&what, &move_sql(plan, OnConflict::Update))
+                .await?,
+        );
         let number = |column: usize| {
             let text = row.get(column).and_then(Option::as_deref);
             text.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0)
@@ -108,11 +123,10 @@ async fn in_transaction(
         number(0) + number(1)
     } else {
         let sql = format!(
-            "DELETE FROM {only} AS t{}; WITH written AS (INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
-             SELECT {columns} FROM {STAGING} RETURNING 1) SELECT count(*) FROM written",
-            where_keys(plan, wanted)
+            "WITH written AS (INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
+             SELECT {columns} FROM {STAGING} RETURNING 1) SELECT pg_catalog.count(*) FROM written"
         );
-        let row = target.row(&what, &sql).await?;
+        let row = last(target.rows_of_table(&what, &sql).await?);
         row.into_iter()
             .next()
             .flatten()
@@ -125,6 +139,9 @@ async fn in_transaction(
             plan.target
         );
         return Err(Error::new(Side::Target, Kind::CountMismatch, words));
+    }
+    if fires {
+        target.rows(&what, &to_our_path()).await?;
     }
     if fence.is_some() && vouches {
         let sql = if plan.same_order {
@@ -146,7 +163,14 @@ async fn in_transaction(
             return Err(Error::new(Side::Target, Kind::TargetRewound, words));
         }
     }
+    if fires {
+        target.rows(&what, TO_USERS_PATH).await?;
+    }
     Ok(sent)
+}
+
+fn last(mut rows: Vec<TextRow>) -> TextRow {
+    rows.pop().unwrap_or_default()
 }
 
 async fn check_digest(sides: Sides<'_>) -> Result<()> {
@@ -169,26 +193,29 @@ async fn send(sides: Sides<'_>, keys: &[Key]) -> Result<u64> {
         meter,
     } = sides;
     let reading = |error: tokio_postgres::Error| {
-        Error::query(
+        Error::rows(
             Side::Source,
             format!("cannot read source table {}", plan.source),
             &error,
         )
     };
     let writing = |error: tokio_postgres::Error| {
-        Error::query(
+        Error::rows(
             Side::Target,
             format!("cannot write to target table {}", plan.target),
             &error,
         )
     };
     let open = source.open();
-    let sql = rows_sql(Side::Source, plan, &where_keys(plan, keys));
+    let sql = rows_sql(Side::Source, plan, &where_keys(Side::Source, plan, keys));
     let lock = lock_sql(&rows_of(Side::Source, plan));
-    let (begun, stream) = tokio::join!(
-        source.client().simple_query(&lock),
-        source.client().copy_out(&sql)
-    );
+    let asked = async {
+        tokio::join!(
+            source.client().simple_query(&lock),
+            source.client().copy_out(&sql)
+        )
+    };
+    let (begun, stream) = source.awaited(asked).await;
     begun.map_err(reading)?;
     let mut stream = pin!(stream.map_err(reading)?);
     let into = format!(
@@ -196,21 +223,18 @@ async fn send(sides: Sides<'_>, keys: &[Key]) -> Result<u64> {
         column_list(plan),
         plan.format.name()
     );
-    let sink = target
-        .client()
-        .copy_in::<_, Bytes>(&into)
-        .await
-        .map_err(writing)?;
-    let mut sink = pin!(sink);
+    let sink = target.awaited(target.client().copy_in::<_, Bytes>(&into)).await;
+    let mut sink = pin!(sink.map_err(writing)?);
     let mut counter = RowCounter::new(plan.format);
-    while let Some(message) = stream.next().await {
+    while let Some(message) = source.awaited(stream.next()).await {
         let message = message.map_err(reading)?;
         counter.add(&message);
         meter.pass(1, message.len() as u64).await;
-        sink.send(message).await.map_err(writing)?;
+        target.awaited(sink.send(message)).await.map_err(writing)?;
     }
-    sink.finish().await.map_err(writing)?;
-    source.client().batch_execute("COMMIT").await.map_err(reading)?;
+    target.awaited(sink.finish()).await.map_err(writing)?;
+    let ended = source.awaited(source.client().batch_execute("COMMIT")).await;
+    ended.map_err(reading)?;
     open.ended();
     Ok(counter.rows)
 }
@@ -219,16 +243,17 @@ async fn send(sides: Sides<'_>, keys: &[Key]) -> Result<u64> {
 async fn read_back(sides: Sides<'_>, range: &KeyRange) -> Result<Tally> {
     let Sides { target, plan, .. } = sides;
     let failed = |error: tokio_postgres::Error| {
-        Error::query(
+        Error::rows(
             Side::Target,
             format!("cannot read target table {}", plan.target),
             &error,
         )
     };
-    let sql = rows_sql(Side::Target, plan, &where_range(plan, range));
-    let mut stream = pin!(target.client().copy_out(&sql).await.map_err(failed)?);
+    let sql = rows_sql(Side::Target, plan, &where_range(Side::Target, plan, range));
+    let stream = target.awaited(target.client().copy_out(&sql)).await;
+    let mut stream = pin!(stream.map_err(failed)?);
     let mut counter = RowCounter::new(plan.format);
-    while let Some(message) = stream.next().await {
+    while let Some(message) = target.awaited(stream.next()).await {
         counter.add(&message.map_err(failed)?);
     }
     Ok(counter.tally(0))

@@ -14,11 +14,8 @@ type Rows = BTreeMap<Vec<String>, Vec<Values>>;
 
 /// Compares all rows of a range that both sides cut out alike.
 pub(super) async fn compare_range(sides: Sides<'_>, range: &KeyRange) -> Result<Vec<Difference>> {
-    let condition = where_range(sides.plan, range);
-    let (here, there) = tokio::try_join!(
-        read(sides.source, sides.plan, &condition),
-        read(sides.target, sides.plan, &condition)
-    )?;
+    let condition = |side: Side| where_range(side, sides.plan, range);
+    let (here, there) = sides.read(condition).await?;
     Ok(differences(sides.plan, here, there))
 }
 
@@ -32,13 +29,13 @@ pub(super) async fn compare_keys(
         Side::Source => (sides.source, sides.target),
         Side::Target => (sides.target, sides.source),
     };
-    let found = read(one, sides.plan, &where_range(sides.plan, range)).await?;
+    let found = read(one, sides.plan, &where_range(side, sides.plan, range)).await?;
     if found.is_empty() {
         return Ok((0, Vec::new()));
     }
     let rows = found.values().map(|rows| rows.len() as u64).sum();
     let keys: Vec<_> = found.keys().cloned().map(Key).collect();
-    let others = read(other, sides.plan, &where_keys(sides.plan, &keys)).await?;
+    let others = read(other, sides.plan, &where_keys(other.side(), sides.plan, &keys)).await?;
     let (here, there) = match side {
         Side::Source => (found, others),
         Side::Target => (others, found),
@@ -48,11 +45,8 @@ pub(super) async fn compare_keys(
 
 /// Compares the rows of some keys.
 pub(super) async fn compare_some(sides: Sides<'_>, keys: &[Key]) -> Result<Vec<Difference>> {
-    let condition = where_keys(sides.plan, keys);
-    let (here, there) = tokio::try_join!(
-        read(sides.source, sides.plan, &condition),
-        read(sides.target, sides.plan, &condition)
-    )?;
+    let condition = |side: Side| where_keys(side, sides.plan, keys);
+    let (here, there) = sides.read(condition).await?;
     Ok(differences(sides.plan, here, there))
 }
 
@@ -63,6 +57,17 @@ pub(super) fn key_of(difference: Difference) -> Option<Key> {
             Some(key)
         }
         Difference::Range { .. } => None,
+    }
+}
+
+impl Sides<'_> {
+    /// The rows of both sides that each side's condition takes.
+    async fn read(self, condition: impl Fn(Side) -> String) -> Result<(Rows, Rows)> {
+        let (here, there) = (condition(Side::Source), condition(Side::Target));
+        tokio::try_join!(
+            read(self.source, self.plan, &here),
+            read(self.target, self.plan, &there)
+        )
     }
 }
 

@@ -3,8 +3,9 @@
 //! A unit is one range of the ledger or several in a row, so that no later look straddles its ends: then the receipts in it
 //! add up to what must be there.
 
+use crate::postgres::comparison::{Strategy, cast, compare};
 use crate::postgres::connect::Session;
-use crate::postgres::error::Result;
+use crate::postgres::error::{Result, Side};
 use crate::postgres::identifier::{quote_literal, quote_text_array};
 use crate::postgres::ledger::{self, key_from_json};
 use crate::table::{CopyFormat, Key, KeyRange, Plan, TableSpec, Tally};
@@ -135,20 +136,24 @@ fn mine_of(alias: &str, spec: &TableSpec, plan: &Plan) -> String {
     )
 }
 
-/// A `text[]` as a key that the target can compare.
-fn cast(plan: &Plan, array: &str) -> String {
-    let parts = plan.key.iter().enumerate();
-    let parts = parts.map(|(index, column)| format!("({array})[{}]::{}", index + 1, column.type_name));
-    format!("ROW({})", parts.collect::<Vec<_>>().join(", "))
+/// A comparison of two keys by the target, each a `text[]`.
+fn holds(plan: &Plan, one: &str, strategy: Strategy, other: &str) -> String {
+    let parts = |array: &str| -> Vec<_> {
+        let parts = plan.key.iter().enumerate();
+        let parts =
+            parts.map(|(index, column)| cast(Side::Target, column, &format!("({array})[{}]", index + 1)));
+        parts.collect()
+    };
+    compare(Side::Target, &plan.key, strategy, &parts(one), &parts(other))
 }
 
 /// Whether a later look begins before a key and ends after it.
 fn straddles(plan: &Plan, look: &str, key: &str) -> String {
-    let (low, high, key) = (format!("{look}.low"), format!("{look}.high"), cast(plan, key));
+    let (low, high) = (format!("{look}.low"), format!("{look}.high"));
     format!(
-        "({low} = '{{}}' OR {} < {key}) AND {} > {key}",
-        cast(plan, &low),
-        cast(plan, &high)
+        "({low} = '{{}}' OR {}) AND {}",
+        holds(plan, &low, Strategy::Less, key),
+        holds(plan, &high, Strategy::Greater, key)
     )
 }
 
@@ -161,10 +166,8 @@ fn within(plan: &Plan, look: &str, low: &str, high: &str) -> String {
     }
     let (begin, end) = (format!("{look}.low"), format!("{look}.high"));
     format!(
-        "({low} = '{{}}' OR ({begin} <> '{{}}' AND {} >= {})) AND {} <= {}",
-        cast(plan, &begin),
-        cast(plan, low),
-        cast(plan, &end),
-        cast(plan, high)
+        "({low} = '{{}}' OR ({begin} <> '{{}}' AND {})) AND {}",
+        holds(plan, &begin, Strategy::GreaterOrEqual, low),
+        holds(plan, &end, Strategy::LessOrEqual, high)
     )
 }

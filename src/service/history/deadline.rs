@@ -1,11 +1,13 @@
 //! Everything about a run that happens because time passes. Deadlines are a pure function of the state, so that they
 //! need no records of their own and are all there again after a restart.
 
+use std::collections::HashMap;
+
 use temporalio_protos::temporal::api::enums::v1::TimeoutType;
 use temporalio_protos::temporal::api::history::v1::TimerFiredEventAttributes;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 
-use super::{ActivityState, Change, Dispatch, RunState};
+use super::{ActivityState, Change, Dispatch, RunState, workflow_task};
 
 /// What is due at a time.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,6 +116,34 @@ impl ActivityState {
     }
 }
 
+impl ActivityState {
+    /// Takes all its times back by as much as what has happened lies in the future.
+    fn keep_up_with_the_clock(&mut self, now_ms: i64) {
+        let happened = [
+            self.scheduled_ms,
+            self.started_ms,
+            self.heartbeat_ms,
+            self.last_attempt_complete_ms,
+        ];
+        let ahead_ms = happened.into_iter().max().unwrap_or_default() - now_ms;
+        if ahead_ms <= 0 {
+            return;
+        }
+        for time in [
+            &mut self.scheduled_ms,
+            &mut self.attempt_scheduled_ms,
+            &mut self.started_ms,
+            &mut self.heartbeat_ms,
+            &mut self.last_attempt_complete_ms,
+        ] {
+            // 0 is never.
+            if *time != 0 {
+                *time -= ahead_ms;
+            }
+        }
+    }
+}
+
 impl Change {
     /// Does what is due, if it still is.
     pub fn on_deadline(&mut self, deadline: &Deadline) {
@@ -146,6 +176,26 @@ impl Change {
             ),
             Deadline::Timer(timer_id) => self.fire_timer(timer_id),
             Deadline::RunExpired => self.time_out_run(),
+        }
+    }
+
+    /// After a restart: where the wall clock was set back meanwhile, nothing waits longer than it was to wait from its beginning.
+    ///
+    /// `timers_ms` says how long a timer takes, by the event that started it.
+    pub fn keep_up_with_the_clock(&mut self, timers_ms: &HashMap<i64, i64>) {
+        let now_ms = self.now_ms;
+        for timer in &mut self.state.timers {
+            if let Some(takes_ms) = timers_ms.get(&timer.started_event_id) {
+                timer.fire_ms = timer.fire_ms.min(now_ms.saturating_add(*takes_ms));
+            }
+        }
+        for it in &mut self.state.activities {
+            it.keep_up_with_the_clock(now_ms);
+        }
+        if let Some(task) = &mut self.state.workflow_task {
+            let latest_ms = now_ms + workflow_task::backoff_ms(task.attempt);
+            task.scheduled_ms = task.scheduled_ms.min(latest_ms);
+            task.started_ms = task.started_ms.min(now_ms);
         }
     }
 

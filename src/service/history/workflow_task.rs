@@ -218,7 +218,7 @@ fn started(task: &WorkflowTaskState, history_bytes: i64) -> Attributes {
     })
 }
 
-fn backoff_ms(attempt: i32) -> i64 {
+pub(super) fn backoff_ms(attempt: i32) -> i64 {
     match attempt {
         ..=2 => 0,
         3..=8 => (1000 << (attempt - 3)).min(MAX_BACKOFF_MS),

@@ -6,8 +6,9 @@
 //! call is caught, its panic text kept off the terminal, and told as [`JournalError::Damaged`]. After a batch that it could
 //! not write it would wait for ever, at the next flush or on the way out: then it is not called again.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::any::Any;
+use std::fs::{DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,8 @@ const CACHE_BYTES: u64 = 16 << 20;
 
 /// The file beside sled's that says how far the flushes have come.
 const MARK: &str = "mark";
+/// As many as sled keeps ready.
+const THREADS: usize = 7;
 /// How long a file that was closed in this process may stay locked.
 const RELEASED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -50,6 +53,12 @@ impl SledJournal {
 
     pub(super) fn open_on(path: &Path, disk: Arc<dyn Disk>) -> Result<Self, JournalError> {
         silence_panics_of_sled();
+        threads_can_be_had().map_err(|error| io(path, "opened", &error))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|error| io(path, "opened", &error))?;
         let config = sled::Config::new()
             .path(path)
             .cache_capacity(CACHE_BYTES)
@@ -71,6 +80,7 @@ impl SledJournal {
         let mark = options
             .open(path.join(MARK))
             .map_err(|error| io(path, "opened", &error))?;
+        close_to_others(path).map_err(|error| io(path, "opened", &error))?;
         // The directory entries too must survive a power cut.
         for directory in [Some(path), path.parent()].into_iter().flatten() {
             let synced = File::open(directory).and_then(|directory| directory.sync_all());
@@ -89,6 +99,38 @@ impl SledJournal {
             path: path.to_owned(),
         })
     }
+}
+
+/// sled does its work on threads that it makes as it goes, and waits for ever where the system refuses it all of them.
+fn threads_can_be_had() -> std::io::Result<()> {
+    let gate = Mutex::new(());
+    std::thread::scope(|scope| {
+        let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = || drop(gate.lock().unwrap_or_else(PoisonError::into_inner));
+        let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, wait).map(drop);
+        let spawned = (0..THREADS).try_for_each(spawn);
+        drop(closed);
+        spawned
+    })
+}
+
+/// The directory and what lies in it are for their owner alone, also where a version before this one made them. What sled
+/// makes later in the directory is, since nobody else may enter it.
+fn close_to_others(path: &Path) -> std::io::Result<()> {
+    let close = |path: &Path, mode| {
+        let found = std::fs::symlink_metadata(path)?;
+        match found.permissions().mode() & 0o077 {
+            0 => Ok(()),
+            _ if found.is_symlink() => Ok(()),
+            _ => std::fs::set_permissions(path, Permissions::from_mode(mode)),
+        }
+    };
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        let mode = if entry.file_type()?.is_dir() { 0o700 } else { 0o600 };
+        close(&entry.path(), mode)?;
+    }
+    close(path, 0o700)
 }
 
 /// Opens sled's file; one that this very process has just closed is waited for, since its threads let go of it in their
@@ -233,8 +275,30 @@ fn guard<T>(
             _ => Err(io(path, operation, &error)),
         },
         Ok(Err(error)) => Err(damaged(format!("sled says: {error}"))),
-        Err(_) => Err(damaged("sled gave up on its bytes".to_owned())),
+        Err(panic) => match refusal(panic.as_ref()) {
+            Some(cause) => Err(JournalError::Io {
+                path: path.to_owned(),
+                operation,
+                cause,
+            }),
+            None => Err(damaged("sled gave up on its bytes".to_owned())),
+        },
     }
+}
+
+/// What the system has refused, where that made sled panic: its bytes are well.
+fn refusal(panic: &(dyn Any + Send)) -> Option<String> {
+    const REFUSALS: [&str; 3] = [
+        "Too many open files",
+        "Resource temporarily unavailable",
+        "Cannot allocate memory",
+    ];
+    let words = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())?;
+    let refused = REFUSALS.into_iter().find(|refusal| words.contains(refusal))?;
+    Some(refused.to_lowercase())
 }
 
 /// A panic inside sled is an error of ours, not a text on the terminal.
@@ -249,4 +313,39 @@ fn silence_panics_of_sled() {
             }
         }));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_are_for_their_owner_alone_whoever_made_them() {
+        let root = tempfile::tempdir().expect("a directory");
+        let path = root.path().join("journal");
+        let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+        for _ in 0..2 {
+            drop(SledJournal::open(&path).expect("a journal"));
+            assert_eq!(mode(&path), 0o700);
+            for entry in std::fs::read_dir(&path).expect("readable") {
+                let path = entry.expect("an entry").path();
+                let expected = if path.is_dir() { 0o700 } else { 0o600 };
+                assert_eq!(mode(&path), expected, "{}", path.display());
+                // As a version before this one made it.
+                std::fs::set_permissions(&path, Permissions::from_mode(expected | 0o044)).expect("opened");
+            }
+            std::fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("opened");
+        }
+    }
+
+    #[test]
+    fn a_panic_of_sled_for_want_of_files_is_no_damage() {
+        let panics = |words: &'static str| {
+            guard::<()>(Path::new("j"), "opened", || std::panic::panic_any(words)).expect_err("it panics")
+        };
+        assert!(panics("not a page").is_damage());
+        let refused = panics("called `Result::unwrap()` on an `Err` value: Too many open files");
+        assert!(!refused.is_damage(), "{refused}");
+        assert!(refused.to_string().contains("too many open files"), "{refused}");
+    }
 }
