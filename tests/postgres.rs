@@ -38,6 +38,8 @@ mod pooler;
 mod proxy;
 #[path = "postgres/replaced.rs"]
 mod replaced;
+#[path = "postgres/rewind.rs"]
+mod rewind;
 #[path = "postgres/rights.rs"]
 mod rights;
 #[path = "postgres/servers.rs"]

@@ -16,8 +16,8 @@ use longhaul::activity::{
 use longhaul::connect::{self, Connected};
 use longhaul::job::{ConnectionName, JobName, JobSpec, Kind, OnConflict, Tuning, TuningChange};
 use longhaul::table::{
-    CopyFormat, Fence, Growth, Key, KeyRange, Lost, Noted, Pass, Plan, PlanDigest, Position, SourceIdentity,
-    TableName, Tally,
+    CopyFormat, DatabaseIdentity, Fence, Growth, Key, KeyRange, Lost, Noted, Pass, Plan, PlanDigest,
+    Position, TableName, Tally,
 };
 use longhaul::workflow::{CopyTable, JobInput, Phase, Progress};
 use temporalio_client::{
@@ -280,7 +280,7 @@ impl Fake {
         Plan {
             source: name("public.a"),
             target: name("public.b"),
-            source_identity: SourceIdentity {
+            source_identity: DatabaseIdentity {
                 system_identifier: None,
                 database: "d".to_owned(),
             },
@@ -485,6 +485,9 @@ fn spec(kind: Kind, concurrency: u32) -> JobSpec {
         ledger_owner: None,
         verify: None,
         lookback_keys: None,
+        source_database: None,
+        target_database: None,
+        give_up_after_ms: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! `conclude`: asks the target, before a migrate says that it is complete, whether all of it is there.
 //!
-//! The ledger's totals are the position's, its ranges join up from the start to where the position says, and both tables
-//! are as planned. Timeouts: an hour. Retried without limit while the error can pass. Reads only.
+//! The ledger's totals are the position's, its ranges join up from the start to where the position says, both tables are as
+//! planned, and the source has not gone back in time. Timeouts: an hour. Retried without limit while the error can pass. Reads only.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
 use super::{Activities, failure};
-use crate::postgres::{Error, ledger};
+use crate::postgres::{Error, ledger, rewind};
 use crate::table::{Fence, Position, TableSpec};
 
 /// What it is asked.
@@ -37,6 +37,7 @@ impl Activities {
         } = input;
         let plan = self.plan(&table, &fence.digest).await?;
         let (source, target) = self.sessions().await?;
+        rewind::check(&source, &target, &table, &plan).await?;
         ledger::conclude(&target, &source, &table, &plan, &fence, &position).await
     }
 }

@@ -9,7 +9,8 @@ use temporalio_sdk::activities::ActivityError;
 use temporalio_workflow::common::error::IncomingError;
 use temporalio_workflow::{ActivityCancellationType, ActivityExecutionError, ActivityOptions, RetryPolicy};
 
-use crate::postgres::{Error, Retry, Side, UNKNOWN_ATTEMPTS};
+use super::attempts::Verdict;
+use crate::postgres::{Error, Retry, Side};
 
 /// The first pause after an error that passes.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -76,16 +77,14 @@ impl Failure {
     }
 }
 
-/// What an activity answers with an error: another attempt, unless the error's kind forbids one.
-///
-/// `unknown` counts the errors of unknown kind; it is asked for one such error only.
-pub(super) fn refuse(error: &Error, attempt: u32, unknown: impl FnOnce() -> u32) -> (ActivityError, bool) {
-    let failure = Failure::of(error);
-    let is_final = match error.retry() {
-        Retry::Retry => false,
-        Retry::RetryLimited => unknown() >= UNKNOWN_ATTEMPTS,
-        Retry::Never | Retry::Again => true,
-    };
+/// What an activity answers with an error: another attempt, unless the verdict is that it was the last one.
+pub(super) fn refuse(error: &Error, attempt: u32, verdict: Verdict) -> ActivityError {
+    let mut failure = Failure::of(error);
+    let is_final = verdict != Verdict::Again;
+    if let Verdict::GivenUp(waited) = verdict {
+        let waited = humantime::format_duration(Duration::from_secs(waited.as_secs()));
+        failure.message = format!("given up after {waited} of trying again: {}", failure.message);
+    }
     let (side, kind) = (&failure.side, &failure.kind);
     if error.retry() == Retry::Again {
         // The job prepares again, and says what became of it.
@@ -98,7 +97,7 @@ pub(super) fn refuse(error: &Error, attempt: u32, unknown: impl FnOnce() -> u32)
         .non_retryable(is_final)
         .details(failure)
         .build();
-    (ActivityError::application(answer), is_final)
+    ActivityError::application(answer)
 }
 
 /// An attempt that ended because this process is asked to end: the next process goes on with it, at once.
@@ -146,8 +145,6 @@ mod tests {
     fn the_kind_alone_says_whether_to_prepare_again() {
         for kind in [Kind::TableChanged, Kind::TargetRewound] {
             assert!(Failure::of(&error(kind)).asks_to_prepare_again(), "{kind:?}");
-            let (_, is_final) = refuse(&error(kind), 1, || unreachable!("it is known"));
-            assert!(is_final, "no attempt of this activity can mend it");
         }
         for kind in [Kind::Transient, Kind::Fenced, Kind::Unknown] {
             assert!(!Failure::of(&error(kind)).asks_to_prepare_again(), "{kind:?}");
@@ -155,11 +152,19 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_error_is_final_by_its_own_count_whatever_the_attempt() {
-        assert!(!refuse(&error(Kind::Unknown), 60, || 1).1);
-        assert!(refuse(&error(Kind::Unknown), 60, || UNKNOWN_ATTEMPTS).1);
-        assert!(!refuse(&error(Kind::Transient), 60, || unreachable!("it is known")).1);
-        assert!(refuse(&error(Kind::Privilege), 1, || unreachable!("it is known")).1);
+    fn an_answer_is_final_where_the_verdict_is_and_says_how_long_was_waited() {
+        let answer = |verdict| match refuse(&error(Kind::Transient), 60, verdict) {
+            ActivityError::Application(failure) => failure,
+            other => panic!("{other:?}"),
+        };
+        assert!(!answer(Verdict::Again).is_non_retryable());
+        assert!(answer(Verdict::Final).is_non_retryable());
+        let given_up = answer(Verdict::GivenUp(Duration::from_millis(3_600_700)));
+        let said = given_up.to_string();
+        assert!(
+            given_up.is_non_retryable() && said.contains("given up after 1h of trying again: something"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -24,7 +24,7 @@ use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
@@ -33,7 +33,7 @@ use tokio::sync::Mutex;
 use crate::job::JobSpec;
 use crate::postgres::{ConnectionString, Error, Kind, Lease, Meter, Pool, Side, Throttle, examine, ledger};
 use crate::table::{Plan, PlanDigest, TableSpec};
-use attempts::UnknownErrors;
+use attempts::{Attempts, Verdict};
 
 pub use conclude::ConcludeInput;
 pub use copy_batch::{CopyBatchInput, CopyBatchOutput};
@@ -67,7 +67,7 @@ pub struct Activities {
     plan: Mutex<Option<Arc<Plan>>>,
     gauge: Arc<Gauge>,
     ending: Arc<AtomicBool>,
-    unknown_errors: UnknownErrors,
+    attempts: Attempts,
 }
 
 /// What the activities of this worker have going on, and how fast they may.
@@ -111,7 +111,7 @@ impl Activities {
                 bytes_in_flight: AtomicU64::new(0),
             }),
             ending: Arc::default(),
-            unknown_errors: UnknownErrors::default(),
+            attempts: Attempts::new(spec.give_up_after_ms.map(Duration::from_millis)),
         }
     }
 
@@ -234,7 +234,7 @@ impl Activities {
             Err(_) if self.ending.load(Ordering::SeqCst) => Err(failure::interrupted()),
             Err(_) => {
                 let (run, activity) = activity_id(ctx);
-                self.unknown_errors.forget(run, activity);
+                self.attempts.forget(run, activity);
                 Err(ActivityError::cancelled())
             }
         }
@@ -246,13 +246,13 @@ impl Activities {
         let (answer, is_final) = match done {
             Ok(done) => (Ok(done), true),
             Err(error) => {
-                let unknown = || self.unknown_errors.add(run, activity);
-                let (refused, is_final) = failure::refuse(&error, ctx.info().attempt, unknown);
-                (Err(refused), is_final)
+                let verdict = self.attempts.judge(run, activity, error.retry(), Instant::now());
+                let refused = failure::refuse(&error, ctx.info().attempt, verdict);
+                (Err(refused), verdict != Verdict::Again)
             }
         };
         if is_final {
-            self.unknown_errors.forget(run, activity);
+            self.attempts.forget(run, activity);
         }
         answer
     }

@@ -2,7 +2,8 @@
 //!
 //! Ids are handed out before they commit, so the highest visible key proves nothing about the keys below it. Once every
 //! transaction that was open when it was read has ended, it does: the rule of CREATE INDEX CONCURRENTLY. Since every round
-//! of a sync begins here, the target is asked as well whether it still knows this run.
+//! of a sync begins here, the target is asked as well whether it still knows this run, and the source whether it has gone
+//! back in time.
 //! Timeouts: an hour. Retried without limit while the error can pass. Idempotent.
 
 use std::time::Duration;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
 use super::{Activities, failure};
-use crate::postgres::{Error, cursor, ledger, writers};
+use crate::postgres::{Error, cursor, ledger, rewind, writers};
 use crate::table::{Fence, Key, Noted, TableSpec};
 
 /// What it is asked.
@@ -74,6 +75,8 @@ impl Activities {
         } else {
             writers::note(&source, &plan).await?
         };
+        let (epoch, highest) = (fence.epoch, now.key.as_ref());
+        rewind::note(&source, &target, table, &plan, epoch, highest, None).await?;
         let look_from = match (settled, input.lookback_keys) {
             (Some(settled), Some(keys)) => cursor::key_before(&source, &plan, settled, keys).await?,
             (settled, _) => settled.cloned(),

@@ -1,4 +1,5 @@
-//! `prepare`: looks at both tables, takes the ledger over, and says where to go on.
+//! `prepare`: looks at both tables, takes the ledger over, and says where to go on. A source that has gone back in time is
+//! refused.
 //!
 //! Timeouts: a day, with heartbeats (rows may have to be counted). Retried without limit while the error can pass. Idempotent: a repeat takes the ledger over once more,
 //! with a higher epoch, and finds the same batches lost.
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
 use super::{Activities, failure};
-use crate::postgres::{Ask, Error, cursor, ledger, look};
+use crate::postgres::{Ask, Error, cursor, ledger, look, rewind};
 use crate::table::{Key, Lost, Plan, Position, TableSpec};
 
 /// What it is asked.
@@ -65,6 +66,8 @@ impl Activities {
             None => None,
         };
         let highest = cursor::highest_key(&source, &plan).await?;
+        let (epoch, end) = (position.epoch, position.end());
+        rewind::note(&source, &target, table, &plan, epoch, highest.as_ref(), end).await?;
         *self.plan.lock().await = Some(Arc::new(plan.clone()));
         Ok(PrepareOutput {
             plan,

@@ -10,8 +10,8 @@ use clap::{Args as ArgGroup, Parser, Subcommand};
 
 use super::exit::ExitStatus;
 use super::printer::ColorChoice;
-use super::settings::Secret;
-use crate::job::{Against, BatchRows, JobError, JobName, OnConflict, RateLimit, TuningChange};
+use super::settings::{Secret, Wait};
+use crate::job::{Against, BatchRows, GiveUpAfter, JobError, JobName, OnConflict, RateLimit, TuningChange};
 use crate::job::{parse_concurrency, parse_interval, parse_lookback};
 use crate::observe::logs::LogFormat;
 use crate::observe::progress::ProgressMode;
@@ -168,10 +168,13 @@ Examples:
 Where a live process runs the job, unpauses it and returns. Where none does,
 runs it here, in the foreground. JOB may be left out when only one job is open.
 Passwords are looked for again: --source, LONGHAUL_SOURCE, PGPASSWORD, ~/.pgpass.
+--source and --target say where the servers are now; they must be the same
+databases.
 
 Examples:
   longhaul resume
-  longhaul resume audio_downloads")]
+  longhaul resume audio_downloads
+  longhaul resume audio_downloads --source postgres://app@moved/media")]
     Resume(ResumeArgs),
     /// End a job: batches in flight end or roll back, what is copied stays
     Cancel(JobArgs),
@@ -329,6 +332,9 @@ pub struct VerifyArgs {
     /// Speed limit: 20MB/s, 512KiB/s, none [env: LONGHAUL_MAX_RATE] [default: none]
     #[arg(long, value_name = "RATE", value_parser = rule(str::parse::<RateLimit>), allow_negative_numbers = true)]
     pub max_rate: Option<RateLimit>,
+    /// How long servers are waited for.
+    #[command(flatten)]
+    pub patience: PatienceArgs,
     /// Role that may own the ledger on the target, besides this user [env: LONGHAUL_LEDGER_OWNER]
     #[arg(long, value_name = "ROLE")]
     pub ledger_owner: Option<String>,
@@ -399,6 +405,9 @@ pub struct CopyArgs {
     /// Forget how far the job of this name came, and start over
     #[arg(long)]
     pub restart: bool,
+    /// How long servers are waited for.
+    #[command(flatten)]
+    pub patience: PatienceArgs,
     /// How progress is shown.
     #[command(flatten)]
     pub progress: ProgressArgs,
@@ -413,6 +422,18 @@ pub struct ConnectionArgs {
     /// Database to copy to: URL or libpq string [env: LONGHAUL_TARGET]
     #[arg(long, value_name = "URL")]
     pub target: Option<Secret>,
+}
+
+/// How long servers are waited for.
+#[derive(Debug, ArgGroup)]
+pub struct PatienceArgs {
+    /// Before it starts, wait for servers that are not reached: --wait for ever, --wait=10m so long [env: LONGHAUL_WAIT] [default: no]
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "forever",
+        value_parser = str::parse::<Wait>)]
+    pub wait: Option<Wait>,
+    /// Once it runs, fail after waiting so long for what should pass (a server that is gone, a lock): 1h [env: LONGHAUL_GIVE_UP_AFTER] [default: never]
+    #[arg(long, value_name = "TIME", value_parser = rule(str::parse::<GiveUpAfter>))]
+    pub give_up_after: Option<GiveUpAfter>,
 }
 
 /// How progress is shown.
@@ -474,9 +495,12 @@ pub struct ResumeArgs {
     /// Name of the job; may be left out when only one job is open
     #[arg(value_name = "JOB")]
     pub job: Option<String>,
-    /// Where the passwords are, if they are in the connection texts.
+    /// Where the servers are now, if they have moved; where the passwords are, if they are in the connection texts.
     #[command(flatten)]
     pub connections: ConnectionArgs,
+    /// How long servers are waited for.
+    #[command(flatten)]
+    pub patience: PatienceArgs,
     /// How progress is shown.
     #[command(flatten)]
     pub progress: ProgressArgs,
@@ -631,7 +655,9 @@ mod tests {
             "longhaul history j --json",
             "longhaul pause j",
             "longhaul resume",
-            "longhaul resume j --progress plain",
+            "longhaul resume j --progress plain --source a --target b --wait",
+            "longhaul migrate --table t --wait=10m --give-up-after 1h",
+            "longhaul verify j --wait=no --give-up-after never",
             "longhaul cancel j",
             "longhaul tune j --concurrency 8 --batch-rows auto --max-rate none",
             "longhaul demo --rows 2000",
@@ -657,6 +683,8 @@ mod tests {
             ("longhaul tune j --concurrency 0", "--concurrency", "1 to 64"),
             ("longhaul tune j --max-rate 20", "--max-rate", "at least 1KB/s"),
             ("longhaul sync --interval 0s", "--interval", "1s to a year"),
+            ("longhaul sync --wait=soon", "--wait", "forever"),
+            ("longhaul sync --give-up-after soon", "--give-up-after", "never"),
             ("longhaul migrate --table a.b.c", "--table", "more than two parts"),
             ("longhaul migrate --on-conflict ignore", "--on-conflict", "skip"),
             ("longhaul tune j", "--concurrency", "required"),

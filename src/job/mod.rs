@@ -14,5 +14,5 @@ pub use crate::table::{Against, OnConflict};
 pub use error::{Difference, JobError, Mismatch};
 pub use name::{ConnectionName, JobName};
 pub use rate::RateLimit;
-pub use spec::{JobSpec, Kind, VerifySpec, parse_interval, parse_lookback};
+pub use spec::{End, Ends, GiveUpAfter, JobSpec, Kind, VerifySpec, parse_interval, parse_lookback};
 pub use tuning::{BatchRows, Tuning, TuningChange, parse_concurrency};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::status::JobKind;
 use super::{ConnectionName, Difference, JobError, JobName, Mismatch, Tuning};
-use crate::table::{Against, OnConflict, TableName, TableSpec};
+use crate::table::{Against, DatabaseIdentity, OnConflict, TableName, TableSpec};
 
 const INTERVAL_MS_MIN: u64 = 1000;
 /// A year; longer waits are taken for a mistake, and the timer's arithmetic stays far from its end.
@@ -44,6 +44,54 @@ pub struct JobSpec {
     /// How many keys below the highest one a sync job looks at again each round, for ids taken in an earlier transaction.
     #[serde(default)]
     pub lookback_keys: Option<u64>,
+    /// Which database the source is, whatever address leads there; `None` where nobody has looked, and in jobs of versions
+    /// that went by addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_database: Option<DatabaseIdentity>,
+    /// Which database the target is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_database: Option<DatabaseIdentity>,
+    /// How long it waits, once it runs, for what should pass, at least 1000 ms; `None`: for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub give_up_after_ms: Option<u64>,
+}
+
+/// One end of a job: where it is reached, and which database that is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// The text that leads there.
+    pub address: ConnectionName,
+    /// Which database it is; `None` where nobody has looked.
+    #[serde(default)]
+    pub database: Option<DatabaseIdentity>,
+}
+
+/// Both ends of a job, as they may change from run to run: the servers may have moved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ends {
+    /// Where the rows are.
+    pub source: End,
+    /// Where they go.
+    pub target: End,
+}
+
+impl End {
+    /// Whether both are one database; `None` where the addresses differ and nothing else can be told.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> Option<bool> {
+        let databases = self.database.as_ref().zip(other.database.as_ref());
+        let told = databases.and_then(|(one, two)| one.is(two));
+        told.or_else(|| (self.address == other.address).then_some(true))
+    }
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.database {
+            Some(database) => write!(f, "{}, {database}", self.address),
+            None => write!(f, "{}", self.address),
+        }
+    }
 }
 
 /// Whether a job ends or goes on.
@@ -137,6 +185,27 @@ impl JobSpec {
         }
     }
 
+    /// Where its rows come from and go to.
+    #[must_use]
+    pub fn ends(&self) -> Ends {
+        Ends {
+            source: End {
+                address: self.source.clone(),
+                database: self.source_database.clone(),
+            },
+            target: End {
+                address: self.target.clone(),
+                database: self.target_database.clone(),
+            },
+        }
+    }
+
+    /// The same job, whose servers are elsewhere now.
+    pub fn move_to(&mut self, ends: Ends) {
+        (self.source, self.source_database) = (ends.source.address, ends.source.database);
+        (self.target, self.target_database) = (ends.target.address, ends.target.database);
+    }
+
     /// The table, as the ledger and every activity know it.
     #[must_use]
     pub fn table_spec(&self) -> TableSpec {
@@ -153,17 +222,22 @@ impl JobSpec {
 
     /// Says whether `asked` would copy the same rows to the same place as this job, which exists.
     ///
-    /// Source, target, both tables and the kind count; what may change from run to run (tuning, interval, conflicts,
-    /// lookback) does not.
+    /// The databases, both tables and the kind count; what may change from run to run (addresses, tuning, interval,
+    /// conflicts, lookback) does not. An end of which only another address is known is taken for another one.
     pub fn same_job_as(&self, asked: &Self) -> Result<(), Mismatch> {
         let kind = |spec: &Self| match spec.kind.label() {
             JobKind::Migrate => "migrate".to_owned(),
             JobKind::Sync => "sync".to_owned(),
             JobKind::Verify => "verify".to_owned(),
         };
-        let sides = [
-            ("source", self.source.to_string(), asked.source.to_string()),
-            ("target", self.target.to_string(), asked.target.to_string()),
+        let (here, there) = (self.ends(), asked.ends());
+        let ends = [
+            ("source", here.source, there.source),
+            ("target", here.target, there.target),
+        ];
+        let ends = ends.into_iter().filter(|(_, one, two)| one.is(two) != Some(true));
+        let ends = ends.map(|(what, one, two)| (what, one.to_string(), two.to_string()));
+        let others = [
             (
                 "source table",
                 self.source_table.to_string(),
@@ -176,8 +250,11 @@ impl JobSpec {
             ),
             ("kind", kind(self), kind(asked)),
         ];
-        let differs = sides.into_iter().filter(|(_, existing, asked)| existing != asked);
-        let differences: Vec<_> = differs
+        let others = others
+            .into_iter()
+            .filter(|(_, existing, asked)| existing != asked);
+        let differences: Vec<_> = ends
+            .chain(others)
             .map(|(what, existing, asked)| Difference {
                 what,
                 existing,
@@ -217,6 +294,29 @@ fn interval_refused(value: &str) -> JobError {
         flag: "--interval",
         value: value.to_owned(),
         rule,
+    }
+}
+
+/// How long a job that runs waits for what should pass, as the operator writes it: `never`, or 1 second to a year.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GiveUpAfter {
+    /// Milliseconds; `None`: it waits for ever.
+    pub ms: Option<u64>,
+}
+
+impl std::str::FromStr for GiveUpAfter {
+    type Err = JobError;
+
+    fn from_str(text: &str) -> Result<Self, JobError> {
+        if text == "never" {
+            return Ok(Self::default());
+        }
+        let ms = parse_interval(text).map_err(|_| JobError::Value {
+            flag: "--give-up-after",
+            value: text.to_owned(),
+            rule: "it must be never, or 1s to a year, as in `30s`, `10m` or `1h 30m`",
+        })?;
+        Ok(Self { ms: Some(ms) })
     }
 }
 
@@ -260,6 +360,16 @@ mod tests {
             ledger_owner: None,
             verify: None,
             lookback_keys: None,
+            source_database: None,
+            target_database: None,
+            give_up_after_ms: None,
+        }
+    }
+
+    fn identity(system: Option<&str>, database: &str) -> DatabaseIdentity {
+        DatabaseIdentity {
+            system_identifier: system.map(str::to_owned),
+            database: database.to_owned(),
         }
     }
 
@@ -285,6 +395,64 @@ mod tests {
     }
 
     #[test]
+    fn the_database_counts_and_not_the_address_that_leads_there() {
+        let with = |address: &str, database: DatabaseIdentity| JobSpec {
+            source: ConnectionName::without_password(address),
+            source_database: Some(database),
+            ..spec()
+        };
+        let existing = with("postgres://app@old/media", identity(Some("7"), "media"));
+        let moved = "postgres://app@new:5433/media?sslmode=require";
+        assert_eq!(
+            existing.same_job_as(&with(moved, identity(Some("7"), "media"))),
+            Ok(())
+        );
+        for (other, shown) in [
+            (identity(Some("8"), "media"), "database media of cluster 8"),
+            (identity(Some("7"), "audio"), "database audio of cluster 7"),
+        ] {
+            // Another database under the very same address, too.
+            for address in [moved, "postgres://app@old/media"] {
+                let asked = with(address, other.clone());
+                let said = existing
+                    .same_job_as(&asked)
+                    .expect_err("another database")
+                    .to_string();
+                assert!(said.contains(shown) && said.contains("of cluster 7"), "{said}");
+            }
+        }
+        // A server that keeps its identifier to itself is known by its address, and by its database's name.
+        let silent = |address, database| with(address, identity(None, database));
+        let old = "postgres://app@old/media";
+        assert_eq!(existing.same_job_as(&silent(old, "media")), Ok(()));
+        assert!(existing.same_job_as(&silent(moved, "media")).is_err());
+        assert!(existing.same_job_as(&silent(old, "audio")).is_err());
+        let end = |spec: &JobSpec| spec.ends().source;
+        assert_eq!(end(&existing).is(&end(&silent(moved, "media"))), None);
+        assert_eq!(end(&existing).is(&end(&silent(moved, "audio"))), Some(false));
+        let mut follows = existing.clone();
+        follows.move_to(with(moved, identity(Some("7"), "media")).ends());
+        assert_eq!(
+            (follows.source.as_str(), &follows.target),
+            (moved, &existing.target)
+        );
+    }
+
+    #[test]
+    fn how_long_is_waited_is_a_time_or_never() {
+        let read = |text: &str| text.parse::<GiveUpAfter>().map(|it| it.ms);
+        assert_eq!(read("never"), Ok(None));
+        assert_eq!(read("1h"), Ok(Some(3_600_000)));
+        for text in ["", "0s", "for ever", "-1h"] {
+            let error = read(text).expect_err(text).to_string();
+            assert!(
+                error.contains("--give-up-after") && error.contains("never"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
     fn a_job_tuned_otherwise_is_the_same_job() {
         let mut asked = spec();
         asked.tuning.concurrency = 8;
@@ -298,6 +466,8 @@ mod tests {
             let job = JobSpec {
                 kind,
                 lookback_keys: Some(1000),
+                source_database: Some(identity(Some("7"), "media")),
+                give_up_after_ms: Some(1000),
                 ..spec()
             };
             let json = serde_json::to_string(&job).expect("plain data");
@@ -317,6 +487,7 @@ mod tests {
         assert_eq!(job.kind, Kind::Sync { interval_ms: 2000 });
         assert_eq!((job.on_conflict, job.lookback_keys), (OnConflict::Error, None));
         assert!(!job.fire_triggers && !job.table_spec().fire_triggers);
+        assert_eq!((&job.source_database, job.give_up_after_ms), (&None, None));
     }
 
     #[test]

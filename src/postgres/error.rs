@@ -68,6 +68,8 @@ pub enum Kind {
     TableChanged,
     /// The target has lost batches that it had confirmed: it was failed over, or restored to an older state.
     TargetRewound,
+    /// The source has lost what was seen of it, and may give the keys of rows that were copied to others.
+    SourceRewound,
     /// Rows that were copied are not right under the table's new definition.
     Incompatible,
     /// Rows that were copied are not on the target any more: it was emptied, or made anew.
@@ -93,6 +95,8 @@ pub enum Kind {
 pub enum Retry {
     /// As often and as long as the job's policy says.
     Retry,
+    /// The same, but for no longer than [`BRIEF`]: then it is a mistake.
+    RetryBriefly,
     /// At most [`UNKNOWN_ATTEMPTS`] times: nothing unknown is retried forever in silence.
     RetryLimited,
     /// No attempt of the same thing can mend it; looking at both tables again may.
@@ -103,6 +107,10 @@ pub enum Retry {
 
 /// How many attempts an error of unknown kind gets.
 pub const UNKNOWN_ATTEMPTS: u32 = 10;
+
+/// How long it passes for a moment's matter, once a job runs, that pg_hba.conf refuses us or that a table is not there: a
+/// failover brings its rules late, and a table that is swapped has no name in between.
+pub const BRIEF: std::time::Duration = std::time::Duration::from_secs(60);
 
 impl Kind {
     /// The retry class, and what the operator can do.
@@ -140,7 +148,8 @@ impl Kind {
             Self::SameTable => (Retry::Never, "name two different databases or tables"),
             Self::ConflictingRow => (
                 Retry::Never,
-                "empty the target table, or say --on-conflict skip or --on-conflict update",
+                "delete the row that is there already, or say --on-conflict skip or --on-conflict update; where it is another \
+                 unique index than the key's that refuses the row, drop that index for the time of the copy",
             ),
             Self::NotEmpty => (
                 Retry::Never,
@@ -150,7 +159,10 @@ impl Kind {
                 Retry::Never,
                 "fix the row or the constraint, then run the same command again",
             ),
-            Self::InvalidValue => (Retry::Never, "compare the column's type on both sides"),
+            Self::InvalidValue => (
+                Retry::Never,
+                "compare the column's type, and the encoding of both databases",
+            ),
             Self::Fenced => (
                 Retry::Never,
                 "another run of this job has taken over; look at that one",
@@ -158,6 +170,10 @@ impl Kind {
             Self::TableChanged | Self::TargetRewound => (
                 Retry::Again,
                 "the job looks at both tables again, and continues where it can",
+            ),
+            Self::SourceRewound => (
+                Retry::Never,
+                "copy every row again, over those that are there: --restart --on-conflict update",
             ),
             Self::Incompatible => (
                 Retry::Never,
@@ -297,7 +313,12 @@ impl Error {
     /// Whether another attempt makes sense.
     #[must_use]
     pub fn retry(&self) -> Retry {
-        self.0.kind.policy().0
+        match (self.0.kind, self.sqlstate()) {
+            (Kind::Authentication, Some("28000")) | (Kind::UndefinedObject, None | Some("42P01")) => {
+                Retry::RetryBriefly
+            }
+            (kind, _) => kind.policy().0,
+        }
     }
 
     /// The server's five-character code, where the server sent one.

@@ -8,6 +8,7 @@ use super::catalog::{self, Survey, target_is_empty};
 use super::connect::Session;
 use super::error::{Error, Kind, Result, Side};
 use super::ledger::{self, State};
+use super::rewind;
 use crate::table::{Growth, OnConflict, Plan, TableSpec, Tally};
 
 /// What the job is going to do with the table.
@@ -28,6 +29,8 @@ pub struct Look {
     pub plan: Plan,
     /// What the ledger's batches did.
     pub found: Tally,
+    /// Whether the ledger knows the job.
+    pub known: bool,
 }
 
 /// What stands in the way of a job: at least one thing.
@@ -52,6 +55,12 @@ impl Troubles {
     #[must_use]
     pub fn first(&self) -> &Error {
         &self.first
+    }
+
+    /// All of them, to be kept.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<Error> {
+        std::iter::once(self.first).chain(self.others).collect()
     }
 
     /// All of them, in the order in which they were found.
@@ -97,11 +106,12 @@ pub async fn look(
     let Survey {
         plan,
         found,
+        known,
         troubles,
         ..
     } = survey;
     match (Troubles::of(troubles), plan) {
-        (None, Some(plan)) => Ok(Look { plan, found }),
+        (None, Some(plan)) => Ok(Look { plan, found, known }),
         (Some(troubles), _) => Err(troubles),
         (None, None) => Err(Error::new(Side::Source, Kind::Unknown, "no plan could be made").into()),
     }
@@ -143,11 +153,13 @@ async fn inspect(source: &Session, target: &Session, spec: &TableSpec, ask: &Ask
     } else if is_there && !ask.restart {
         let found = ledger::inspect(target, spec, &plan).await;
         let Some(found) = survey.keep(found) else { return };
-        survey.found = found.tally;
+        (survey.found, survey.known) = (found.tally, found.known);
         if !ask.sync {
             let checked = ledger::check_source(source, target, spec, &plan).await;
             survey.keep(checked);
         }
+        let rewound = rewind::check(source, target, spec, &plan).await;
+        survey.keep(rewound);
     }
     let must_be_empty = survey.found.batches == 0 && plan.on_conflict == OnConflict::Error;
     let may_look = |survey: &Survey| {

@@ -1,9 +1,10 @@
 //! What of a server's message is shown: names and conditions, never a row's value.
 //!
 //! Whoever writes a trigger, a check or a cast chooses its message and its SQLSTATE, and can put a row into the message. The
-//! file of PostgreSQL's source that reported it is not theirs to choose. So where rows are on the way a message is shown
-//! only if it is of a kind that is known to hold names and no values, from a file that is known to report that kind; all
-//! others are told by SQLSTATE, table, constraint and column.
+//! file of PostgreSQL's source that reported it is not theirs to choose, nor that the error came out of their function: its
+//! context says so. So where rows are on the way a message is shown only if it is of a kind that is known to hold names
+//! and no values, from a file that is known to report that kind, and about the statement itself; all others are told by
+//! SQLSTATE, table, constraint and column.
 
 use super::frames::REFUSED_SQLSTATE;
 use tokio_postgres::error::DbError;
@@ -74,7 +75,8 @@ pub(super) fn with_rows(error: &DbError) -> String {
         return error.message().to_owned();
     }
     let class = code.get(..2).unwrap_or_default();
-    let is_known = CLASSES.contains(&class) && code != "42601" && !is_raised(error);
+    let is_known =
+        CLASSES.contains(&class) && code != "42601" && !is_raised(error) && is_direct(error, class);
     let is_ours = match error.file() {
         Some(file) => FILES.contains(&file),
         // A pooler between us and the server, which sees no rows.
@@ -84,6 +86,17 @@ pub(super) fn with_rows(error: &DbError) -> String {
         format!("{} (SQLSTATE {code})", error.message())
     } else {
         told(error)
+    }
+}
+
+/// Whether it is about the statement itself, and not from within a function that ran for a row. What a value names (a
+/// regclass that is not there) is an error of the row that COPY has come to.
+fn is_direct(error: &DbError, class: &str) -> bool {
+    let mut lines = error.where_().unwrap_or_default().lines();
+    match (lines.next(), lines.next()) {
+        (None, _) => true,
+        (Some(line), None) => line.starts_with("COPY ") && class != "42",
+        _ => false,
     }
 }
 
@@ -109,8 +122,8 @@ fn told(error: &DbError) -> String {
         ("type", error.datatype()),
     ];
     for (what, name) in parts {
-        // RAISE can set these too: names, or whatever looks like one.
-        if let Some(name) = name.filter(|_| !is_raised(error)) {
+        // RAISE can set these too, and a function can make a table of any name: names, or whatever looks like one.
+        if let Some(name) = name.filter(|_| !is_raised(error) && is_direct(error, "")) {
             text.push_str(&format!(", {what} {name}"));
         }
     }

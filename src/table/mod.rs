@@ -11,14 +11,16 @@ mod name;
 mod plan;
 mod position;
 mod tally;
+mod wal;
 mod writers;
 
 pub use batch::{Batch, Fence, Key, KeyRange, Pass};
 pub use finding::{Against, Difference, Findings, TOLD_MAX};
 pub use name::{NameError, TableName};
 pub use plan::{
-    Column, CopyFormat, Growth, KeyColumn, OnConflict, Order, Plan, PlanDigest, SourceIdentity, TableSpec,
+    Column, CopyFormat, DatabaseIdentity, Growth, KeyColumn, OnConflict, Order, Plan, PlanDigest, TableSpec,
 };
 pub use position::{Lost, Position};
 pub use tally::Tally;
+pub use wal::{Lsn, SourceSeen, Wal};
 pub use writers::{Holder, Noted};

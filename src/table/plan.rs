@@ -34,7 +34,7 @@ pub struct Plan {
     /// The table on the target, with its schema.
     pub target: TableName,
     /// Which database the source is, as the ledger keeps it.
-    pub source_identity: SourceIdentity,
+    pub source_identity: DatabaseIdentity,
     /// How both tables were when the plan was made.
     pub digest: PlanDigest,
     /// Which files the source table is in: others after a rewrite, a TRUNCATE, or where the table was made anew.
@@ -167,13 +167,37 @@ pub enum OnConflict {
     Update,
 }
 
-/// Which database a source is: what must be the same when a ledger is taken up again.
+/// Which database one is, whatever address leads there: what must be the same when a job is taken up again.
+///
+/// A standby that was promoted is the same database; one that was filled from a dump is another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceIdentity {
+pub struct DatabaseIdentity {
     /// The cluster's system identifier; `None` where the server does not tell it.
     pub system_identifier: Option<String>,
     /// The database's name.
     pub database: String,
+}
+
+impl DatabaseIdentity {
+    /// Whether both are one database; `None` where that cannot be told, since a server keeps its identifier to itself.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> Option<bool> {
+        if self.database != other.database {
+            return Some(false);
+        }
+        let systems = self
+            .system_identifier
+            .as_ref()
+            .zip(other.system_identifier.as_ref());
+        systems.map(|(one, two)| one == two)
+    }
+}
+
+impl std::fmt::Display for DatabaseIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let system = self.system_identifier.as_deref().unwrap_or("?");
+        write!(f, "database {} of cluster {system}", self.database)
+    }
 }
 
 /// The number of the table whose files these are: the least, since a table is older than its partitions.

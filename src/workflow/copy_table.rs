@@ -1,7 +1,7 @@
 //! The workflow `CopyTable`: next batch, copy it, until all is there; a sync then sleeps and looks again.
 //!
-//! It decides, and remembers what it must to decide again after a crash; everything else is in activities. Signals `pause`
-//! and `resume`, the query `progress`, the update `tune`. Cancellation lets the batches in flight finish or roll back.
+//! It decides, and remembers what it must to decide again after a crash; everything else is in activities. Signals `pause`,
+//! `resume` and `move_to`, the query `progress`, the update `tune`. Cancellation lets the batches in flight finish or roll back.
 //! What survives continue-as-new is in `TableState`, and nothing is in flight then.
 
 #![expect(
@@ -29,7 +29,7 @@ use crate::activity::{
     Activities, ConcludeInput, NoteWritersInput, PrepareInput, conclude_options, note_writers_options,
     prepare_options,
 };
-use crate::job::{JobSpec, Kind, Tuning, TuningChange};
+use crate::job::{Ends, JobSpec, Kind, Tuning, TuningChange};
 use crate::table::{Fence, Position, TableSpec, Tally};
 
 /// The workflow's state; all of it follows from its history.
@@ -99,6 +99,12 @@ impl CopyTable {
     pub fn resume(&mut self, _: &mut SyncWorkflowContext<Self>) {
         self.paused = false;
         self.pokes += 1;
+    }
+
+    /// The servers have moved, or it is known by now which databases they are. What it does is the same.
+    #[signal]
+    pub fn move_to(&mut self, _: &mut SyncWorkflowContext<Self>, ends: Ends) {
+        self.spec.move_to(ends);
     }
 
     /// How far it is.

@@ -206,7 +206,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 mod tests {
     use super::*;
     use crate::table::{
-        CopyFormat, Growth, Holder, KeyRange, OnConflict, PlanDigest, SourceIdentity, TableName,
+        CopyFormat, DatabaseIdentity, Growth, Holder, KeyRange, OnConflict, PlanDigest, TableName,
     };
 
     fn key(text: &str) -> Key {
@@ -221,7 +221,7 @@ mod tests {
         Plan {
             source: name("public.a"),
             target: name("public.b"),
-            source_identity: SourceIdentity {
+            source_identity: DatabaseIdentity {
                 system_identifier: None,
                 database: "d".to_owned(),
             },

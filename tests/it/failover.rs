@@ -280,6 +280,53 @@ fn a_sync_brings_back_what_a_restore_lost_while_it_slept() {
     asleep(How::Restore);
 }
 
+#[test]
+fn a_sync_does_not_follow_a_source_that_went_back_and_its_way_out_leads_out() {
+    let often = ["--interval", "1s", "--batch-rows", "500"];
+    let options = ServerOptions {
+        fsync: false,
+        ..ServerOptions::default()
+    };
+    let mut source = ThrowawayServer::start(&options).unwrap();
+    let stage = Stage::on(&source, &pair().1, 3000);
+    let standby = source.standby().unwrap();
+    standby.stop_receiving().unwrap();
+    let process = stage.begin(&mut stage.copy("sync", &often));
+    stage.until_rows(2999);
+    stage.add(500);
+    stage.until_rows(3499);
+    source.fail_over_to(standby).unwrap();
+    let words = [
+        "gone back in time",
+        "(3500)",
+        "(3000)",
+        "--restart --on-conflict update",
+    ];
+    let ended = process.end().assert_code(3).assert_said(&words);
+    assert!(!ended.stderr.contains("the same command goes on"), "{ended:?}");
+    // It gives keys again that were copied as others' rows.
+    stage.add(200);
+    let again = stage.begin(&mut stage.copy("sync", &often)).end();
+    again.assert_code(3).assert_said(&["gone back in time"]);
+    let way_out = [&often[..], &["--restart", "--on-conflict", "update"]].concat();
+    let process = stage.begin(&mut stage.copy("sync", &way_out));
+    stage.until_state("SLEEPING");
+    process.interrupt();
+    process.end().assert_code(130);
+    let repair = ["verify", JOB, "--against", "source", "--repair", "--delete-extra"];
+    let ends = [
+        "--source",
+        &stage.source,
+        "--target",
+        &stage.target,
+        "--progress",
+        "none",
+    ];
+    stage.run(&[&repair[..], &ends].concat()).assert_code(0);
+    let (here, there) = stage.sums();
+    assert_eq!(here, there);
+}
+
 /// Goes back to a target that never heard of the job: neither its rows nor the schema `longhaul`.
 fn before_the_ledger(strike: impl FnOnce(&mut Scene)) {
     let mut scene = Scene::new(How::Restore, ROWS);

@@ -14,6 +14,7 @@ mod kept;
 mod kept_rows;
 mod kills;
 mod lost;
+mod moved;
 mod property;
 #[path = "../support/proxy.rs"]
 mod proxy;

@@ -145,6 +145,20 @@ async fn each_sqlstate_is_tried_again_or_final_at_once() {
             "relation does not exist",
             "",
             Kind::UndefinedObject,
+            Retry::RetryBriefly,
+        ),
+        (
+            "28000",
+            "no pg_hba.conf entry for host",
+            "",
+            Kind::Authentication,
+            Retry::RetryBriefly,
+        ),
+        (
+            "28P01",
+            "password authentication failed",
+            "",
+            Kind::Authentication,
             Retry::Never,
         ),
         (

@@ -342,9 +342,18 @@ async fn a_message_that_can_hold_a_rows_value_is_not_shown() {
         ("CREATE FUNCTION c(text) RETURNS bool LANGUAGE sql AS $$ SELECT $1::regproc IS NULL $$;
           CREATE TABLE t (k int PRIMARY KEY, v text CHECK (c(v)))", "42883"),
         ("CREATE TABLE t (k int PRIMARY KEY, v text CHECK (v::int > 0))", "22P02"),
+        ("CREATE FUNCTION c(text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
+              EXECUTE format('CREATE TEMPORARY TABLE x (a int CONSTRAINT %I CHECK (a > 0)) ON COMMIT DROP', $1);
+              INSERT INTO x VALUES (-1); RETURN true; END $$;
+          CREATE TABLE t (k int PRIMARY KEY, v text CHECK (c(v)))", "23514"),
+        ("CREATE FUNCTION c(text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN EXECUTE format('SELECT * FROM %I', $1); RETURN true; END $$;
+          CREATE TABLE t (k int PRIMARY KEY, v text CHECK (c(v)))", "42P01"),
+        ("CREATE TABLE t (k int PRIMARY KEY, v regclass)", "42P01"),
     ] {
+        let kind = if target.contains("regclass") { "regclass" } else { "text" };
         let databases = Databases::new("", "").await;
-        sql(&databases.source_url, "CREATE TABLE t (k int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'secretvalue')").await;
+        let source = format!("CREATE TABLE secretvalue (); CREATE TABLE t (k int PRIMARY KEY, v {kind}); INSERT INTO t VALUES (1, 'secretvalue')");
+        sql(&databases.source_url, &source).await;
         sql(&databases.target_url, target).await;
         for mode in [OnConflict::Error, OnConflict::Skip] {
             let run = databases.opened_for("t", mode).await;

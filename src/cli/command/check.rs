@@ -7,13 +7,12 @@ use super::super::exit::ExitStatus;
 use super::super::report::{self, Checked, Outcome, Report};
 use super::super::settings::{Setting, Settings};
 use super::Context;
-use super::copy::{Ends, of_side, parse};
+use super::ends::{Connections, of_side, parse};
+use crate::job::JobSpec;
 use crate::job::status::JobKind;
-use crate::job::{ConnectionName, JobSpec};
 use crate::observe::figures;
 use crate::postgres::{
-    Ask, ConnectionString, Error, Kind, Session, Side, Survey, Trial, Troubles, connect as connect_to,
-    look_at_one, read_some, survey,
+    Ask, Error, Kind, Session, Side, Survey, Trial, connect as connect_to, look_at_one, read_some, survey,
 };
 use crate::workflow::batch_rows;
 
@@ -46,7 +45,7 @@ pub async fn check(context: &Context<'_>, kind: JobKind, restart: bool, json: bo
 }
 
 /// The job that the settings make, and its two ends; or all that is missing or wrong in them.
-pub fn asked_for(settings: &Settings, kind: JobKind) -> Result<(JobSpec, Ends), Report> {
+pub fn asked_for(settings: &Settings, kind: JobKind) -> Result<(JobSpec, Connections), Report> {
     let (source, target, _) = settings.needed()?;
     let read = |text: &str, side| {
         let setting = connection(side);
@@ -57,34 +56,22 @@ pub fn asked_for(settings: &Settings, kind: JobKind) -> Result<(JobSpec, Ends), 
         read(target.expose(), Side::Target),
     );
     let ends = match (source, target) {
-        (Ok(source), Ok(target)) => Ends { source, target },
+        (Ok(source), Ok(target)) => Connections { source, target },
         (source, target) => {
             let reports = [source.err(), target.err()].into_iter().flatten();
             return Err(Report::all(reports).unwrap_or_else(|| Report::of("no ends", ExitStatus::Usage)));
         }
     };
-    let name = |end: &ConnectionString| ConnectionName::without_password(end.name());
-    let spec = settings.job_spec(kind, name(&ends.source), name(&ends.target))?;
+    let (source, target) = ends.names();
+    let spec = settings.job_spec(kind, source, target)?;
     spec.validate()?;
     Ok((spec, ends))
 }
 
-/// Connects to both sides; where one cannot be reached the other is looked at all the same.
-pub async fn sessions(
-    settings: &Settings,
+async fn connect_both(
     spec: &JobSpec,
-    ends: &Ends,
-) -> Result<(Session, Session), Report> {
-    match connect_both(spec, ends).await {
-        (Ok(source), Ok(target)) => Ok((source, target)),
-        (source, target) => {
-            let (troubles, _) = look_at_the_other(spec, source, target).await;
-            Err(of_sides(settings, troubles.iter()))
-        }
-    }
-}
-
-async fn connect_both(spec: &JobSpec, ends: &Ends) -> (Result<Session, Error>, Result<Session, Error>) {
+    ends: &Connections,
+) -> (Result<Session, Error>, Result<Session, Error>) {
     let application = format!("longhaul {}", spec.name);
     tokio::join!(
         connect_to(&ends.source, Side::Source, &application),
@@ -93,7 +80,7 @@ async fn connect_both(spec: &JobSpec, ends: &Ends) -> (Result<Session, Error>, R
 }
 
 /// What is in the way where a side, or both, cannot be reached.
-async fn look_at_the_other(
+pub async fn look_at_the_other(
     spec: &JobSpec,
     source: Result<Session, Error>,
     target: Result<Session, Error>,
@@ -114,25 +101,17 @@ async fn look_at_the_other(
 
 /// During what an error came, and so which setting it is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub enum Phase {
     Connecting,
     Looking,
 }
 
-type Told = (Phase, Error);
+pub type Told = (Phase, Error);
 
 /// Errors of both sides as one report.
-fn of_sides<'a>(settings: &Settings, troubles: impl Iterator<Item = &'a Told>) -> Report {
+pub fn of_sides<'a>(settings: &Settings, troubles: impl Iterator<Item = &'a Told>) -> Report {
     let reports = troubles.map(|(phase, error)| report_of(settings, *phase, error));
     Report::all(reports).unwrap_or_else(|| Report::of("nothing is in the way", ExitStatus::Failed))
-}
-
-/// What a look has found in the way, as one report.
-pub fn of_look(settings: &Settings, troubles: &Troubles) -> Report {
-    let reports = troubles
-        .iter()
-        .map(|error| report_of(settings, Phase::Looking, error));
-    Report::all(reports).unwrap_or_else(|| of_side(troubles.first()))
 }
 
 /// An error with the place of the setting that names what it is about.
@@ -163,7 +142,7 @@ fn connection(side: Side) -> Setting {
 async fn look_for(
     settings: &Settings,
     spec: &JobSpec,
-    ends: &Ends,
+    ends: &Connections,
     restart: bool,
     checked: &mut Checked,
 ) -> Option<Report> {
@@ -266,7 +245,7 @@ fn estimate(spec: &JobSpec, trial: Option<Trial>, checked: &mut Checked) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Kind as JobKindOf, Tuning};
+    use crate::job::{ConnectionName, Kind as JobKindOf, Tuning};
 
     fn spec(limit: Option<u64>) -> JobSpec {
         let name = ConnectionName::without_password("postgres://h/d");
@@ -285,6 +264,9 @@ mod tests {
             on_conflict: Default::default(),
             fire_triggers: false,
             ledger_owner: None,
+            give_up_after_ms: None,
+            source_database: None,
+            target_database: None,
             verify: None,
             lookback_keys: None,
         }

@@ -6,7 +6,7 @@ use super::super::args::{Args, Command, ConfigCommand};
 use super::super::exit::ExitStatus;
 use super::super::printer::{ColorChoice, Printer};
 use super::super::report::{self, Outcome, Report, SettingRow};
-use super::super::settings::{Origin, Secret, Setting, Settings};
+use super::super::settings::{Origin, Secret, Setting, Settings, Wait};
 use super::super::state_dir::StateDir;
 use crate::observe::logs::LogFormat;
 use crate::observe::progress::ProgressMode;
@@ -104,6 +104,12 @@ fn value(settings: &Settings, setting: Setting) -> Option<String> {
         Setting::LedgerOwner => settings.ledger_owner.clone()?,
         Setting::Verify => settings.verify.to_string(),
         Setting::Interval => span(settings.interval_ms),
+        Setting::Wait => match settings.wait {
+            Wait::No => "no".to_owned(),
+            Wait::Forever => "forever".to_owned(),
+            Wait::UpTo(time) => humantime::format_duration(time).to_string(),
+        },
+        Setting::GiveUpAfter => settings.give_up_after.ms.map_or("never".to_owned(), span),
         Setting::Lookback => settings.lookback_keys?.to_string(),
         Setting::Progress => match settings.progress {
             ProgressMode::Auto => "auto",

@@ -6,36 +6,56 @@ use super::super::args::{CopyArgs, ResumeArgs};
 use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
 use super::super::resources;
-use super::check;
+use super::super::settings::Setting;
+use super::check::{self, Phase};
+use super::ends::{self, By, Connections, Refusal, of_side};
 use super::inspect::unknown;
 use super::jobs::{self, Job};
 use super::run::{self, Ready};
 use super::{Context, refused, unreachable};
 use crate::connect::{self, ConnectError, Connected, Place};
 use crate::job::status::JobKind;
-use crate::job::{ConnectionName, JobSpec, TuningChange};
-use crate::postgres::{ConnectionString, Error, Kind, Look, Retry, Session, Side, ledger, look};
+use crate::job::{Ends, JobSpec, TuningChange};
+use crate::postgres::{Look, Session, Side, ledger, look};
 use crate::service::Mode;
+use crate::table::Position;
 use crate::worker;
 use crate::workflow::{CopyTable, JobInput};
 
-/// Both ends, with their secrets.
-pub(super) struct Ends {
-    pub source: ConnectionString,
-    pub target: ConnectionString,
+/// How a job that may exist already is begun again.
+#[derive(Clone, Copy)]
+struct Again {
+    restart: bool,
+    by: By,
+}
+
+/// What was found before the first row moves.
+struct Found {
+    source: Session,
+    target: Session,
+    /// What is asked for, with the databases that answered.
+    spec: JobSpec,
+    look: Look,
 }
 
 pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outcome {
-    let (spec, ends) = check::asked_for(context.settings, kind)?;
+    let (spec, connections) = check::asked_for(context.settings, kind)?;
     for warning in context.state_dir.prepare()? {
         context.printer.warn(&warning);
     }
     let connected = own(context).await?;
-    let known = jobs::find(&connected.client, spec.name.as_str()).await?;
-    if let Some(job) = &known {
-        must_be_the_same(job, &spec)?;
+    let mut known = jobs::find(&connected.client, spec.name.as_str()).await?;
+    if let Some(job) = &mut known {
+        ends::follow(job).await?;
+        if !args.restart {
+            must_do_the_same(job, &spec)?;
+        }
     }
-    begin(context, connected, spec, ends, known, args.restart).await
+    let again = Again {
+        restart: args.restart,
+        by: By::Command,
+    };
+    begin(context, connected, spec, connections, known, again).await
 }
 
 pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
@@ -48,7 +68,7 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     let connected = connect::reach(context.path(), Mode::Inspect)
         .await
         .map_err(|error| unreachable(&error))?;
-    let job = match &args.job {
+    let mut job = match &args.job {
         Some(name) => jobs::named(&connected.client, name).await?,
         None => match only_open_job(&connected).await? {
             Some(job) => job,
@@ -56,9 +76,13 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
         },
     };
     if let Place::Process(pid) = connected.place {
-        return unpause(context, &connected, &job, pid).await;
+        return unpause(context, &connected, &job, pid, args).await;
     }
-    let spec = job.spec.clone();
+    ends::follow(&mut job).await?;
+    let mut spec = job.spec.clone();
+    if context.settings.is_explicit(Setting::GiveUpAfter) {
+        spec.give_up_after_ms = context.settings.give_up_after.ms;
+    }
     let is_done = job.status == temporalio_client::WorkflowExecutionStatus::Completed;
     if is_done {
         context.printer.talk(&format!(
@@ -69,33 +93,37 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     }
     // Asked for in vain, the journal must be open for writing before the job can run.
     drop((job, connected));
-    let ends = Ends {
-        source: resolve(
-            &spec.source,
-            context.settings.source().ok().map(|secret| secret.expose()),
-            Side::Source,
-        )?,
-        target: resolve(
-            &spec.target,
-            context.settings.target().ok().map(|secret| secret.expose()),
-            Side::Target,
-        )?,
-    };
+    let connections = ends::of_job(context, &spec)?;
     let connected = own(context).await?;
-    let known = jobs::find(&connected.client, spec.name.as_str()).await?;
-    if let Some(job) = known.as_ref().filter(|job| job.is_open() && !job.is_earlier()) {
-        let resumed = job
-            .handle
-            .signal(CopyTable::resume, (), WorkflowSignalOptions::default())
-            .await;
-        resumed.map_err(|error| refused(&error))?;
+    let mut known = jobs::find(&connected.client, spec.name.as_str()).await?;
+    if let Some(job) = &mut known {
+        ends::follow(job).await?;
     }
-    begin(context, connected, spec, ends, known, false).await
+    let again = Again {
+        restart: false,
+        by: By::Name,
+    };
+    begin(context, connected, spec, connections, known, again).await
 }
 
 fn nothing_to_resume(context: &Context<'_>) -> Outcome {
     context.printer.talk("no job is open: there is nothing to resume");
     Ok(ExitStatus::Done)
+}
+
+/// A process that runs is not pointed elsewhere.
+fn must_stay_where_it_is(args: &ResumeArgs, job: &Job, owner: u32) -> Result<(), Report> {
+    if args.connections.source.is_none() && args.connections.target.is_none() {
+        return Ok(());
+    }
+    let words = format!(
+        "process {owner} runs job {}, on the connections that it was given",
+        job.spec.name
+    );
+    Err(Report::of(words, ExitStatus::Usage).with_hint(
+        "to point the job elsewhere, interrupt that process (Ctrl-C), then give this command again"
+            .to_owned(),
+    ))
 }
 
 async fn only_open_job(connected: &Connected) -> Result<Option<Job>, Report> {
@@ -114,7 +142,19 @@ async fn only_open_job(connected: &Connected) -> Result<Option<Job>, Report> {
     Ok(open.pop())
 }
 
-async fn unpause(context: &Context<'_>, connected: &Connected, job: &Job, owner: u32) -> Outcome {
+async fn send_resume(job: &Job) -> Result<(), Report> {
+    let options = WorkflowSignalOptions::default();
+    let resumed = job.handle.signal(CopyTable::resume, (), options).await;
+    resumed.map_err(|error| refused(&error))
+}
+
+async fn unpause(
+    context: &Context<'_>,
+    connected: &Connected,
+    job: &Job,
+    owner: u32,
+    args: &ResumeArgs,
+) -> Outcome {
     let name = &job.spec.name;
     if !job.is_open() {
         let words = format!(
@@ -130,11 +170,8 @@ async fn unpause(context: &Context<'_>, connected: &Connected, job: &Job, owner:
             pid: owner,
         }));
     }
-    let resumed = job
-        .handle
-        .signal(CopyTable::resume, (), WorkflowSignalOptions::default())
-        .await;
-    resumed.map_err(|error| refused(&error))?;
+    must_stay_where_it_is(args, job, owner)?;
+    send_resume(job).await?;
     context
         .printer
         .talk(&format!("job {name} continues, in process {owner}"));
@@ -161,41 +198,11 @@ pub(super) async fn own(context: &Context<'_>) -> Result<Connected, Report> {
         .map_err(|error| unreachable(&error))
 }
 
-pub(super) fn parse(text: &str, side: Side) -> Result<ConnectionString, Report> {
-    text.parse().map_err(|words: String| {
-        Report::of(format!("--{side} is not understood: {words}"), ExitStatus::Usage).with_hint(
-            "a URL is postgres://user@host:port/database; the other form is `host=... dbname=... user=...`"
-                .to_owned(),
-        )
-    })
-}
-
-/// A job's connection again: what is given now, if it names the same database, else what the journal has (without password).
-pub(super) fn resolve(
-    name: &ConnectionName,
-    given: Option<&str>,
-    side: Side,
-) -> Result<ConnectionString, Report> {
-    if let Some(given) = given {
-        let given = parse(given, side)?;
-        if given.name() == name.as_str() {
-            return Ok(given);
-        }
-        let words = format!(
-            "the job's {side} is {name}, and the {side} given now is {}",
-            given.name()
-        );
-        return Err(Report::of(words, ExitStatus::Usage).with_hint(format!(
-            "leave --{side} and LONGHAUL_{} out, or give the job's",
-            side.to_string().to_uppercase()
-        )));
-    }
-    parse(name.as_str(), side)
-}
-
-/// The same name must mean the same job. The kind of one that has ended may change: a sync goes on from a migrate's ledger.
-fn must_be_the_same(job: &Job, spec: &JobSpec) -> Result<(), Report> {
+/// The same name must mean the same tables and kind; whether the databases are the same, they say themselves. The kind of
+/// a job that has ended may change: a sync goes on from a migrate's ledger.
+fn must_do_the_same(job: &Job, spec: &JobSpec) -> Result<(), Report> {
     let mut asked = spec.clone();
+    asked.move_to(job.spec.ends());
     if !job.is_open() {
         asked.kind = job.spec.kind;
     }
@@ -207,14 +214,21 @@ async fn begin(
     context: &Context<'_>,
     connected: Connected,
     spec: JobSpec,
-    ends: Ends,
+    connections: Connections,
     known: Option<Job>,
-    restart: bool,
+    again: Again,
 ) -> Outcome {
     resources::must_suffice_for(spec.tuning.concurrency)?;
-    let (source, target) = check::sessions(context.settings, &spec, &ends).await?;
-    let found = look_at(context, &source, &target, &spec, restart).await?;
-    for warning in &found.plan.warnings {
+    let restart = again.restart;
+    let job = known.as_ref().filter(|_| !restart);
+    let attempt = async || look_at(&connections, &spec, job, again).await;
+    let Found {
+        source,
+        target,
+        spec,
+        look,
+    } = ends::patiently(context, attempt).await?;
+    for warning in &look.plan.warnings {
         context.printer.warn(warning);
     }
     let was_complete = known.as_ref().is_some_and(Job::is_complete);
@@ -222,79 +236,121 @@ async fn begin(
     let open = known.take_if(|job| job.is_open() && !restart && !must_begin_anew(job, &spec));
     let before = known;
     if let Some(job) = before.as_ref().filter(|job| job.is_open()) {
-        let reason = if restart {
-            "--restart"
-        } else if job.is_earlier() {
-            "an earlier version of longhaul began it: it continues from the ledger"
-        } else {
-            "its settings were changed"
-        };
-        let options = WorkflowTerminateOptions::builder().reason(reason).build();
-        job.handle
-            .terminate(options)
-            .await
-            .map_err(|error| refused(&error))?;
+        end_the_one_before(job, restart).await?;
     }
     if restart {
-        ledger::forget(&target, &spec.table_spec(), &found.plan)
+        ledger::forget(&target, &spec.table_spec(), &look.plan)
             .await
             .map_err(|error| of_side(&error))?;
     }
-    say_where_it_begins(context, &spec, &found, open.is_some(), was_complete && !restart);
+    say_where_it_begins(context, &spec, &look, open.is_some(), was_complete && !restart);
     drop((source, target));
-    let activities = worker::activities(&spec, ends.source, ends.target);
+    if let Some(job) = &open {
+        ends::tell(job, &spec).await?;
+        if again.by == By::Name {
+            send_resume(job).await?;
+        }
+    }
+    let activities = worker::activities(&spec, connections.source, connections.target);
     let ready = Ready::start(&connected, &spec.name, activities)?;
-    let change = context.settings.tuning_change();
     match open {
-        Some(job) => apply_tuning(&job, change).await?,
+        Some(job) => apply_tuning(&job, context.settings.tuning_change()).await?,
         None => {
-            let options =
-                WorkflowStartOptions::new(worker::task_queue(&spec.name), spec.name.to_string()).build();
-            let input = JobInput {
-                spec: spec.clone(),
-                paused: false,
-                state: None,
-                verifying: None,
-                known: match &before {
-                    Some(job) if !restart => job.told().await,
-                    _ => None,
-                },
+            let told = match &before {
+                Some(job) if !restart => job.told().await,
+                _ => None,
             };
-            let started = connected
-                .client
-                .start_workflow(CopyTable::run, input, options)
-                .await;
-            started.map_err(|error| refused(&error))?;
+            start(&connected, &spec, told).await?;
         }
     }
     run::to_the_end(context, connected, &spec, ready, false).await
 }
 
-async fn look_at(
-    context: &Context<'_>,
-    source: &Session,
-    target: &Session,
-    spec: &JobSpec,
-    restart: bool,
-) -> Result<Look, Report> {
-    let found = look(source, target, &spec.table_spec(), &check::ask(spec, restart)).await;
-    found.map_err(|troubles| check::of_look(context.settings, &troubles))
+async fn end_the_one_before(job: &Job, restart: bool) -> Result<(), Report> {
+    let reason = if restart {
+        "--restart"
+    } else if job.is_earlier() {
+        "an earlier version of longhaul began it: it continues from the ledger"
+    } else {
+        "its settings were changed"
+    };
+    let options = WorkflowTerminateOptions::builder().reason(reason).build();
+    let ended = job.handle.terminate(options).await;
+    ended.map_err(|error| refused(&error))
 }
 
-/// An error of PostgreSQL's before the job starts: the side decides the exit status.
-pub(super) fn of_side(error: &Error) -> Report {
-    let status = match error.side() {
-        _ if error.kind() == Kind::InvalidInput => ExitStatus::Usage,
-        Side::Source => ExitStatus::Source,
-        Side::Target => ExitStatus::Target,
+/// Starts a job's workflow; `known` is what an earlier run was told is on the target.
+pub(super) async fn start(
+    connected: &Connected,
+    spec: &JobSpec,
+    known: Option<Position>,
+) -> Result<(), Report> {
+    let options = WorkflowStartOptions::new(worker::task_queue(&spec.name), spec.name.to_string()).build();
+    let input = JobInput {
+        spec: spec.clone(),
+        paused: false,
+        state: None,
+        verifying: None,
+        known,
     };
-    let hint = match error.retry() {
-        Retry::Retry if error.kind() == Kind::Transient => {
-            "nothing was started: run the same command again".to_owned()
+    let started = connected
+        .client
+        .start_workflow(CopyTable::run, input, options)
+        .await;
+    started.map(drop).map_err(|error| refused(&error))
+}
+
+/// Gets to both ends, sees that they are the job's, and looks at the table there.
+async fn look_at(
+    connections: &Connections,
+    spec: &JobSpec,
+    job: Option<&Job>,
+    again: Again,
+) -> Result<Found, Refusal> {
+    let reached = tokio::join!(
+        ends::reach(&connections.source, Side::Source, spec),
+        ends::reach(&connections.target, Side::Target, spec)
+    );
+    let ((source, from), (target, to)) = match (reached, job) {
+        ((Ok(source), Ok(target)), _) => (source, target),
+        // Nobody there can say that it is the same database.
+        ((Err(error), _) | (_, Err(error)), Some(job)) if ends::went_by_another_address(&job.spec, spec) => {
+            let other = ends::other(&job.spec, spec, again.by);
+            return Err(other.caused_by(&error.chain()).into());
         }
-        _ => error.hint().to_owned(),
+        ((source, target), _) => {
+            let (source, target) = (
+                source.map(|(session, _)| session),
+                target.map(|(session, _)| session),
+            );
+            let (troubles, _) = check::look_at_the_other(spec, source, target).await;
+            return Err(Refusal::Postgres(troubles));
+        }
     };
-    Report::new(error, status).with_hint(hint)
+    let mut spec = spec.clone();
+    spec.move_to(Ends {
+        source: from,
+        target: to,
+    });
+    let in_doubt = match job {
+        Some(job) => ends::are_of(&job.spec, &spec, again.by)?,
+        None => false,
+    };
+    let ask = check::ask(&spec, again.restart);
+    let look = look(&source, &target, &spec.table_spec(), &ask).await;
+    let look = look.map_err(|troubles| {
+        let troubles = troubles.into_vec().into_iter();
+        Refusal::Postgres(troubles.map(|error| (Phase::Looking, error)).collect())
+    })?;
+    if let Some(job) = job.filter(|_| in_doubt && !look.known) {
+        return Err(ends::other(&job.spec, &spec, again.by).into());
+    }
+    Ok(Found {
+        source,
+        target,
+        spec,
+        look,
+    })
 }
 
 /// Settings that a running workflow cannot take over: it ends, and a new run goes on from the ledger.
@@ -323,17 +379,17 @@ pub(super) async fn apply_tuning(job: &Job, change: TuningChange) -> Result<(), 
 fn say_where_it_begins(
     context: &Context<'_>,
     spec: &JobSpec,
-    found: &Look,
+    look: &Look,
     is_open: bool,
     was_complete: bool,
 ) {
     let count = crate::observe::figures::count;
-    let place = format!("{} -> {}", found.plan.source, found.plan.target);
-    let (rows, batches) = (count(found.found.rows), count(found.found.batches));
+    let place = format!("{} -> {}", look.plan.source, look.plan.target);
+    let (rows, batches) = (count(look.found.rows), count(look.found.batches));
     let name = &spec.name;
     let words = if is_open {
         format!("job {name} continues: {place}")
-    } else if found.found.batches == 0 {
+    } else if look.found.batches == 0 {
         format!("job {name} begins: {place}")
     } else if was_complete {
         format!(

@@ -5,6 +5,7 @@ mod config;
 mod control;
 mod copy;
 mod demo;
+mod ends;
 mod history;
 mod inspect;
 mod jobs;

@@ -159,7 +159,7 @@ fn checked(name: &JobName, status: &JobStatus) -> String {
 /// What the same command does once the cause is mended; `None` where only another one helps, which the failure names.
 fn goes_on(kind: &str) -> Option<&'static str> {
     match kind {
-        "Different" | "Emptied" | "Incompatible" | "Fenced" => None,
+        "Different" | "Emptied" | "Incompatible" | "Fenced" | "SourceRewound" => None,
         _ => Some("once the cause is fixed, the same command continues from here"),
     }
 }
@@ -269,7 +269,11 @@ async fn ended(
         }
         WorkflowExecutionStatus::Failed => {
             let failure = job.failure().await;
-            let report = Report::of(format!("job {name} failed after {done}"), ExitStatus::Failed);
+            let status = match &failure {
+                Some(failure) if failure.kind == "SourceRewound" => ExitStatus::Source,
+                _ => ExitStatus::Failed,
+            };
+            let report = Report::of(format!("job {name} failed after {done}"), status);
             Err(match failure {
                 Some(failure) => report
                     .caused_by(&failure.message)

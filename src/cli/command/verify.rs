@@ -1,21 +1,21 @@
 //! `verify`: a durable job like the others, that reads both ends of a job that has copied, or of two tables.
 
-use temporalio_client::{WorkflowStartOptions, WorkflowTerminateOptions};
+use temporalio_client::WorkflowTerminateOptions;
 
 use super::super::args::VerifyArgs;
 use super::super::exit::ExitStatus;
 use super::super::report::{self, Outcome, Report};
+use super::ends::{self, By, Connections, Refusal};
 use super::inspect::unknown;
 use super::jobs::{self, Job};
 use super::run::{self, Ready};
 use super::{Context, refused};
 use crate::connect::Connected;
 use crate::job::status::JobKind;
-use crate::job::{Against, ConnectionName, JobName, JobSpec, Kind, VerifySpec};
-use crate::postgres::{ConnectionString, Side, connect as connect_to};
+use crate::job::{Against, JobName, JobSpec, Kind, VerifySpec};
+use crate::postgres::Side;
 use crate::table::Position;
 use crate::worker;
-use crate::workflow::{CopyTable, JobInput};
 
 /// What a job's verification is called after the job.
 const SUFFIX: &str = ".verify";
@@ -28,7 +28,7 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
         context.printer.warn(&warning);
     }
     let connected = super::copy::own(context).await?;
-    let (spec, source, target) = match &args.job {
+    let (spec, connections, job) = match &args.job {
         Some(name) => of_job(context, args, &connected, name).await?,
         None => of_tables(context, args)?,
     };
@@ -38,8 +38,12 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
     };
     spec.validate()?;
     super::super::resources::must_suffice_for(spec.tuning.concurrency)?;
-    reach(&spec, &source, &target).await?;
-    let known = jobs::find(&connected.client, spec.name.as_str()).await?;
+    let attempt = async || reach(&spec, &connections, job.as_ref()).await;
+    let spec = ends::patiently(context, attempt).await?;
+    let mut known = jobs::find(&connected.client, spec.name.as_str()).await?;
+    if let Some(job) = &mut known {
+        ends::follow(job).await?;
+    }
     let open = match known.filter(Job::is_open) {
         Some(job) if job.spec.verify == spec.verify && job.spec.same_job_as(&spec).is_ok() => Some(job),
         Some(job) => {
@@ -67,26 +71,14 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
         "verification of {} {begins}: the target is compared with {what}{up_to}",
         what_is_verified(&spec)
     ));
-    let activities = worker::activities(&spec, source, target);
+    if let Some(job) = &open {
+        ends::tell(job, &spec).await?;
+    }
+    let activities = worker::activities(&spec, connections.source, connections.target);
     let ready = Ready::start(&connected, &spec.name, activities)?;
     match open {
         Some(job) => super::copy::apply_tuning(&job, context.settings.tuning_change()).await?,
-        None => {
-            let options =
-                WorkflowStartOptions::new(worker::task_queue(&spec.name), spec.name.to_string()).build();
-            let input = JobInput {
-                spec: spec.clone(),
-                paused: false,
-                state: None,
-                verifying: None,
-                known: was_told,
-            };
-            let started = connected
-                .client
-                .start_workflow(CopyTable::run, input, options)
-                .await;
-            started.map_err(|error| refused(&error))?;
-        }
+        None => super::copy::start(&connected, &spec, was_told).await?,
     }
     run::to_the_end(context, connected, &spec, ready, args.json).await
 }
@@ -107,14 +99,18 @@ fn what_is_verified(spec: &JobSpec) -> String {
     job.map_or_else(|| spec.source_table.to_string(), ToString::to_string)
 }
 
+/// What is verified, the ways there, and the job that has copied it.
+type Asked = (JobSpec, Connections, Option<JobSpec>);
+
 /// A verification of what a job has copied: its tables, by its ledger.
 async fn of_job(
     context: &Context<'_>,
     args: &VerifyArgs,
     connected: &Connected,
     name: &str,
-) -> Result<(JobSpec, ConnectionString, ConnectionString), Report> {
-    let job = jobs::named(&connected.client, name).await?;
+) -> Result<Asked, Report> {
+    let mut job = jobs::named(&connected.client, name).await?;
+    ends::follow(&mut job).await?;
     if job.spec.kind == Kind::Verify {
         let words = format!("{name} is a verification itself");
         return Err(Report::of(words, ExitStatus::Usage)
@@ -125,12 +121,7 @@ async fn of_job(
             "job {name} is not complete: what it has not copied yet is not looked at"
         ));
     }
-    let given =
-        |setting: Option<&crate::cli::settings::Secret>| setting.map(|secret| secret.expose().to_owned());
-    let source = given(context.settings.source().ok());
-    let target = given(context.settings.target().ok());
-    let source = super::copy::resolve(&job.spec.source, source.as_deref(), Side::Source)?;
-    let target = super::copy::resolve(&job.spec.target, target.as_deref(), Side::Target)?;
+    let connections = ends::of_job(context, &job.spec)?;
     let mut tuning = job.spec.tuning;
     context.settings.tuning_change().apply(&mut tuning);
     let spec = JobSpec {
@@ -144,28 +135,26 @@ async fn of_job(
             delete_extra: args.delete_extra,
         }),
         lookback_keys: None,
+        give_up_after_ms: context.settings.give_up_after.ms,
         ..job.spec.clone()
     };
-    Ok((spec, source, target))
+    Ok((spec, connections, Some(job.spec)))
 }
 
 /// A verification of two tables, whoever filled them: there are no receipts.
-fn of_tables(
-    context: &Context<'_>,
-    args: &VerifyArgs,
-) -> Result<(JobSpec, ConnectionString, ConnectionString), Report> {
+fn of_tables(context: &Context<'_>, args: &VerifyArgs) -> Result<Asked, Report> {
     if args.against == Some(Against::Receipts) {
         return Err(
             Report::of("receipts are of a job, and none is named", ExitStatus::Usage)
                 .with_hint("longhaul verify JOB, or --against source".to_owned()),
         );
     }
-    let source = super::copy::parse(context.settings.source()?.expose(), Side::Source)?;
-    let target = super::copy::parse(context.settings.target()?.expose(), Side::Target)?;
-    let name = |end: &ConnectionString| ConnectionName::without_password(end.name());
-    let spec = context
-        .settings
-        .job_spec(JobKind::Verify, name(&source), name(&target))?;
+    let connections = Connections {
+        source: ends::parse(context.settings.source()?.expose(), Side::Source)?,
+        target: ends::parse(context.settings.target()?.expose(), Side::Target)?,
+    };
+    let (source, target) = connections.names();
+    let spec = context.settings.job_spec(JobKind::Verify, source, target)?;
     let spec = JobSpec {
         name: name_of(spec.name.as_str())?,
         verify: Some(VerifySpec {
@@ -177,7 +166,7 @@ fn of_tables(
         // A verification fires triggers only where it repairs, and then as the copy did.
         ..spec
     };
-    Ok((spec, source, target))
+    Ok((spec, connections, None))
 }
 
 /// What the verification of a job is called.
@@ -185,27 +174,25 @@ fn name_of(job: &str) -> Result<JobName, Report> {
     Ok(format!("{job}{SUFFIX}").parse::<JobName>()?)
 }
 
-/// Both ends must be reached before the job begins; against receipts the source is not asked.
-async fn reach(spec: &JobSpec, source: &ConnectionString, target: &ConnectionString) -> Result<(), Report> {
-    let application = format!("longhaul {}", spec.name);
-    let of_side = |error| super::copy::of_side(&error);
-    drop(
-        connect_to(target, Side::Target, &application)
-            .await
-            .map_err(of_side)?,
-    );
+/// Both ends must be reached before the job begins, and be those of the job that has copied; against receipts the source
+/// is not asked.
+async fn reach(spec: &JobSpec, connections: &Connections, job: Option<&JobSpec>) -> Result<JobSpec, Refusal> {
     let needs_source = spec
         .verify
         .as_ref()
         .is_some_and(|verify| verify.repair || verify.against == Against::Source);
+    let mut ends = spec.ends();
+    (_, ends.target) = ends::reach(&connections.target, Side::Target, spec).await?;
     if needs_source {
-        drop(
-            connect_to(source, Side::Source, &application)
-                .await
-                .map_err(of_side)?,
-        );
+        (_, ends.source) = ends::reach(&connections.source, Side::Source, spec).await?;
     }
-    Ok(())
+    let mut spec = spec.clone();
+    spec.move_to(ends);
+    if let Some(job) = job {
+        // Where an end cannot be told, the ledger that is read tells: it is of this job, and of that source.
+        ends::are_of(job, &spec, By::Name)?;
+    }
+    Ok(spec)
 }
 
 /// The end of a verification: what was found goes to stdout.

@@ -184,7 +184,8 @@ impl From<JobError> for Report {
 
 impl From<Mismatch> for Report {
     fn from(error: Mismatch) -> Self {
-        let hint = "give the new job a name of its own with --name".to_owned();
+        let hint = "give the new job a name of its own with --name, or begin this one anew with --restart"
+            .to_owned();
         Self::new(&error, ExitStatus::Usage).with_hint(hint)
     }
 }

@@ -8,10 +8,12 @@ mod error;
 mod file;
 mod secret;
 mod setting;
+mod wait;
 
 pub use error::SettingsError;
 pub use secret::Secret;
 pub use setting::{Origin, Setting};
+pub use wait::Wait;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,13 +23,14 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::args::{
-    AnyJobArgs, Args, Command, ConfigCommand, ConnectionArgs, CopyArgs, ProgressArgs, RoundArgs, VerifyArgs,
+    AnyJobArgs, Args, Command, ConfigCommand, ConnectionArgs, CopyArgs, PatienceArgs, ProgressArgs,
+    RoundArgs, VerifyArgs,
 };
 use super::printer::ColorChoice;
 use crate::job::status::JobKind;
 use crate::job::{
-    BatchRows, ConnectionName, JobError, JobName, JobSpec, Kind, OnConflict, RateLimit, Tuning, TuningChange,
-    VerifySpec,
+    BatchRows, ConnectionName, GiveUpAfter, JobError, JobName, JobSpec, Kind, OnConflict, RateLimit, Tuning,
+    TuningChange, VerifySpec,
 };
 use crate::job::{parse_concurrency, parse_interval, parse_lookback};
 use crate::observe::logs::LogFormat;
@@ -72,6 +75,10 @@ pub struct Settings {
     pub interval_ms: u64,
     /// Keys that a sync job looks at again.
     pub lookback_keys: Option<u64>,
+    /// How long servers that are not reached are waited for before a job starts.
+    pub wait: Wait,
+    /// How long a job that runs waits for what should pass.
+    pub give_up_after: GiveUpAfter,
     /// How progress is shown.
     pub progress: ProgressMode,
     /// The form of the log.
@@ -278,6 +285,8 @@ impl Settings {
             Setting::Verify => self.verify = read_bool(text)?,
             Setting::Interval => self.interval_ms = parse_interval(text).map_err(rule)?,
             Setting::Lookback => self.lookback_keys = Some(parse_lookback(text).map_err(rule)?),
+            Setting::Wait => self.wait = text.parse()?,
+            Setting::GiveUpAfter => self.give_up_after = text.parse().map_err(rule)?,
             Setting::Progress => self.progress = text.parse().map_err(shown)?,
             Setting::LogFormat => self.log_format = text.parse().map_err(shown)?,
             Setting::Color => self.color = text.parse()?,
@@ -318,6 +327,7 @@ impl Settings {
             }
             Command::Resume(resume) => {
                 self.take_connection_flags(&resume.connections);
+                self.take_patience_flags(&resume.patience);
                 self.take_progress_flag(&resume.progress);
             }
             Command::Demo(demo) => self.take_progress_flag(&demo.progress),
@@ -353,6 +363,7 @@ impl Settings {
         self.flag(Setting::OnConflict, &copy.on_conflict, |s, v| s.on_conflict = v);
         let fire_triggers = copy.fire_triggers.then_some(true);
         self.flag(Setting::FireTriggers, &fire_triggers, |s, v| s.fire_triggers = v);
+        self.take_patience_flags(&copy.patience);
         self.flag(Setting::LedgerOwner, &copy.ledger_owner, |s, v| {
             s.ledger_owner = Some(v)
         });
@@ -369,6 +380,7 @@ impl Settings {
             s.concurrency = v
         });
         self.flag(Setting::MaxRate, &verify.max_rate, |s, v| s.max_rate = v);
+        self.take_patience_flags(&verify.patience);
         self.flag(Setting::LedgerOwner, &verify.ledger_owner, |s, v| {
             s.ledger_owner = Some(v)
         });
@@ -378,6 +390,13 @@ impl Settings {
     fn take_connection_flags(&mut self, connections: &ConnectionArgs) {
         self.flag(Setting::Source, &connections.source, |s, v| s.source = Some(v));
         self.flag(Setting::Target, &connections.target, |s, v| s.target = Some(v));
+    }
+
+    fn take_patience_flags(&mut self, patience: &PatienceArgs) {
+        self.flag(Setting::Wait, &patience.wait, |s, v| s.wait = v);
+        self.flag(Setting::GiveUpAfter, &patience.give_up_after, |s, v| {
+            s.give_up_after = v
+        });
     }
 
     fn take_progress_flag(&mut self, progress: &ProgressArgs) {
@@ -481,6 +500,9 @@ impl Settings {
             ledger_owner: self.ledger_owner.clone(),
             verify: (kind == Kind::Migrate && self.verify).then(VerifySpec::default),
             lookback_keys,
+            source_database: None,
+            target_database: None,
+            give_up_after_ms: self.give_up_after.ms,
         };
         spec.validate()?;
         Ok(spec)

@@ -25,6 +25,8 @@ pub enum Setting {
     Verify,
     Interval,
     Lookback,
+    Wait,
+    GiveUpAfter,
     Progress,
     LogFormat,
     LogFile,
@@ -34,7 +36,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Source,
         Self::Target,
         Self::Table,
@@ -49,6 +51,8 @@ impl Setting {
         Self::Verify,
         Self::Interval,
         Self::Lookback,
+        Self::Wait,
+        Self::GiveUpAfter,
         Self::Progress,
         Self::LogFormat,
         Self::LogFile,
@@ -73,6 +77,8 @@ impl Setting {
             Self::Verify => "verify",
             Self::Interval => "interval",
             Self::Lookback => "lookback",
+            Self::Wait => "wait",
+            Self::GiveUpAfter => "give_up_after",
             Self::Progress => "progress",
             Self::LogFormat => "log_format",
             Self::LogFile => "log_file",

@@ -82,8 +82,10 @@ fn missing_on_target(source: &Relation, target: &Relation, column: &Attribute) -
             candidate.name
         ),
         None => format!(
-            "ALTER TABLE {} ADD COLUMN \"{}\" {}",
-            target.name, column.name, column.shown
+            "ALTER TABLE {} ADD COLUMN {} {}",
+            quote_table(&target.name),
+            quote_identifier(&column.name),
+            column.shown
         ),
     };
     Error::new(
@@ -299,16 +301,19 @@ pub(super) fn warnings(
             source.name
         ),
     );
-    let owner = target.owner_below_us.as_deref();
-    warn(
-        owner.is_some(),
-        format!(
-            "target table {} belongs to role {}, and you connect as a superuser: what that role has attached to the table \
-             (checks, domains, index expressions, triggers) runs with your rights; better connect as that role",
-            target.name,
-            owner.unwrap_or_default()
-        ),
-    );
+    for (side, table) in [("source", source), ("target", target)] {
+        let owner = table.owner_below_us.as_deref();
+        warn(
+            owner.is_some(),
+            format!(
+                "{side} table {} belongs to role {}, and you connect as a superuser: what that role has attached to the \
+                 table (index expressions, statistics, checks, domains, triggers) runs with your rights, also where the \
+                 table is only read; better connect as that role",
+                table.name,
+                owner.unwrap_or_default()
+            ),
+        );
+    }
     warn(
         !target_key_is_unique,
         format!(

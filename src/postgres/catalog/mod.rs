@@ -21,7 +21,7 @@ use super::connect::Session;
 use super::cursor::rows_of;
 use super::error::{Error, Kind, Result, Side};
 use super::words::plain;
-use crate::table::{OnConflict, Plan, PlanDigest, SourceIdentity, TableName, TableSpec};
+use crate::table::{DatabaseIdentity, OnConflict, Plan, PlanDigest, TableName, TableSpec};
 use server::ServerIdentity;
 use table::Relation;
 
@@ -233,7 +233,7 @@ async fn decide(
     survey.plan = Some(Plan {
         growth: growth::read(source, &read, &key).await?,
         same_order: key::same_order(&read, &written, &key, from.encoding == to.encoding),
-        source_identity: SourceIdentity {
+        source_identity: DatabaseIdentity {
             system_identifier: from.system_identifier,
             database: from.database,
         },
@@ -256,6 +256,18 @@ async fn decide(
         target: written.name,
     });
     Ok(survey)
+}
+
+/// Which database a session is connected to.
+///
+/// # Errors
+/// What goes wrong in asking.
+pub async fn identify(session: &Session) -> Result<DatabaseIdentity> {
+    let found = server::read_identity(session).await?;
+    Ok(DatabaseIdentity {
+        system_identifier: found.system_identifier,
+        database: found.database,
+    })
 }
 
 /// The plan with the order of the target's key as it is now: of a plan from long ago, or of types that moved since.

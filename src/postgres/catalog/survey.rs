@@ -25,6 +25,8 @@ pub struct Survey {
     pub ledger: Option<ledger::State>,
     /// What the ledger's batches did.
     pub found: Tally,
+    /// Whether the ledger knows the job.
+    pub known: bool,
     /// What stands in the way, in the order in which it was found, the source's before the target's.
     pub troubles: Vec<Error>,
 }

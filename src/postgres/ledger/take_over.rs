@@ -453,11 +453,13 @@ async fn write_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<
     })?;
     let sql = format!(
         "INSERT INTO longhaul.jobs (job, source_system, source_database) VALUES ({job}, {system}, {database})
-         ON CONFLICT (job) DO UPDATE SET updated_at = now();
+         ON CONFLICT (job) DO UPDATE SET source_system = coalesce(jobs.source_system, excluded.source_system), updated_at = now();
          INSERT INTO longhaul.tables AS t (job, table_name, target_table, key_columns, plan, target_files, epoch)
          VALUES ({job}, {source}, {into}, {keys}, {plan}, {files}, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
          ON CONFLICT (job, table_name) DO UPDATE SET epoch = greatest(t.epoch + 1, excluded.epoch), runs = t.runs + 1,
-             plan = excluded.plan, target_files = excluded.target_files, updated_at = now()
+             plan = CASE WHEN pg_catalog.jsonb_extract_path(t.plan, 'source_seen') IS NULL THEN excluded.plan
+                 ELSE pg_catalog.jsonb_set(excluded.plan, '{{source_seen}}', pg_catalog.jsonb_extract_path(t.plan, 'source_seen')) END,
+             target_files = excluded.target_files, updated_at = now()
          RETURNING epoch",
         job = quote_literal(&spec.job),
         system = system.map_or("NULL".to_owned(), quote_literal),

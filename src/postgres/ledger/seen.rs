@@ -1,0 +1,54 @@
+//! What was seen of a source, kept beside the cursor it is of: a field of the plan's JSON, which no layout needs to know.
+
+use super::{fenced, of_table};
+use crate::postgres::connect::Session;
+use crate::postgres::error::{Error, Kind, Result, Side};
+use crate::postgres::identifier::quote_literal;
+use crate::table::{Plan, SourceSeen, TableSpec};
+
+/// What the job has seen of its source; `None` where the ledger does not know it, or an earlier version wrote it.
+///
+/// # Errors
+/// `Ledger` where it cannot be read; or what goes wrong in asking.
+pub async fn source_seen(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<Option<SourceSeen>> {
+    let what = format!("read job {} in the target's ledger", spec.job);
+    let sql = format!(
+        "SELECT pg_catalog.jsonb_extract_path(plan, 'source_seen') FROM longhaul.tables WHERE {}",
+        of_table(spec, plan)
+    );
+    let row = target.rows(&what, &sql).await?.pop();
+    let Some(text) = row.and_then(|row| row.into_iter().next().flatten()) else {
+        return Ok(None);
+    };
+    serde_json::from_str(&text).map(Some).map_err(|_| {
+        Error::new(Side::Target, Kind::Ledger, format!("cannot {what}"))
+            .because("what it has seen of its source cannot be read")
+    })
+}
+
+/// Keeps what the job has seen of its source. Idempotent.
+///
+/// # Errors
+/// `Fenced` where a later run has taken over.
+pub async fn set_source_seen(
+    target: &Session,
+    spec: &TableSpec,
+    plan: &Plan,
+    epoch: u64,
+    seen: &SourceSeen,
+) -> Result<()> {
+    let what = format!("write job {} to the target's ledger", spec.job);
+    let written = serde_json::to_string(seen).map_err(|error| {
+        Error::new(Side::Target, Kind::Ledger, format!("cannot {what}")).because(error.to_string())
+    })?;
+    let sql = format!(
+        "UPDATE longhaul.tables SET plan = pg_catalog.jsonb_set(plan, '{{source_seen}}', {}), updated_at = now()
+         WHERE {} AND epoch = {epoch} RETURNING 1",
+        quote_literal(&written),
+        of_table(spec, plan)
+    );
+    match target.rows(&what, &sql).await?.len() {
+        1 => Ok(()),
+        _ => Err(fenced(spec)),
+    }
+}
