@@ -77,6 +77,7 @@ fn a_resumed_job_is_given_the_tuning_that_was_asked_for_and_no_default() {
         concurrency: None,
         batch_rows: Some(BatchRows::AUTO),
         max_rate: Some(RateLimit::NONE),
+        interval_ms: None,
     };
     assert_eq!(settings.tuning_change(), change);
     assert!(

@@ -36,6 +36,8 @@ mod pooled;
 mod pooler;
 #[path = "support/proxy.rs"]
 mod proxy;
+#[path = "postgres/repairs.rs"]
+mod repairs;
 #[path = "postgres/replaced.rs"]
 mod replaced;
 #[path = "postgres/rewind.rs"]

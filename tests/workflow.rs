@@ -151,6 +151,7 @@ impl World {
             }
         }
         Position {
+            begun: 0,
             epoch: self.epoch(),
             copied: some(copied),
             beyond,
@@ -230,6 +231,7 @@ fn refused(kind: &str, prepare_again: bool) -> ActivityError {
         message: kind.to_owned(),
         hint: String::new(),
         prepare_again,
+        since_ms: None,
     };
     let answer = ApplicationFailure::builder(failure.clone())
         .type_name(kind.to_owned())
@@ -545,6 +547,7 @@ async fn begin(client: &Client, spec: JobSpec) -> Handle {
         state: None,
         known: None,
         verifying: None,
+        found: None,
     };
     let options = WorkflowStartOptions::new("q", "j").build();
     client
@@ -774,6 +777,44 @@ fn pause_tune_and_cancel_are_obeyed_with_batches_in_flight() {
         let ended = handle.get_result(WorkflowGetResultOptions::default()).await;
         assert!(format!("{ended:?}").contains("ancel"), "{ended:?}");
     });
+}
+
+#[test]
+fn an_interval_that_is_tuned_holds_in_the_sleep_that_goes_on() {
+    let tune = async |handle: &Handle, interval_ms| {
+        let change = TuningChange {
+            interval_ms: Some(interval_ms),
+            ..TuningChange::default()
+        };
+        handle
+            .execute_update(CopyTable::tune, change, WorkflowExecuteUpdateOptions::default())
+            .await
+    };
+    for replays in [false, true] {
+        let fake = Fake::new(50, 0, Random::seeded());
+        let interval_ms = 3_600_000;
+        with_job(
+            fake,
+            spec(Kind::Sync { interval_ms }, 4),
+            replays,
+            async |handle| {
+                let asleep = until(&handle, "the sleep", |it| it.phase == Phase::Sleeping).await;
+                tune(&handle, 7_200_000).await.unwrap();
+                let longer = until(&handle, "a longer sleep", |it| {
+                    it.next_run_ms > asleep.next_run_ms
+                })
+                .await;
+                let more = longer.next_run_ms.unwrap() - asleep.next_run_ms.unwrap();
+                assert_eq!((more, longer.rounds), (3_600_000, 1));
+                tune(&handle, 1000).await.unwrap();
+                until(&handle, "a round after a second", |it| it.rounds > 1).await;
+                assert!(tune(&handle, 1).await.is_err(), "too short");
+                handle.cancel(WorkflowCancelOptions::default()).await.unwrap();
+                let ended = handle.get_result(WorkflowGetResultOptions::default()).await;
+                assert!(format!("{ended:?}").contains("ancel"), "{ended:?}");
+            },
+        );
+    }
 }
 
 #[test]

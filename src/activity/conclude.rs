@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, failure};
+use super::{Activities, failure, step};
 use crate::postgres::{Error, ledger, rewind};
 use crate::table::{Fence, Position, TableSpec};
 
@@ -37,6 +37,7 @@ impl Activities {
         } = input;
         let plan = self.plan(&table, &fence.digest).await?;
         let (source, target) = self.sessions().await?;
+        step("asking the target whether it has all of it");
         rewind::check(&source, &target, &table, &plan).await?;
         ledger::conclude(&target, &source, &table, &plan, &fence, &position).await
     }

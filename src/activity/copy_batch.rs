@@ -3,14 +3,14 @@
 //! Timeouts: a day, with heartbeats. Retried without limit while the error can pass. Exactly once: a repeat finds the
 //! ledger entry and returns its tally. Canceled: rolls back, unless the commit is on its way.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, BatchMeter, failure};
+use super::{Activities, BatchMeter, failure, step};
 use crate::postgres::{Error, copy_batch};
-use crate::table::{Batch, Fence, TableSpec, Tally};
+use crate::table::{Batch, Fence, Pass, TableSpec, Tally};
 
 /// What it is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,19 @@ impl Activities {
         let (source, target) = self.sessions().await?;
         let meter = BatchMeter::new(&self.gauge);
         let repeat = attempt > 1;
-        copy_batch(&source, &target, &plan, &table, &fence, &batch, repeat, &meter).await
+        let (number, began) = (batch.number, Instant::now());
+        let doing = match batch.pass {
+            Pass::Copy => "copying",
+            Pass::Look => "looking again at",
+        };
+        step(format!("{doing} batch {number}"));
+        let tally = copy_batch(&source, &target, &plan, &table, &fence, &batch, repeat, &meter).await?;
+        tracing::info!(
+            "batch {number} is on the target: {} rows, {} bytes, {} ms",
+            tally.rows,
+            tally.bytes,
+            began.elapsed().as_millis()
+        );
+        Ok(tally)
     }
 }

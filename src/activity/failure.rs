@@ -1,7 +1,7 @@
 //! What of an error crosses the journal: side, kind, text and hint, as a replay will return it. Also the one retry policy
 //! of all activities, and which errors end it.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use temporalio_sdk::ApplicationFailure;
@@ -34,7 +34,13 @@ pub struct Failure {
     /// replay does must not change with what a later version thinks of that kind.
     #[serde(default)]
     pub prepare_again: bool,
+    /// When the first of a row of failed attempts failed, in milliseconds of Unix time, as far as this worker has seen it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<u64>,
 }
+
+/// The kind of an attempt that ended with its process: nothing is wrong.
+pub const INTERRUPTED: &str = "Interrupted";
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -58,6 +64,7 @@ impl Failure {
             message: error.chain(),
             hint: error.hint().to_owned(),
             prepare_again: error.retry() == Retry::Again,
+            since_ms: None,
         }
     }
 
@@ -78,19 +85,18 @@ impl Failure {
 }
 
 /// What an activity answers with an error: another attempt, unless the verdict is that it was the last one.
-pub(super) fn refuse(error: &Error, attempt: u32, verdict: Verdict) -> ActivityError {
-    let mut failure = Failure::of(error);
+///
+/// `since` is when the first of a row of failed attempts failed.
+pub(super) fn refuse(error: &Error, since: SystemTime, verdict: Verdict) -> ActivityError {
+    let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut failure = Failure {
+        since_ms: u64::try_from(since.as_millis()).ok(),
+        ..Failure::of(error)
+    };
     let is_final = verdict != Verdict::Again;
     if let Verdict::GivenUp(waited) = verdict {
         let waited = humantime::format_duration(Duration::from_secs(waited.as_secs()));
         failure.message = format!("given up after {waited} of trying again: {}", failure.message);
-    }
-    let (side, kind) = (&failure.side, &failure.kind);
-    if error.retry() == Retry::Again {
-        // The job prepares again, and says what became of it.
-        tracing::info!(side, kind, attempt, "{failure}");
-    } else {
-        tracing::warn!(side, kind, attempt, is_final, "{failure}");
     }
     let answer = ApplicationFailure::builder(failure.clone())
         .type_name(failure.kind.clone())
@@ -104,10 +110,11 @@ pub(super) fn refuse(error: &Error, attempt: u32, verdict: Verdict) -> ActivityE
 pub(super) fn interrupted() -> ActivityError {
     let failure = Failure {
         side: "job".to_owned(),
-        kind: "Interrupted".to_owned(),
+        kind: INTERRUPTED.to_owned(),
         message: "the process was interrupted".to_owned(),
         hint: "run the same command again".to_owned(),
         prepare_again: false,
+        since_ms: None,
     };
     let answer = ApplicationFailure::builder(failure.clone())
         .type_name(failure.kind.clone())
@@ -153,7 +160,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_final_where_the_verdict_is_and_says_how_long_was_waited() {
-        let answer = |verdict| match refuse(&error(Kind::Transient), 60, verdict) {
+        let answer = |verdict| match refuse(&error(Kind::Transient), UNIX_EPOCH, verdict) {
             ActivityError::Application(failure) => failure,
             other => panic!("{other:?}"),
         };
@@ -171,6 +178,6 @@ mod tests {
     fn a_failure_of_an_earlier_version_stays_readable() {
         let frozen = r#"{"side":"target","kind":"Fenced","message":"m","hint":"h"}"#;
         let failure: Failure = serde_json::from_str(frozen).expect("the first version's form");
-        assert!(!failure.asks_to_prepare_again());
+        assert!(!failure.asks_to_prepare_again() && failure.since_ms.is_none());
     }
 }

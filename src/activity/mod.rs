@@ -9,6 +9,7 @@
 )]
 
 mod attempts;
+mod beat;
 mod conclude;
 mod copy_batch;
 mod failure;
@@ -17,27 +18,35 @@ mod next_range;
 mod note_writers;
 mod prepare;
 mod prepare_verify;
+mod since;
 mod verify_range;
+mod verifying;
 
 use std::future::Future;
 use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use tokio::sync::Mutex;
 
 use crate::job::JobSpec;
-use crate::postgres::{ConnectionString, Error, Kind, Lease, Meter, Pool, Side, Throttle, examine, ledger};
+use crate::postgres::{
+    ConnectionString, Error, Kind, Lease, Meter, Pool, Session, Side, Throttle, examine, examine_to_read,
+    ledger,
+};
 use crate::table::{Plan, PlanDigest, TableSpec};
 use attempts::{Attempts, Verdict};
+use beat::{Pulse, step};
+use since::FailingSince;
 
+pub use beat::Beat;
 pub use conclude::ConcludeInput;
 pub use copy_batch::{CopyBatchInput, CopyBatchOutput};
-pub use failure::Failure;
+pub use failure::{Failure, INTERRUPTED};
 pub use next_batch::{NextBatchInput, NextBatchOutput};
 pub use next_range::{NextRangeInput, NextRangeOutput};
 pub use note_writers::{NoteWritersInput, NoteWritersOutput};
@@ -68,25 +77,16 @@ pub struct Activities {
     gauge: Arc<Gauge>,
     ending: Arc<AtomicBool>,
     attempts: Attempts,
+    failing_since: FailingSince,
 }
 
-/// What the activities of this worker have going on, and how fast they may.
+/// How fast the activities of this worker may go.
 #[derive(Debug)]
 pub struct Gauge {
     throttle: Throttle,
-    rows_in_flight: AtomicU64,
-    bytes_in_flight: AtomicU64,
 }
 
 impl Gauge {
-    /// Rows and bytes of batches that are not committed yet.
-    pub fn in_flight(&self) -> (u64, u64) {
-        (
-            self.rows_in_flight.load(Ordering::Relaxed),
-            self.bytes_in_flight.load(Ordering::Relaxed),
-        )
-    }
-
     /// Changes the speed limit, in bytes a second for all batches together; those in flight keep to it at once.
     ///
     /// The limit is this process's, not the journal's: whoever runs the job in the foreground sees to it that it is the
@@ -107,15 +107,14 @@ impl Activities {
             plan: Mutex::new(None),
             gauge: Arc::new(Gauge {
                 throttle: Throttle::new(limit),
-                rows_in_flight: AtomicU64::new(0),
-                bytes_in_flight: AtomicU64::new(0),
             }),
             ending: Arc::default(),
             attempts: Attempts::new(spec.give_up_after_ms.map(Duration::from_millis)),
+            failing_since: FailingSince::default(),
         }
     }
 
-    /// What goes on, for a progress bar in the same process.
+    /// The speed limit, for whoever runs the job in the same process.
     pub fn gauge(&self) -> Arc<Gauge> {
         Arc::clone(&self.gauge)
     }
@@ -176,7 +175,8 @@ impl Activities {
         ctx: ActivityContext,
         input: PrepareVerifyInput,
     ) -> Result<PrepareVerifyOutput, ActivityError> {
-        self.beating(&ctx, self.do_prepare_verify(input)).await
+        let body = verifying::hinted(self.do_prepare_verify(input));
+        self.beating(&ctx, body).await
     }
 
     /// See `next_range.rs`.
@@ -186,7 +186,8 @@ impl Activities {
         ctx: ActivityContext,
         input: NextRangeInput,
     ) -> Result<NextRangeOutput, ActivityError> {
-        self.beating(&ctx, self.do_next_range(input)).await
+        let body = verifying::hinted(self.do_next_range(input));
+        self.beating(&ctx, body).await
     }
 
     /// See `verify_range.rs`.
@@ -196,7 +197,8 @@ impl Activities {
         ctx: ActivityContext,
         input: VerifyRangeInput,
     ) -> Result<VerifyRangeOutput, ActivityError> {
-        self.beating(&ctx, self.do_verify_range(input)).await
+        let body = verifying::hinted(self.do_verify_range(input));
+        self.beating(&ctx, body).await
     }
 
     /// See `conclude.rs`.
@@ -217,7 +219,8 @@ impl Activities {
         ctx: &ActivityContext,
         body: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, ActivityError> {
-        let mut body = std::pin::pin!(body);
+        let pulse = Pulse::of_attempt(ctx.info().attempt);
+        let mut body = std::pin::pin!(Arc::clone(&pulse).of(body));
         let mut beat = tokio::time::interval(HEARTBEAT_EVERY);
         // The first tick is at once, and says nothing that the start did not.
         beat.tick().await;
@@ -225,7 +228,7 @@ impl Activities {
             tokio::select! {
                 done = &mut body => return self.answer(ctx, done),
                 () = ctx.cancelled() => break,
-                _ = beat.tick() => ctx.record_heartbeat(()).await?,
+                _ = beat.tick() => ctx.record_heartbeat(pulse.beat()).await?,
             }
         }
         match tokio::time::timeout(FINISH_WITHIN, body).await {
@@ -235,6 +238,7 @@ impl Activities {
             Err(_) => {
                 let (run, activity) = activity_id(ctx);
                 self.attempts.forget(run, activity);
+                self.failing_since.forget(run, activity);
                 Err(ActivityError::cancelled())
             }
         }
@@ -244,21 +248,35 @@ impl Activities {
     fn answer<T>(&self, ctx: &ActivityContext, done: Result<T, Error>) -> Result<T, ActivityError> {
         let (run, activity) = activity_id(ctx);
         let (answer, is_final) = match done {
-            Ok(done) => (Ok(done), true),
+            Ok(done) => {
+                tracing::debug!("{} is done", ctx.info().activity_type);
+                (Ok(done), true)
+            }
             Err(error) => {
+                let info = ctx.info();
+                // Where earlier attempts failed under another process, it has failed for as long as this one lasted at least.
+                let began = info.started_time.filter(|_| info.attempt > 1);
+                let at = began.unwrap_or_else(SystemTime::now);
+                let since = self.failing_since.note(run, activity, at);
                 let verdict = self.attempts.judge(run, activity, error.retry(), Instant::now());
-                let refused = failure::refuse(&error, ctx.info().attempt, verdict);
+                let refused = failure::refuse(&error, since, verdict);
+                let (what, attempt) = (&info.activity_type, info.attempt);
+                tracing::info!("{what} failed at attempt {attempt}: {}", error.chain());
                 (Err(refused), verdict != Verdict::Again)
             }
         };
         if is_final {
             self.attempts.forget(run, activity);
+            self.failing_since.forget(run, activity);
         }
         answer
     }
 
     async fn sessions(&self) -> Result<(Lease, Lease), Error> {
-        Ok((self.source.acquire().await?, self.target.acquire().await?))
+        step("connecting to the source");
+        let source = self.source.acquire().await?;
+        step("connecting to the target");
+        Ok((source, self.target.acquire().await?))
     }
 
     /// How the table is copied, by the plan of that digest: the one this worker has, or what both catalogs say now.
@@ -266,12 +284,34 @@ impl Activities {
     /// # Errors
     /// `TableChanged` where the catalogs say otherwise by now.
     async fn plan(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
+        self.plan_by(digest, async |source, target| {
+            examine(source, target, table).await
+        })
+        .await
+    }
+
+    /// The same for a verification, which needs no right to write.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    async fn plan_to_read(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
+        self.plan_by(digest, async |source, target| {
+            examine_to_read(source, target, table).await
+        })
+        .await
+    }
+
+    async fn plan_by(
+        &self,
+        digest: &PlanDigest,
+        examine: impl AsyncFnOnce(&Session, &Session) -> Result<Plan, Error>,
+    ) -> Result<Arc<Plan>, Error> {
         let mut plan = self.plan.lock().await;
         if let Some(plan) = plan.as_ref().filter(|plan| plan.digest == *digest) {
             return Ok(Arc::clone(plan));
         }
         let (source, target) = self.sessions().await?;
-        let found = examine(&source, &target, table).await?;
+        let found = examine(&source, &target).await?;
         let (side, name) = if found.digest.source != digest.source {
             (Side::Source, &found.source)
         } else if found.digest.target != digest.target {
@@ -314,40 +354,26 @@ fn activity_id(ctx: &ActivityContext) -> (&str, &str) {
     (run, &info.activity_id)
 }
 
-/// What one batch has in flight; taken back when it ends, however it ends.
+/// Tells the pulse of one attempt what moves, and holds it back.
 struct BatchMeter<'a> {
     gauge: &'a Gauge,
-    rows: AtomicU64,
-    bytes: AtomicU64,
+    pulse: Option<Arc<Pulse>>,
 }
 
 impl<'a> BatchMeter<'a> {
     fn new(gauge: &'a Gauge) -> Self {
         Self {
             gauge,
-            rows: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
+            pulse: Pulse::of_now(),
         }
     }
 }
 
 impl Meter for BatchMeter<'_> {
     fn pass(&self, rows: u64, bytes: u64) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        self.rows.fetch_add(rows, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.gauge.rows_in_flight.fetch_add(rows, Ordering::Relaxed);
-        self.gauge.bytes_in_flight.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(pulse) = &self.pulse {
+            pulse.moved(rows, bytes);
+        }
         Box::pin(self.gauge.throttle.pass(bytes))
-    }
-}
-
-impl Drop for BatchMeter<'_> {
-    fn drop(&mut self) {
-        self.gauge
-            .rows_in_flight
-            .fetch_sub(self.rows.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.gauge
-            .bytes_in_flight
-            .fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }

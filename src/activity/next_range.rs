@@ -46,7 +46,7 @@ impl Activities {
             Walk::Ledger => {
                 let plan = match input.against {
                     Against::Receipts => self.plan_of_ledger(&input.table, &input.digest).await?,
-                    Against::Source => self.plan(&input.table, &input.digest).await?,
+                    Against::Source => self.plan_to_read(&input.table, &input.digest).await?,
                 };
                 let target = self.target.acquire().await?;
                 if input.against == Against::Receipts && !plan.same_order {
@@ -57,12 +57,12 @@ impl Activities {
             }
             Walk::Beyond => Ok(Some(stop.clone())),
             Walk::Source => {
-                let plan = self.plan(&input.table, &input.digest).await?;
+                let plan = self.plan_to_read(&input.table, &input.digest).await?;
                 let source = self.source.acquire().await?;
                 cursor::next_range_end(&source, &plan, low, Some(stop), input.rows).await
             }
             Walk::Target => {
-                let plan = self.plan(&input.table, &input.digest).await?;
+                let plan = self.plan_to_read(&input.table, &input.digest).await?;
                 let target = self.target.acquire().await?;
                 cursor::next_range_end(&target, &plan, low, Some(stop), input.rows).await
             }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, failure};
-use crate::postgres::{Error, cursor, ledger, rewind, writers};
+use super::{Activities, failure, step};
+use crate::postgres::{Error, check_sequence, cursor, ledger, rewind, writers};
 use crate::table::{Fence, Key, Noted, TableSpec};
 
 /// What it is asked.
@@ -56,6 +56,7 @@ impl Activities {
         let (table, fence, settled) = (&input.table, &input.fence, input.settled.as_ref());
         let plan = self.plan(table, &fence.digest).await?;
         let (source, target) = self.sessions().await?;
+        step("asking the target's ledger, and who writes to the source");
         // In this order: a ledger that does not know this run is not written to.
         ledger::check(&target, table, &plan, fence).await?;
         ledger::set_settled(&target, table, &plan, fence.epoch, settled).await?;
@@ -77,6 +78,9 @@ impl Activities {
         };
         let (epoch, highest) = (fence.epoch, now.key.as_ref());
         rewind::note(&source, &target, table, &plan, epoch, highest, None).await?;
+        if input.lookback_keys.is_none() {
+            check_sequence(&source, &plan).await?;
+        }
         let look_from = match (settled, input.lookback_keys) {
             (Some(settled), Some(keys)) => cursor::key_before(&source, &plan, settled, keys).await?,
             (settled, _) => settled.cloned(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, failure};
+use super::{Activities, failure, step};
 use crate::postgres::{Ask, Error, cursor, ledger, look, rewind};
 use crate::table::{Key, Lost, Plan, Position, TableSpec};
 
@@ -59,12 +59,17 @@ impl Activities {
             restart: false,
         };
         let table = &input.table;
+        step("looking at both tables");
         let plan = look(&source, &target, table, &ask).await?.plan;
+        tracing::info!("plan: {}", in_words(&plan));
+        ledger::check_rewritten(&target, &source, table, &plan).await?;
+        step("taking the job over on the target");
         let position = ledger::take_over(&target, &source, table, &plan).await?;
         let lost = match &input.known {
             Some(known) => ledger::lost(&target, table, &plan, known, &position).await?,
             None => None,
         };
+        step("finding the highest key on the source");
         let highest = cursor::highest_key(&source, &plan).await?;
         let (epoch, end) = (position.epoch, position.end());
         rewind::note(&source, &target, table, &plan, epoch, highest.as_ref(), end).await?;
@@ -76,4 +81,22 @@ impl Activities {
             lost,
         })
     }
+}
+
+/// How a table is copied, without a value of it.
+fn in_words(plan: &Plan) -> String {
+    let columns: Vec<_> = plan.key.iter().map(|column| column.name.as_str()).collect();
+    let rows = plan
+        .rows_estimate
+        .map_or("an unknown number of rows".to_owned(), |rows| {
+            format!("about {rows} rows")
+        });
+    format!(
+        "{} to {} along ({}), {} columns, {:?} format, {rows}",
+        plan.source,
+        plan.target,
+        columns.join(", "),
+        plan.columns.len(),
+        plan.format
+    )
 }

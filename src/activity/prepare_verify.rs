@@ -11,7 +11,8 @@ use temporalio_workflow::ActivityOptions;
 
 use super::{Activities, Walk, failure};
 use crate::job::VerifySpec;
-use crate::postgres::{Error, Kind, Side, cursor, examine, ledger};
+use crate::postgres::verify::refuse_null_keys;
+use crate::postgres::{Error, Kind, Side, check_repair, cursor, examine_to_read, ledger};
 use crate::table::{Against, Fence, Key, KeyRange, Plan, Position, TableSpec};
 
 /// What it is asked.
@@ -98,7 +99,10 @@ impl Activities {
             });
         }
         let (source, target) = self.sessions().await?;
-        let plan = examine(&source, &target, table).await?;
+        let plan = examine_to_read(&source, &target, table).await?;
+        if verify.repair {
+            check_repair(&target, &plan, table, verify.delete_extra).await?;
+        }
         *self.plan.lock().await = Some(Arc::new(plan.clone()));
         let (mut walks, mut rows, mut end) = (Vec::new(), None, None);
         let mut fence = fence.clone();
@@ -125,6 +129,7 @@ impl Activities {
             rows = Some(position.tally.rows);
             walks.extend(walk_of_ledger(position.copied, position.beyond));
         }
+        refuse_null_keys(&target, &plan).await?;
         if verify.against == Against::Source {
             let here = cursor::highest_key(&source, &plan).await?;
             let there = cursor::highest_key(&target, &plan).await?;

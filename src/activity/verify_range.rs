@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, BatchMeter, failure};
-use crate::postgres::{Error, verify};
-use crate::table::{Against, Fence, Findings, KeyRange, PlanDigest, TableSpec};
+use super::{Activities, BatchMeter, failure, step, verifying};
+use crate::postgres::{Error, Retry, verify};
+use crate::table::{Against, Fence, Findings, KeyRange, PlanDigest, RepairFailure, TableSpec};
 
 /// Which rows of which side are walked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ pub struct VerifyRangeInput {
     pub fence: Option<Fence>,
 }
 
-/// What it found, after the repair if there was one.
+/// What it found, after the repair if there was one; before it where the repair failed for good, which is said.
 pub type VerifyRangeOutput = Findings;
 
 /// How the workflow runs it.
@@ -72,13 +72,15 @@ impl Activities {
         if *against == Against::Receipts {
             let plan = self.plan_of_ledger(table, &input.digest).await?;
             let target = self.target.acquire().await?;
+            step("reading a range back from the target");
             let found = verify::against_receipts(&target, &plan, table, range, &meter).await?;
             if found.differences() == 0 || !input.repair {
                 return Ok(found);
             }
         }
-        let plan = self.plan(table, &input.digest).await?;
+        let plan = self.plan_to_read(table, &input.digest).await?;
         let (source, target) = self.sessions().await?;
+        step("comparing a range of source and target");
         let sides = verify::Sides {
             source: &source,
             target: &target,
@@ -93,20 +95,39 @@ impl Activities {
         let mut found = look().await?;
         let mut repaired = 0;
         // More differences than can be named take more than one turn.
-        while input.repair && found.differences() > 0 {
+        while input.repair && found.missing + found.changed + found.extra * u64::from(input.delete_extra) > 0
+        {
             let fence = input.fence.as_ref().filter(|_| *walk == Walk::Ledger);
-            let right = verify::repair(sides, table, fence, range, &found, input.delete_extra).await?;
-            if right == 0 {
-                break;
-            }
+            let right = match verify::repair(sides, table, fence, range, &found, input.delete_extra).await {
+                Ok(right) => right,
+                // What was found is not lost over it, and other ranges may be put right.
+                Err(error) if matches!(error.retry(), Retry::Never | Retry::RetryLimited) => {
+                    note_failure(&mut found, error);
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
             repaired += right;
             let before = found.differences();
             found = look().await?;
-            if found.differences() >= before {
+            if right == 0 || found.differences() >= before {
                 break;
             }
         }
         found.repaired = repaired;
+        if found.not_copied_yet > 0 {
+            found.copied_up_to.clone_from(&range.low);
+        }
         Ok(found)
     }
+}
+
+fn note_failure(found: &mut Findings, error: Error) {
+    let error = verifying::in_verification(error);
+    found.ranges_unrepaired = 1;
+    found.repair_failure = Some(RepairFailure {
+        message: error.chain(),
+        hint: error.hint().to_owned(),
+    });
+    tracing::info!("{}", error.chain());
 }

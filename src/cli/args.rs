@@ -182,7 +182,11 @@ Examples:
     #[command(after_help = "\
 Examples:
   longhaul tune audio_downloads --max-rate 20MB/s
-  longhaul tune audio_downloads --max-rate none --concurrency 8")]
+  longhaul tune audio_downloads --max-rate none --concurrency 8
+  longhaul tune audio_downloads --interval 1m
+
+A speed limit holds at once, also for batches in flight; the rest from the next
+batch or round on. It stays as tuned until a flag or another tune changes it.")]
     Tune(TuneArgs),
     /// See it work: two throwaway servers, a million rows, two kills, one comparison
     Demo(DemoArgs),
@@ -487,6 +491,9 @@ pub struct JobArgs {
     /// Name of the job
     #[arg(value_name = "JOB")]
     pub job: String,
+    /// Return when nothing of it is in flight any more
+    #[arg(long)]
+    pub wait: bool,
 }
 
 /// `longhaul resume`.
@@ -530,6 +537,9 @@ pub struct ChangeArgs {
     /// Speed limit: 20MB/s, 512KiB/s, none
     #[arg(long, value_name = "RATE", value_parser = rule(str::parse::<RateLimit>), allow_negative_numbers = true)]
     pub max_rate: Option<RateLimit>,
+    /// Wait between two rounds of a sync: 30s, 10m, 1h 30m
+    #[arg(long, value_name = "TIME", value_parser = rule(parse_interval))]
+    pub interval: Option<u64>,
 }
 
 impl TuneArgs {
@@ -539,11 +549,13 @@ impl TuneArgs {
             concurrency,
             batch_rows,
             max_rate,
+            interval,
         } = self.change;
         TuningChange {
             concurrency,
             batch_rows,
             max_rate,
+            interval_ms: interval,
         }
     }
 }
@@ -653,13 +665,14 @@ mod tests {
             "longhaul man d",
             "longhaul list --json",
             "longhaul history j --json",
-            "longhaul pause j",
+            "longhaul pause j --wait",
             "longhaul resume",
             "longhaul resume j --progress plain --source a --target b --wait",
             "longhaul migrate --table t --wait=10m --give-up-after 1h",
             "longhaul verify j --wait=no --give-up-after never",
-            "longhaul cancel j",
+            "longhaul cancel j --wait",
             "longhaul tune j --concurrency 8 --batch-rows auto --max-rate none",
+            "longhaul tune j --interval 30s",
             "longhaul demo --rows 2000",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());

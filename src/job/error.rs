@@ -16,8 +16,11 @@ pub enum JobError {
         rule: &'static str,
     },
     /// A change that changes nothing.
-    #[error("nothing to change: give --concurrency, --batch-rows or --max-rate")]
+    #[error("nothing to change: give --concurrency, --batch-rows, --max-rate or --interval")]
     EmptyChange,
+    /// An interval for a job that has no rounds.
+    #[error("--interval is the wait between two rounds of a sync, and this job is none")]
+    NoInterval,
 }
 
 impl JobError {
@@ -25,7 +28,7 @@ impl JobError {
     pub fn rule(&self) -> String {
         match self {
             Self::Value { rule, .. } => (*rule).to_owned(),
-            Self::EmptyChange => self.to_string(),
+            Self::EmptyChange | Self::NoInterval => self.to_string(),
         }
     }
 }

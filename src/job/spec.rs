@@ -127,6 +127,15 @@ pub struct VerifySpec {
 }
 
 impl Kind {
+    /// The wait between two rounds of a sync; `None` for the others, which have no rounds.
+    #[must_use]
+    pub fn interval_ms(self) -> Option<u64> {
+        match self {
+            Self::Sync { interval_ms } => Some(interval_ms),
+            Self::Migrate | Self::Verify => None,
+        }
+    }
+
     /// The kind without its interval, as a status shows it.
     pub fn label(self) -> JobKind {
         match self {
@@ -280,7 +289,7 @@ pub fn parse_interval(text: &str) -> Result<u64, JobError> {
     Ok(interval_ms)
 }
 
-fn check_interval(interval_ms: u64, text: &str) -> Result<(), JobError> {
+pub(super) fn check_interval(interval_ms: u64, text: &str) -> Result<(), JobError> {
     if (INTERVAL_MS_MIN..=INTERVAL_MS_MAX).contains(&interval_ms) {
         Ok(())
     } else {

@@ -4,16 +4,22 @@ use super::Tuning;
 use crate::table::Findings;
 use serde::{Deserialize, Serialize};
 
-/// How a job stands.
+/// How a job stands: one word, the same wherever a job is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum JobState {
-    /// Open, and not one of the two below; whether a process runs it says `worker_pid`.
+    /// A live process runs it, and none of the next four is so.
     Running,
-    /// Paused by the operator, and no batch in flight.
+    /// Paused by the operator; something that was begun before still has to end, [`JobStatus::draining`] batches for one.
+    Pausing,
+    /// Paused by the operator, and nothing is in flight. `worker_pid` says whether a live process has it.
     Paused,
+    /// An attempt has failed, and the next one waits or has not moved a row yet: see [`JobStatus::retrying`].
+    Retrying,
     /// A sync job between two rounds.
     Sleeping,
+    /// Open, not paused, and no live process runs it: its own command or `resume` goes on with it.
+    Interrupted,
     /// Ended well.
     Completed,
     /// Ended by an error that no retry can mend.
@@ -22,6 +28,34 @@ pub enum JobState {
     Canceled,
     /// Ended from outside, without a word to the workflow.
     Terminated,
+}
+
+impl JobState {
+    /// The state as people read it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
+            Self::Retrying => "retrying",
+            Self::Sleeping => "sleeping",
+            Self::Interrupted => "interrupted",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+            Self::Terminated => "terminated",
+        }
+    }
+
+    /// Whether the job goes on, now or when somebody runs it.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        !matches!(
+            self,
+            Self::Completed | Self::Failed | Self::Canceled | Self::Terminated
+        )
+    }
 }
 
 /// Whether the job ends or goes on.
@@ -45,6 +79,24 @@ pub struct JobStatus {
     pub kind: JobKind,
     /// How it stands.
     pub state: JobState,
+    /// What it is at: `preparing`, `copying`, `looking`, `concluding`, `verifying`, `sleeping`; `None` where that is not known.
+    #[serde(default)]
+    pub phase: Option<String>,
+    /// What was begun before a pause and still has to end: batches, or one step of another kind. 0 but in PAUSING.
+    #[serde(default)]
+    pub draining: u32,
+    /// What fails and is tried again; `None` but in RETRYING and PAUSING.
+    #[serde(default)]
+    pub retrying: Option<Retrying>,
+    /// What takes its time, and since when; `None` while rows move.
+    #[serde(default)]
+    pub waiting_for: Option<Wait>,
+    /// Where the rows are: the connection without its password.
+    #[serde(default)]
+    pub source: String,
+    /// Where the rows go: the connection without its password.
+    #[serde(default)]
+    pub target: String,
     /// The process that runs it now, if any.
     pub worker_pid: Option<u32>,
     /// The workflow's id in the service.
@@ -69,11 +121,48 @@ pub struct JobStatus {
     /// How hard the job works now; `None` where the workflow does not answer.
     #[serde(default)]
     pub tuning: Option<Tuning>,
+    /// The wait between two rounds of a sync, in milliseconds; `None` for other kinds.
+    #[serde(default)]
+    pub interval_ms: Option<u64>,
+    /// Rows of the batches in flight that were sent and are not committed.
+    #[serde(default)]
+    pub rows_in_flight: u64,
+    /// Their wire bytes.
+    #[serde(default)]
+    pub bytes_in_flight: u64,
     /// What a verification has found so far; `None` where nothing is verified.
     #[serde(default)]
     pub findings: Option<Findings>,
     /// The tables of the job.
     pub tables: Vec<TableStatus>,
+}
+
+/// What fails and is tried again: of several such activities the one that fails longest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retrying {
+    /// The activity's type, `copy_batch` for one.
+    pub activity: String,
+    /// `source`, `target`, or `job` where it is neither.
+    pub side: String,
+    /// Whether the server there cannot be reached at all.
+    pub unreachable: bool,
+    /// When its first attempt in a row failed, RFC 3339.
+    pub since: String,
+    /// The attempt that runs or comes next, from 2.
+    pub attempt: u32,
+    /// When the next attempt begins, RFC 3339; `None` while one runs.
+    pub next_attempt_at: Option<String>,
+    /// Why the last attempt failed.
+    pub last_failure: String,
+}
+
+/// What takes its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    /// What it is, in words.
+    pub what: String,
+    /// When it began, RFC 3339.
+    pub since: String,
 }
 
 /// An activity that is out, or waits for its next attempt.
@@ -88,6 +177,9 @@ pub struct PendingActivity {
     pub last_failure: Option<String>,
     /// When the next attempt begins, RFC 3339; `None` while one runs.
     pub next_attempt_at: Option<String>,
+    /// When its first attempt in a row failed, RFC 3339; `None` where none has.
+    #[serde(default)]
+    pub failing_since: Option<String>,
 }
 
 /// One table of a job.
@@ -126,11 +218,11 @@ pub struct TableStatus {
     /// The key up to which a migrate copies: the highest that was there when it began.
     #[serde(default)]
     pub copies_up_to: Option<Vec<String>>,
-    /// Over the last batches; `None` while nothing moves.
+    /// Over the last seconds; `None` while nothing moves.
     pub rows_per_second: Option<f64>,
-    /// Bytes per second over the last batches; `None` while nothing moves.
+    /// Bytes per second over the last seconds; `None` while nothing moves.
     #[serde(default)]
     pub bytes_per_second: Option<f64>,
-    /// Seconds to the end at that speed, if a total is known.
+    /// Seconds to the end at that speed, batches in flight included; `None` where there is no speed or no total.
     pub eta_seconds: Option<u64>,
 }

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{JobError, RateLimit};
+use super::spec::check_interval;
+use super::{JobError, JobSpec, Kind, RateLimit};
 
 const CONCURRENCY_MAX: u32 = 64;
 const BATCH_ROWS_MAX: u64 = 10_000_000;
@@ -51,6 +52,9 @@ pub struct TuningChange {
     /// A new speed limit, or none any more.
     #[serde(default)]
     pub max_rate: Option<RateLimit>,
+    /// A new wait between two rounds of a sync, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_ms: Option<u64>,
 }
 
 impl TuningChange {
@@ -59,17 +63,36 @@ impl TuningChange {
         *self == Self::default()
     }
 
-    /// Says whether the change can be applied: not empty, each value in its range. Serves as the update's validator.
+    /// Says whether the change can be applied to a job of that kind. Serves as the update's validator.
+    pub fn validate_for(&self, kind: Kind) -> Result<(), JobError> {
+        if self.interval_ms.is_some() && !matches!(kind, Kind::Sync { .. }) {
+            return Err(JobError::NoInterval);
+        }
+        self.validate()
+    }
+
+    /// Says whether the change can be applied: not empty, each value in its range.
     pub fn validate(&self) -> Result<(), JobError> {
         if self.is_empty() {
             return Err(JobError::EmptyChange);
         }
         self.concurrency.map_or(Ok(()), check_concurrency)?;
         self.batch_rows.map_or(Ok(()), BatchRows::validate)?;
+        self.interval_ms.map_or(Ok(()), |interval_ms| {
+            check_interval(interval_ms, &format!("{interval_ms}ms"))
+        })?;
         self.max_rate.map_or(Ok(()), RateLimit::validate)
     }
 
-    /// Writes the change into a tuning; to be called after [`validate`](Self::validate).
+    /// Writes the change into a job; to be called after [`validate_for`](Self::validate_for) its kind.
+    pub fn apply_to(&self, spec: &mut JobSpec) {
+        self.apply(&mut spec.tuning);
+        if let (Kind::Sync { interval_ms }, Some(tuned_ms)) = (&mut spec.kind, self.interval_ms) {
+            *interval_ms = tuned_ms;
+        }
+    }
+
+    /// Writes the change into a tuning, which has no interval; to be called after [`validate`](Self::validate).
     pub fn apply(&self, tuning: &mut Tuning) {
         if let Some(concurrency) = self.concurrency {
             tuning.concurrency = concurrency;
@@ -208,6 +231,25 @@ mod tests {
             max_rate_bytes_per_second: None,
         };
         assert_eq!(tuning, after);
+    }
+
+    #[test]
+    fn only_a_sync_has_an_interval_to_change() {
+        let change = TuningChange {
+            interval_ms: Some(30_000),
+            ..TuningChange::default()
+        };
+        let sync = Kind::Sync { interval_ms: 600_000 };
+        assert_eq!(change.validate_for(sync), Ok(()));
+        assert_eq!(change.validate_for(Kind::Migrate), Err(JobError::NoInterval));
+        let too_short = TuningChange {
+            interval_ms: Some(999),
+            ..TuningChange::default()
+        };
+        assert!(matches!(
+            too_short.validate_for(sync),
+            Err(JobError::Value { .. })
+        ));
     }
 
     #[test]

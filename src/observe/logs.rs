@@ -92,22 +92,34 @@ pub struct LogOptions<'a> {
 pub fn init(terminal: &Terminal, options: &LogOptions<'_>) -> Result<(), LogError> {
     let verbosity = (!options.is_quiet).then_some(options.verbosity);
     let filter = filter(verbosity, options.rust_log)?;
+    // Where in the code a line comes from is for those who look into it.
+    let with_target = options.verbosity >= 2 || options.rust_log.is_some_and(|text| !text.is_empty());
     let file = options.file.map(open).transpose()?;
     // The file's first: what a layer writes of a span is kept for the next one, and a file takes no color.
-    let file = file.map(|file| layer(options.format, false, std::sync::Mutex::new(file)));
-    let stderr = layer(options.format, options.color, Writer(terminal.clone()));
+    let file = file.map(|file| layer(options.format, false, with_target, std::sync::Mutex::new(file)));
+    let stderr = layer(
+        options.format,
+        options.color,
+        with_target,
+        Writer(terminal.clone()),
+    );
     let layers: Vec<_> = file.into_iter().chain([stderr]).collect();
     let log = tracing_subscriber::registry().with(layers.with_filter(filter));
     log.try_init().map_err(|_| LogError::Twice)
 }
 
-fn layer<W>(format: LogFormat, color: bool, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
+fn layer<W>(
+    format: LogFormat,
+    color: bool,
+    with_target: bool,
+    writer: W,
+) -> Box<dyn Layer<Registry> + Send + Sync>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     match format {
-        LogFormat::Text => layer.with_ansi(color).boxed(),
+        LogFormat::Text => layer.with_ansi(color).with_target(with_target).boxed(),
         LogFormat::Json => layer.with_ansi(false).json().boxed(),
     }
 }

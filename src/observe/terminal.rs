@@ -88,6 +88,13 @@ impl Terminal {
         });
     }
 
+    /// Takes away what a bar has left above itself when the terminal became narrower, and its lines broke into more.
+    pub(super) fn clear_above_the_bar(&self, lines: usize) {
+        if lines > 0 {
+            self.write_talk(format!("\x1b[{lines}A\r\x1b[J").as_bytes());
+        }
+    }
+
     pub(super) fn set_bar(&self, bar: Option<ProgressBar>) {
         *lock(&self.shared.bar) = bar;
     }

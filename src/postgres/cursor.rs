@@ -37,7 +37,7 @@ pub async fn next_range_end(
     let what = format!("find the next batch of source table {}", plan.source);
     let locked = rows_of(source.side(), plan);
     if let Some(row) = source.rows_locked(&what, &locked, &sql).await?.pop() {
-        return key_of(source, row).map(Some);
+        return key_of(source.side(), plan, row).map(Some);
     }
     match stop {
         // Of the target only walks up to its own highest key are asked for, in its own order: the end is never below `low`.
@@ -154,15 +154,27 @@ async fn last_key(
         .rows_locked(what, &rows_of(session.side(), plan), &sql)
         .await?
         .pop()
-        .map(|row| key_of(session, row))
+        .map(|row| key_of(session.side(), plan, row))
         .transpose()
 }
 
-fn key_of(source: &Session, row: TextRow) -> Result<Key> {
+/// A key of its columns' texts.
+///
+/// # Errors
+/// `Unsupported` where one is null: such a row lies in no range.
+pub(super) fn key_of(side: Side, plan: &Plan, row: TextRow) -> Result<Key> {
     let values: Option<Vec<_>> = row.into_iter().collect();
-    values
-        .map(Key)
-        .ok_or_else(|| Error::new(source.side(), Kind::Unknown, "a key column held a null"))
+    values.map(Key).ok_or_else(|| {
+        let table = match side {
+            Side::Source => &plan.source,
+            Side::Target => &plan.target,
+        };
+        let words = format!(
+            "a row of {side} table {table} has a null in its key ({})",
+            plan.key_shown()
+        );
+        Error::new(side, Kind::Unsupported, words).hinted("delete it, or give it a key")
+    })
 }
 
 /// One side's table in a FROM clause, as `t`.
@@ -227,11 +239,12 @@ fn key_outputs(plan: &Plan) -> String {
     key_outputs_of(plan, "t")
 }
 
-/// The key's columns as their types' output functions write them: a cast to text may be something else.
+/// The key's columns as their types' output functions write them (a cast to text may be something else), a null as a null.
 pub(super) fn key_outputs_of(plan: &Plan, alias: &str) -> String {
     let outputs = plan.key.iter().map(|column| {
-        let column = quote_identifier(&column.name);
-        format!("pg_catalog.format('%s', {alias}.{column})")
+        let column = format!("{alias}.{}", quote_identifier(&column.name));
+        // A null would come out as an empty text. IS NULL says something else of a row's type.
+        format!("CASE WHEN {column} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {column}) END")
     });
     outputs.collect::<Vec<_>>().join(", ")
 }

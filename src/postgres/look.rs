@@ -4,7 +4,7 @@
 //! Reads both catalogs, sees to it that the ledger is there, and holds what it says against what the target has. Moves
 //! nothing; the one thing that [`look`] may write is the empty ledger, and [`survey`] writes nothing at all.
 
-use super::catalog::{self, Survey, target_is_empty};
+use super::catalog::{self, Purpose, Right, Survey, check_sequence, target_is_empty};
 use super::connect::Session;
 use super::error::{Error, Kind, Result, Side};
 use super::ledger::{self, State};
@@ -119,10 +119,18 @@ pub async fn look(
 
 /// Looks at both sides and finds all that stands in the way. Writes nothing.
 pub async fn survey(source: &Session, target: &Session, spec: &TableSpec, ask: &Ask) -> Survey {
-    let mut survey = catalog::survey(source, target, spec, ask.sync).await;
+    let purpose = if ask.sync { Purpose::Sync } else { Purpose::Copy };
+    let mut survey = catalog::survey(source, target, spec, purpose).await;
     if let (Some(plan), true, false) = (&survey.plan, ask.sync, ask.lookback) {
         let refused = refuse_sync(plan);
+        let may_read = |right: &Right| right.side == Side::Target || right.granted;
+        let behind = match survey.rights.iter().all(may_read) {
+            true => check_sequence(source, plan).await,
+            // That it may not be read is told already.
+            false => Ok(()),
+        };
         survey.keep(refused);
+        survey.keep(behind);
     }
     let probed = ledger::probe(target, spec.ledger_owner.as_deref()).await;
     if let Some(probe) = survey.keep(probed) {

@@ -38,7 +38,10 @@ pub mod verify;
 mod words;
 pub mod writers;
 
-pub use catalog::{Right, Survey, examine, identify, look_at_one, target_is_empty};
+pub use catalog::{
+    Right, Survey, check_repair, check_sequence, examine, examine_to_read, identify, look_at_one,
+    target_is_empty,
+};
 pub use connect::{Session, connect};
 pub use connection_string::ConnectionString;
 pub use copy::copy_batch;

@@ -50,12 +50,21 @@ pub enum Difference {
     },
 }
 
+/// Why a repair failed, for people. No row's value is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairFailure {
+    /// The error and its causes, in one line.
+    pub message: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
 /// What a verification found; added up with `+=`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Findings {
-    /// Rows of the target that were read.
+    /// Rows of the source that were compared; against receipts, where only the target is read, of the target.
     pub rows: u64,
-    /// Wire bytes of those rows.
+    /// Bytes of those rows, as they were read.
     pub bytes: u64,
     /// Ranges that were held against each other.
     pub ranges: u64,
@@ -74,9 +83,21 @@ pub struct Findings {
     /// Ranges that are not as their receipts say.
     #[serde(default)]
     pub ranges_different: u64,
-    /// Rows that were put right.
+    /// Rows that were different, and were not any more when they were looked at after they were repaired.
     #[serde(default)]
     pub repaired: u64,
+    /// Ranges in which a repair failed, so that nothing of that turn was kept; what differs there is named as it was found.
+    #[serde(default)]
+    pub ranges_unrepaired: u64,
+    /// Why the first of those repairs failed.
+    #[serde(default)]
+    pub repair_failure: Option<RepairFailure>,
+    /// Rows of the source beyond the job's last key, which the target does not have: they are not copied yet, and not missing.
+    #[serde(default)]
+    pub not_copied_yet: u64,
+    /// That last key, where there are such rows; `None` also where the job has copied nothing.
+    #[serde(default)]
+    pub copied_up_to: Option<Key>,
     /// The first of the differences, at most [`TOLD_MAX`].
     #[serde(default)]
     pub told: Vec<Difference>,
@@ -114,6 +135,10 @@ impl AddAssign for Findings {
         self.changed += other.changed;
         self.ranges_different += other.ranges_different;
         self.repaired += other.repaired;
+        self.ranges_unrepaired += other.ranges_unrepaired;
+        self.repair_failure = self.repair_failure.take().or(other.repair_failure);
+        self.not_copied_yet += other.not_copied_yet;
+        self.copied_up_to = self.copied_up_to.take().or(other.copied_up_to);
         let room = TOLD_MAX.saturating_sub(self.told.len());
         self.told.extend(other.told.into_iter().take(room));
     }

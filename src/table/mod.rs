@@ -15,7 +15,7 @@ mod wal;
 mod writers;
 
 pub use batch::{Batch, Fence, Key, KeyRange, Pass};
-pub use finding::{Against, Difference, Findings, TOLD_MAX};
+pub use finding::{Against, Difference, Findings, RepairFailure, TOLD_MAX};
 pub use name::{NameError, TableName};
 pub use plan::{
     Column, CopyFormat, DatabaseIdentity, Growth, KeyColumn, OnConflict, Order, Plan, PlanDigest, TableSpec,

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 pub struct Position {
     /// The epoch under which the table was taken over: a batch of an earlier one can commit nothing any more.
     pub epoch: u64,
+    /// When the ledger's account of the job begins, in microseconds of Unix time: later than before once the job has begun
+    /// anew. 0 where it is not known.
+    #[serde(default)]
+    pub begun: u64,
     /// Everything up to this key has been copied; `None`: nothing yet.
     #[serde(default)]
     pub copied: Option<Key>,

@@ -51,6 +51,8 @@ pub struct CopyTable {
     pub(super) verifying: Option<VerifyState>,
     /// What an earlier run, which has ended, was told is on the target; until the table is prepared.
     pub(super) known: Option<Position>,
+    /// What the ledger had when the job was begun: what is shown until the table is prepared.
+    pub(super) found: Option<Tally>,
 }
 
 #[workflow_methods]
@@ -69,6 +71,7 @@ impl CopyTable {
             at: input.state,
             verifying: input.verifying,
             known: input.known,
+            found: input.found,
         }
     }
 
@@ -119,13 +122,14 @@ impl CopyTable {
         _: &WorkflowContextView,
         change: &TuningChange,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        Ok(change.validate()?)
+        Ok(change.validate_for(self.spec.kind)?)
     }
 
-    /// Changes concurrency, batch size or speed limit, from the next batch on. Gives the tuning that holds then.
+    /// Changes concurrency or batch size from the next batch on, a speed limit at once, the interval of a sync in its sleep.
+    /// Gives the tuning that holds then.
     #[update]
     pub fn tune(&mut self, _: &mut SyncWorkflowContext<Self>, change: TuningChange) -> Tuning {
-        change.apply(&mut self.spec.tuning);
+        change.apply_to(&mut self.spec);
         self.pokes += 1;
         self.spec.tuning
     }
@@ -155,10 +159,10 @@ impl CopyTable {
                 let at = |state: &Self| state.at.as_ref().map(|at| at.position.tally).unwrap_or_default();
                 Ok(ctx.state(at))
             }
-            Kind::Sync { interval_ms } => loop {
+            Kind::Sync { .. } => loop {
                 Self::sleep_out(ctx).await?;
                 Self::round(ctx).await?;
-                Self::fall_asleep(ctx, interval_ms)?;
+                Self::fall_asleep(ctx)?;
             },
         }
     }
@@ -199,7 +203,7 @@ impl CopyTable {
         if pause > Duration::ZERO {
             let until_ms = now_ms(ctx).saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
             ctx.state_mut(|state| state.next_run_ms = Some(until_ms));
-            Self::rest(ctx, pause).await;
+            Self::rest(ctx, pause, |_| false).await;
             ctx.state_mut(|state| state.next_run_ms = None);
         }
         if ctx.cancellation_token().is_cancelled() {
@@ -259,21 +263,24 @@ impl CopyTable {
         Ok(())
     }
 
-    /// Lets time pass, less of it if the job is canceled meanwhile.
+    /// Lets time pass, less of it if the job is canceled meanwhile, or the state `is_otherwise`.
     ///
     /// The timer has a token of its own, canceled only once the activation is taken in: where the workflow's cancellation and
     /// the end of a timer of its token come in one activation, in this order, the SDK has forgotten the timer when it hears
     /// of its end, and panics, attempt after attempt.
-    async fn rest(ctx: &WorkflowContext<Self>, time: Duration) {
+    async fn rest(ctx: &WorkflowContext<Self>, time: Duration, is_otherwise: impl Fn(&Self) -> bool) {
         let token = WorkflowCancellationToken::new();
         let options = TimerOptions::builder(time)
             .cancellation_token(token.clone())
             .build();
         let mut timer = pin!(ctx.timer(options));
         let mut canceled = pin!(ctx.cancelled());
-        poll_fn(|cx| match timer.as_mut().poll(cx) {
-            Poll::Ready(_) => Poll::Ready(()),
-            Poll::Pending => canceled.as_mut().poll(cx).map(drop),
+        let mut otherwise = pin!(ctx.wait_condition(is_otherwise));
+        poll_fn(|cx| {
+            let is_over = timer.as_mut().poll(cx).is_ready()
+                || canceled.as_mut().poll(cx).is_ready()
+                || otherwise.as_mut().poll(cx).is_ready();
+            if is_over { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
         // Of no effect on a timer that has fired.
@@ -281,9 +288,10 @@ impl CopyTable {
     }
 
     /// Notes when the next round begins, and continues as new if the history has grown enough.
-    fn fall_asleep(ctx: &WorkflowContext<Self>, interval_ms: u64) -> Result<(), Stop> {
-        let until_ms = now_ms(ctx).saturating_add(interval_ms);
+    fn fall_asleep(ctx: &WorkflowContext<Self>) -> Result<(), Stop> {
+        let now_ms = now_ms(ctx);
         ctx.state_mut(|state| {
+            let until_ms = now_ms.saturating_add(state.interval_ms());
             if let Some(at) = &mut state.at {
                 at.sleep_until_ms = Some(until_ms);
             }
@@ -296,13 +304,18 @@ impl CopyTable {
 
     /// Sleeps until the next round begins: the rest of the interval, however often the process was restarted meanwhile.
     async fn sleep_out(ctx: &WorkflowContext<Self>) -> Result<(), WorkflowTermination> {
-        let until_ms = ctx.state_mut(|state| state.at.as_mut().and_then(|at| at.sleep_until_ms.take()));
-        if let Some(until_ms) = until_ms {
-            ctx.state_mut(|state| (state.phase, state.next_run_ms) = (Phase::Sleeping, Some(until_ms)));
-            let rest = Duration::from_millis(until_ms.saturating_sub(now_ms(ctx)));
+        let mut until_ms = ctx.state_mut(|state| state.at.as_mut().and_then(|at| at.sleep_until_ms.take()));
+        while let Some(until) = until_ms {
+            ctx.state_mut(|state| (state.phase, state.next_run_ms) = (Phase::Sleeping, Some(until)));
+            let interval_ms = ctx.state(Self::interval_ms);
+            let rest = Duration::from_millis(until.saturating_sub(now_ms(ctx)));
             if rest > Duration::ZERO {
-                Self::rest(ctx, rest).await;
+                Self::rest(ctx, rest, |state| state.interval_ms() != interval_ms).await;
             }
+            let tuned_ms = ctx.state(Self::interval_ms);
+            let goes_on = tuned_ms != interval_ms && !ctx.cancellation_token().is_cancelled();
+            // Another interval counts from where the sleep began.
+            until_ms = goes_on.then(|| until.saturating_sub(interval_ms).saturating_add(tuned_ms));
         }
         // An error is the workflow's cancellation.
         ctx.wait_condition(|state| !state.paused)
@@ -323,11 +336,17 @@ impl CopyTable {
             state: state.at.clone(),
             verifying: state.verifying.clone(),
             known: None,
+            found: None,
         });
         match ctx.continue_as_new(input, ContinueAsNewOptions::default()) {
             Ok(never) => match never {},
             Err(termination) => Stop::Ended(termination),
         }
+    }
+
+    /// The wait between two rounds; 0 for a job that has none.
+    fn interval_ms(&self) -> u64 {
+        self.spec.kind.interval_ms().unwrap_or(0)
     }
 
     fn prepare_input(&self) -> PrepareInput {
@@ -366,9 +385,6 @@ impl CopyTable {
     fn to_progress(&self) -> Progress {
         let at = self.at.as_ref();
         let verifying = self.verifying.as_ref();
-        let moving =
-            matches!(self.phase, Phase::Copying | Phase::Looking | Phase::Verifying) && self.in_flight > 0;
-        let speed = self.pace.speed().filter(|_| moving);
         let plan = at
             .map(|at| &at.plan)
             .or(verifying.map(|verifying| &verifying.prepared.plan));
@@ -388,15 +404,17 @@ impl CopyTable {
             tally: position
                 .map(|position| position.tally)
                 .or(verifying.map(VerifyState::tally))
+                .or(self.found)
+                .or(self.known.as_ref().map(|known| known.tally))
                 .unwrap_or_default(),
+            begun: position.map_or(0, |position| position.begun),
             found: at.map(|at| at.found).unwrap_or_default(),
             lost: at.map(|at| at.lost.clone()).unwrap_or_default(),
             prepared_again: at.map_or(0, |at| at.prepared_again),
             copied: position.and_then(|position| position.copied.clone()),
             until: at.and_then(|at| at.until.clone()),
             settled: position.and_then(|position| position.settled.clone()),
-            rows_per_second: speed.map(|(rows, _)| rows),
-            bytes_per_second: speed.map(|(_, bytes)| bytes),
+            pace: self.pace.clone(),
             next_run_ms: self.next_run_ms,
             rounds: at.map_or(0, |at| at.rounds),
             held_back_by: noted.map_or_else(Vec::new, |noted| {
@@ -408,7 +426,7 @@ impl CopyTable {
 }
 
 /// The workflow's time, which a replay gives again, in milliseconds of Unix time.
-fn now_ms(ctx: &WorkflowContext<CopyTable>) -> u64 {
+pub(super) fn now_ms(ctx: &WorkflowContext<CopyTable>) -> u64 {
     let now = ctx.workflow_time();
     let since = now.and_then(|now| now.duration_since(UNIX_EPOCH).ok());
     since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))

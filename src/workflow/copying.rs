@@ -99,11 +99,14 @@ impl<'a> Work<'a> for Copying {
         Box::pin(ctx.execute_activity(Activities::copy_batch, input, options))
     }
 
+    fn moved(tally: &Tally) -> (u64, u64) {
+        (tally.rows, tally.bytes)
+    }
+
     fn take(&mut self, ctx: &WorkflowContext<CopyTable>, number: u64, tally: Tally) {
-        let (now, pass) = (ctx.workflow_time(), self.pass);
+        let pass = self.pass;
         let carried = self.carried.remove(&number).unwrap_or_default();
         ctx.state_mut(|state| {
-            state.pace.add(now, tally.rows, tally.bytes);
             state.prepared_in_vain = 0;
             if let Some(at) = &mut state.at {
                 at.confirm(pass, number, &carried, tally);

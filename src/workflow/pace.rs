@@ -1,7 +1,8 @@
 //! How large a batch should be, and how fast the last ones went. Pure arithmetic on the workflow's own time.
 
 use std::collections::VecDeque;
-use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
 
 use crate::job::Tuning;
 
@@ -13,8 +14,12 @@ const MAX_BYTES: u64 = 16 << 20;
 const FIRST_ROWS: u64 = 10_000;
 /// A batch under a speed limit takes about so long: its snapshot should not be held for minutes.
 const LIMITED_SECONDS: u64 = 5;
-/// Speed is measured over so many batches.
-const SAMPLES: usize = 32;
+/// Speed is measured over so many milliseconds: enough to even out batches, and a server that has stopped is seen soon.
+const WINDOW_MS: u64 = 12_000;
+/// Over a shorter time a rate says more about the batch than about the speed.
+const SPAN_MS_MIN: u64 = 500;
+/// So many batches are kept for it: more come back in that time where batches are tiny, and then it is shorter.
+const SAMPLES: usize = 128;
 
 /// The most rows for the next batch.
 pub fn batch_rows(tuning: &Tuning, row_bytes: Option<u64>) -> u64 {
@@ -37,44 +42,79 @@ pub fn look_rows(tuning: &Tuning, row_bytes: Option<u64>) -> u64 {
     batch_rows(tuning, row_bytes).min(MAX_ROWS)
 }
 
-/// The last batches: when each came back, and what it brought.
-#[derive(Debug, Default)]
+/// The stretch of copying that goes on: when it began, and the last batches that came back.
+///
+/// It is what everybody who shows a speed computes it from, so that there is one: a bar, a status, a line of JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Pace {
-    samples: VecDeque<(SystemTime, u64, u64)>,
+    /// When the stretch began, in milliseconds of Unix time.
+    pub since_ms: u64,
+    /// What came back before this is forgotten; 0 where nothing is.
+    #[serde(default)]
+    pub forgotten_ms: u64,
+    /// The last batches, in the order in which they came back.
+    pub moved: VecDeque<Moved>,
+}
+
+/// Rows that moved, and in which time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// When their batch began, in milliseconds of Unix time.
+    pub began_ms: u64,
+    /// When it came back, or its last row was sent.
+    pub ended_ms: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Wire bytes.
+    pub bytes: u64,
 }
 
 impl Pace {
     /// A stretch of copying begins: what was before does not count.
-    pub fn begin(&mut self, now: Option<SystemTime>) {
-        self.samples.clear();
-        self.samples.extend(now.map(|now| (now, 0, 0)));
+    pub(super) fn begin(&mut self, now_ms: u64) {
+        self.moved.clear();
+        (self.since_ms, self.forgotten_ms) = (now_ms, 0);
     }
 
     /// A batch came back.
-    pub fn add(&mut self, now: Option<SystemTime>, rows: u64, bytes: u64) {
-        self.samples.extend(now.map(|now| (now, rows, bytes)));
-        let excess = self.samples.len().saturating_sub(SAMPLES);
-        self.samples.drain(..excess);
+    pub(super) fn add(&mut self, moved: Moved) {
+        self.moved.push_back(moved);
+        while self.moved.len() > SAMPLES {
+            let forgotten = self.moved.pop_front();
+            self.forgotten_ms = forgotten.map_or(0, |it| it.ended_ms).max(self.forgotten_ms);
+        }
     }
 
-    /// Rows and bytes a second; `None` while there is nothing to measure.
-    pub fn speed(&self) -> Option<(f64, f64)> {
-        let (first, last) = (self.samples.front()?, self.samples.back()?);
-        let seconds = last.0.duration_since(first.0).ok()?.as_secs_f64();
-        if seconds <= 0.0 {
+    /// Rows and bytes a second, over the last seconds before `now_ms`, with what is `in_flight`; `None` while nothing moves.
+    ///
+    /// A batch is taken to have moved evenly while it lasted, so that one of a minute counts as one of a second does.
+    #[must_use]
+    pub fn speed(&self, in_flight: &[Moved], now_ms: u64) -> Option<(f64, f64)> {
+        let from_ms = now_ms
+            .saturating_sub(WINDOW_MS)
+            .max(self.since_ms)
+            .max(self.forgotten_ms);
+        let seconds = now_ms.saturating_sub(from_ms) as f64 / 1000.0;
+        if now_ms.saturating_sub(self.since_ms) < SPAN_MS_MIN || seconds <= 0.0 {
             return None;
         }
-        // The first sample is where the clock starts: what it brought was copied before.
-        let brought = self.samples.iter().skip(1);
-        let (rows, bytes) = brought.fold((0, 0), |sum, sample| (sum.0 + sample.1, sum.1 + sample.2));
-        Some((rows as f64 / seconds, bytes as f64 / seconds))
+        let (mut rows, mut bytes) = (0.0, 0.0);
+        for it in self.moved.iter().chain(in_flight) {
+            let within = it.ended_ms.min(now_ms).saturating_sub(it.began_ms.max(from_ms));
+            // One that began and ended in one moment counts whole where that moment does.
+            let share = match it.ended_ms.saturating_sub(it.began_ms) {
+                0 => f64::from(u8::from((from_ms..=now_ms).contains(&it.ended_ms))),
+                lasted => within as f64 / lasted as f64,
+            };
+            rows += it.rows as f64 * share;
+            bytes += it.bytes as f64 * share;
+        }
+        (rows > 0.0).then(|| (rows / seconds, bytes / seconds))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
-
     use super::*;
 
     #[test]
@@ -94,19 +134,74 @@ mod tests {
         assert_eq!(look_rows(&tuning(Some(7), None), Some(300)), 7);
     }
 
-    #[test]
-    fn speed_is_what_came_back_over_the_time_it_took() {
-        let at = |seconds| Some(UNIX_EPOCH + Duration::from_secs(seconds));
-        let mut pace = Pace::default();
-        assert_eq!(pace.speed(), None);
-        pace.begin(at(10));
-        assert_eq!(pace.speed(), None);
-        pace.add(at(11), 100, 1000);
-        pace.add(at(12), 300, 3000);
-        assert_eq!(pace.speed(), Some((200.0, 2000.0)));
-        for second in 13..100 {
-            pace.add(at(second), 50, 500);
+    fn moved(began_ms: u64, ended_ms: u64, rows: u64) -> Moved {
+        Moved {
+            began_ms,
+            ended_ms,
+            rows,
+            bytes: rows * 10,
         }
-        assert_eq!(pace.speed(), Some((50.0, 500.0)), "old samples do not count");
+    }
+
+    #[test]
+    fn speed_is_what_moved_over_the_last_seconds() {
+        let mut pace = Pace::default();
+        pace.begin(10_000);
+        assert_eq!(pace.speed(&[], 10_100), None, "too short to measure");
+        assert_eq!(pace.speed(&[], 12_000), None, "nothing has moved");
+        pace.add(moved(10_000, 11_000, 100));
+        pace.add(moved(11_000, 12_000, 300));
+        assert_eq!(pace.speed(&[], 12_000), Some((200.0, 2000.0)));
+        for second in 12..100 {
+            pace.add(moved(second * 1000, (second + 1) * 1000, 50));
+        }
+        assert_eq!(
+            pace.speed(&[], 100_000),
+            Some((50.0, 500.0)),
+            "old ones do not count"
+        );
+        assert_eq!(
+            pace.speed(&[], 106_000),
+            Some((25.0, 250.0)),
+            "a server that stops is seen"
+        );
+        assert_eq!(pace.speed(&[], 113_000), None, "nothing moves any more");
+    }
+
+    #[test]
+    fn a_long_batch_counts_for_the_time_it_took_before_and_after_it_came_back() {
+        let mut pace = Pace::default();
+        pace.begin(0);
+        let speed = |pace: &Pace, in_flight: &[Moved], now_ms| pace.speed(in_flight, now_ms).map(|it| it.0);
+        assert_eq!(speed(&pace, &[moved(0, 30_000, 3000)], 30_000), Some(100.0));
+        pace.add(moved(0, 60_000, 6000));
+        assert_eq!(speed(&pace, &[], 60_000), Some(100.0));
+        assert_eq!(
+            speed(&pace, &[moved(60_000, 60_000, 0)], 60_000),
+            Some(100.0),
+            "one that has just begun"
+        );
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_waited_for_either() {
+        let mut pace = Pace::default();
+        pace.begin(0);
+        for tick in 0..10_000 {
+            pace.add(moved(tick, tick + 1, 1));
+        }
+        assert_eq!(pace.moved.len(), SAMPLES);
+        let speed = pace.speed(&[], 10_000).expect("a speed").0;
+        assert!((speed - 1000.0).abs() < 10.0, "{speed}");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_is_harmless() {
+        let mut pace = Pace::default();
+        pace.begin(100_000);
+        pace.add(moved(101_000, 102_000, 100));
+        assert_eq!(pace.speed(&[], 50_000), None);
+        pace.add(moved(50_000, 40_000, 100));
+        assert_eq!(pace.speed(&[], 60_000), None);
     }
 }

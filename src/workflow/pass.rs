@@ -3,6 +3,7 @@
 //!
 //! What is done with a range is the pass's [`Work`]: it is copied, looked at again, or verified.
 
+use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
@@ -14,7 +15,8 @@ use temporalio_workflow::{
     WorkflowTermination,
 };
 
-use super::copy_table::CopyTable;
+use super::copy_table::{CopyTable, now_ms};
+use super::pace::Moved;
 use super::scheduler::{Action, Event, Outcome, Scheduler, Setback};
 use crate::activity::Failure;
 use crate::table::{Key, KeyRange};
@@ -79,6 +81,9 @@ pub(super) trait Work<'a> {
         token: WorkflowCancellationToken,
     ) -> Answer<'a, Self::Done>;
 
+    /// Rows and bytes that moved for what came back.
+    fn moved(done: &Self::Done) -> (u64, u64);
+
     /// Takes what came back of the range of that number.
     fn take(&mut self, ctx: &WorkflowContext<CopyTable>, number: u64, done: Self::Done);
 
@@ -102,6 +107,8 @@ pub(super) struct Running<'a, W: Work<'a>> {
     planning: Option<Answer<'a, Option<Key>>>,
     /// In the order in which they were begun.
     batches: Vec<(u64, Answer<'a, W::Done>)>,
+    /// When each batch in flight was begun, in milliseconds of Unix time.
+    begun_ms: BTreeMap<u64, u64>,
     /// Lets what is in flight end when one batch has failed for good.
     token: WorkflowCancellationToken,
     failed: Option<ActivityExecutionError>,
@@ -117,9 +124,9 @@ impl<'a, W: Work<'a>> Running<'a, W> {
         done: Vec<KeyRange>,
         next_number: u64,
     ) -> Self {
-        let now = ctx.workflow_time();
+        let now_ms = now_ms(ctx);
         let concurrency = ctx.state_mut(|state| {
-            state.pace.begin(now);
+            state.pace.begin(now_ms);
             state.spec.tuning.concurrency
         });
         Self {
@@ -128,6 +135,7 @@ impl<'a, W: Work<'a>> Running<'a, W> {
             scheduler: Scheduler::new(low, stop, done, next_number, concurrency),
             planning: None,
             batches: Vec::new(),
+            begun_ms: BTreeMap::new(),
             token: ctx.cancellation_token().child_token(),
             failed: None,
         }
@@ -174,6 +182,7 @@ impl<'a, W: Work<'a>> Running<'a, W> {
                 Action::Begin { number, range } => {
                     let answer = self.work.begin(self.ctx, number, range, self.token.clone());
                     self.batches.push((number, answer));
+                    self.begun_ms.insert(number, now_ms(self.ctx));
                 }
                 Action::CancelInFlight => self.token.cancel_with_reason("another batch failed"),
             }
@@ -198,8 +207,19 @@ impl<'a, W: Work<'a>> Running<'a, W> {
             }
             News::Batch(number, answer) => {
                 self.batches.retain(|(other, _)| *other != number);
+                let begun_ms = self.begun_ms.remove(&number);
                 match answer {
                     Ok(done) => {
+                        let (rows, bytes) = W::moved(&done);
+                        let ended_ms = now_ms(self.ctx);
+                        let began_ms = begun_ms.unwrap_or(ended_ms);
+                        let moved = Moved {
+                            began_ms,
+                            ended_ms,
+                            rows,
+                            bytes,
+                        };
+                        self.ctx.state_mut(|state| state.pace.add(moved));
                         self.work.take(self.ctx, number, done);
                         self.tell(Event::BatchDone(number));
                     }
@@ -276,6 +296,7 @@ fn out_of_order() -> WorkflowTermination {
         hint: "see whether the collation of the key was changed, reindex it, and begin afresh with --restart"
             .to_owned(),
         prepare_again: false,
+        since_ms: None,
     };
     let answer = ApplicationFailure::builder(failure.clone())
         .type_name(failure.kind.clone())

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::pace::Pace;
 use crate::job::JobSpec;
 use crate::table::{Findings, Key, Lost, TableName, Tally};
 
@@ -46,6 +47,9 @@ pub struct Progress {
     pub rows_estimate: Option<u64>,
     /// What the batches in the ledger did, all of them together.
     pub tally: Tally,
+    /// When the ledger's account of the job begins, in microseconds of Unix time; 0 where it is not known.
+    #[serde(default)]
+    pub begun: u64,
     /// What of it an earlier run had done, and this one found in the ledger when it began.
     #[serde(default)]
     pub found: Tally,
@@ -64,12 +68,9 @@ pub struct Progress {
     /// The key up to which no row can appear any more (sync).
     #[serde(default)]
     pub settled: Option<Key>,
-    /// Over the last batches.
+    /// What moved in the last seconds: what a speed is computed from.
     #[serde(default)]
-    pub rows_per_second: Option<f64>,
-    /// Over the last batches.
-    #[serde(default)]
-    pub bytes_per_second: Option<f64>,
+    pub pace: Pace,
     /// When the next round begins, or the table is prepared once more, in milliseconds of Unix time.
     #[serde(default)]
     pub next_run_ms: Option<u64>,
@@ -82,6 +83,22 @@ pub struct Progress {
     /// What was verified so far; `None` where nothing is.
     #[serde(default)]
     pub findings: Option<Findings>,
+}
+
+impl Phase {
+    /// The phase as a status shows it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::Copying => "copying",
+            Self::Looking => "looking",
+            Self::Concluding => "concluding",
+            Self::Verifying => "verifying",
+            Self::Sleeping => "sleeping",
+            Self::Done => "done",
+        }
+    }
 }
 
 impl Progress {
@@ -97,14 +114,14 @@ impl Progress {
             spec,
             rows_estimate: None,
             tally,
+            begun: 0,
             found: Tally::default(),
             lost: Lost::default(),
             prepared_again: 0,
             copied: None,
             until: None,
             settled: None,
-            rows_per_second: None,
-            bytes_per_second: None,
+            pace: Pace::default(),
             next_run_ms: None,
             rounds: 0,
             held_back_by: Vec::new(),

@@ -27,6 +27,9 @@ pub struct JobInput {
     /// What an earlier run of the job, which has ended, was told is on the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known: Option<Position>,
+    /// What the ledger had when the job was begun. Nothing is decided by it: it is shown until the table is prepared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<Tally>,
 }
 
 /// A table that is prepared: the workflow's state, and what a run hands to the one that continues it.
@@ -252,6 +255,7 @@ mod tests {
         PrepareOutput {
             plan: plan(),
             position: Position {
+                begun: 0,
                 epoch: 3,
                 copied: Some(key("5")),
                 beyond: vec![KeyRange {

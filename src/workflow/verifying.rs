@@ -138,6 +138,7 @@ impl CopyTable {
                 "see which rows, and put them right: longhaul verify {name} --against source [--repair]"
             ),
             prepare_again: false,
+            since_ms: None,
         };
         let answer = ApplicationFailure::builder(failure.clone())
             .type_name(failure.kind.clone())
@@ -208,10 +209,12 @@ impl<'a> Work<'a> for Verifying {
         Box::pin(ctx.execute_activity(Activities::verify_range, input, options))
     }
 
+    fn moved(findings: &Findings) -> (u64, u64) {
+        (findings.rows, findings.bytes)
+    }
+
     fn take(&mut self, ctx: &WorkflowContext<CopyTable>, _number: u64, findings: Findings) {
-        let now = ctx.workflow_time();
         ctx.state_mut(|state| {
-            state.pace.add(now, findings.rows, findings.bytes);
             state.prepared_in_vain = 0;
             if let Some(verifying) = &mut state.verifying {
                 verifying.findings += findings;

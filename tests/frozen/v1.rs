@@ -26,7 +26,7 @@ fn journals_of_the_first_version_open_and_their_jobs_say_how_they_stand() {
         let (state, rows) = match name(&path).as_str() {
             "completed" => ("COMPLETED", 20_000),
             // How far these have come the ledger on their target knows.
-            "interrupted" | "paused" | "sync" => ("RUNNING", 0),
+            "interrupted" | "paused" | "sync" => ("INTERRUPTED", 0),
             other => panic!("nothing is known of the journal {other}"),
         };
         assert_eq!(status["state"], state, "{}", path.display());
@@ -37,7 +37,7 @@ fn journals_of_the_first_version_open_and_their_jobs_say_how_they_stand() {
         );
         let words = status["last_failure"].as_str().unwrap_or_default();
         let is_told = words.contains("an earlier version of longhaul began it") && words.contains(WAY_OUT);
-        assert_eq!(is_told, state == "RUNNING", "{}: {status}", path.display());
+        assert_eq!(is_told, state == "INTERRUPTED", "{}: {status}", path.display());
     }
 }
 
@@ -76,7 +76,7 @@ fn an_open_job_of_the_first_version_is_told_the_way_out_and_left_as_it_is() {
         state.assert_says(&["list"], 0, &[JOB]);
         state.assert_says(&["history", JOB, "--events"], 0, &["WorkflowExecutionStarted"]);
         state.assert_says(&["history", JOB], 0, &["begun: small -> small"]);
-        assert_eq!(state.statuses()[0]["state"], "RUNNING", "{name}");
+        assert_eq!(state.statuses()[0]["state"], "INTERRUPTED", "{name}");
     }
 }
 
@@ -95,7 +95,7 @@ fn the_name_of_an_open_job_of_the_first_version_is_not_taken_by_another_job() {
             dead,
         ];
         state.assert_says(&[&[kind], &ends[..]].concat(), 2, &words);
-        assert_eq!(state.statuses()[0]["state"], "RUNNING", "{name}");
+        assert_eq!(state.statuses()[0]["state"], "INTERRUPTED", "{name}");
     }
 }
 

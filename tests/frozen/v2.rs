@@ -16,10 +16,10 @@ fn expected(job: &str) -> (&'static str, u64) {
         "completed.verify" => ("COMPLETED", 1),
         "failed" => ("FAILED", 100),
         "canceled" => ("CANCELED", 200),
-        "interrupted" => ("RUNNING", 300),
+        "interrupted" => ("INTERRUPTED", 300),
         "paused" => ("PAUSED", 200),
-        "sync" => ("SLEEPING", 1260),
-        "renewed" => ("RUNNING", 600),
+        "sync" => ("INTERRUPTED", 1260),
+        "renewed" => ("INTERRUPTED", 600),
         other => panic!("nothing is known of the job {other}"),
     }
 }

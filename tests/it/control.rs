@@ -70,10 +70,19 @@ fn a_running_job_is_seen_paused_tuned_and_resumed_from_a_second_process() {
     assert!(event_types(&stage)[0].ends_with("WORKFLOW_EXECUTION_STARTED"));
 
     stage
-        .run(&["pause", JOB])
+        .run(&["pause", JOB, "--wait"])
         .assert_code(0)
-        .assert_said(&["paused", "longhaul resume"]);
-    stage.until_state("PAUSED");
+        .assert_said(&[&format!("job {JOB} is paused; go on with: longhaul resume {JOB}")]);
+    let status = stage.status();
+    assert_eq!(
+        (
+            &status["state"],
+            &status["draining"],
+            status["pending_activities"].as_array().map(Vec::len)
+        ),
+        (&"PAUSED".into(), &0.into(), Some(0)),
+        "it returns when nothing is in flight"
+    );
     assert_stands_still(&stage);
     stage
         .run(&["resume", JOB])
@@ -187,21 +196,26 @@ fn restart_begins_anew_and_still_looks_before_a_row_moves() {
 #[test]
 fn a_canceled_job_leaves_only_what_the_ledger_accounts_for_and_can_be_run_again() {
     let (stage, process) = running();
+    stage.run(&["tune", JOB, "--concurrency", "3"]).assert_code(0);
     stage
-        .run(&["cancel", JOB])
+        .run(&["cancel", JOB, "--wait"])
         .assert_code(0)
-        .assert_said(&["canceled"]);
-    process.end().assert_code(1).assert_said(&["canceled"]);
+        .assert_said(&["is canceled"]);
     assert_eq!(stage.status()["state"], "CANCELED");
+    process.end().assert_code(1).assert_said(&["canceled"]);
     let rows = stage.rows();
     assert!((1..ROWS).contains(&rows), "{rows}");
     let accounted = ask(&stage.target, "SELECT sum(rows) FROM longhaul.batches");
     assert_eq!(accounted, rows.to_string());
-    stage
-        .begin(&mut stage.migrate(&["--max-rate", "none"]))
-        .end()
-        .assert_code(0);
+    let again = stage.begin(&mut stage.migrate(&["--max-rate", "none"])).end();
+    again.assert_code(0).assert_said(&[
+        &format!("job {JOB} was canceled, and is run again"),
+        "concurrency 3 as before",
+        "batch rows 500 as before",
+        "max rate none as given, instead of 1500KB/s",
+    ]);
     stage.assert_moved();
+    assert_eq!(stage.status()["tuning"]["concurrency"], 3, "as it was tuned");
 }
 
 #[test]
@@ -211,13 +225,24 @@ fn a_job_that_nobody_runs_can_be_asked_paused_and_then_resumed_here() {
     let status = stage.status();
     assert_eq!(
         (&status["state"], &status["worker_pid"]),
-        (&"RUNNING".into(), &Value::Null)
+        (&"INTERRUPTED".into(), &Value::Null)
     );
     assert!(status["tables"][0]["rows_done"].as_u64().unwrap() > 0, "{status}");
+    assert_eq!(
+        status["tables"][0]["rows_per_second"],
+        Value::Null,
+        "nothing moves"
+    );
     let text = stage.run(&["status"]).assert_code(0).stdout;
     assert!(text.contains("interrupted, no process runs it"), "{text}");
+    assert!(text.contains("batch rows 500, max rate 1500KB/s"), "{text}");
     let listed = lines(&stage.run(&["list", "--json"]).assert_code(0).stdout);
-    assert_eq!(listed[0]["worker_pid"], Value::Null);
+    assert_eq!(
+        (&listed[0]["state"], &listed[0]["worker_pid"]),
+        (&"INTERRUPTED".into(), &Value::Null)
+    );
+    let listed = stage.run(&["list"]).assert_code(0).stdout;
+    assert!(listed.contains("interrupted"), "{listed}");
     assert!(!event_types(&stage).is_empty());
 
     stage
@@ -229,7 +254,21 @@ fn a_job_that_nobody_runs_can_be_asked_paused_and_then_resumed_here() {
         .run(&["tune", JOB, "--max-rate", "none"])
         .assert_code(0)
         .assert_said(&["max rate none"]);
+    // The same command leaves it so, and says in its first line what goes on with it.
+    let same = stage.begin(&mut stage.migrate(&["--batch-rows", "500"]));
+    until("the process that has it", || {
+        (stage.status()["worker_pid"] == same.pid()).then_some(())
+    });
+    // The batches of the dead process are still to end.
+    stage.until_state("PAUSED");
     assert_stands_still(&stage);
+    same.interrupt();
+    let said = same.end().assert_code(130).stderr;
+    let first = said.lines().next().unwrap_or_default();
+    assert!(
+        first.contains("is paused") && first.contains(&format!("longhaul resume {JOB}")),
+        "{said}"
+    );
     stage.run(&["resume"]).assert_code(0);
     stage.assert_moved();
     assert_eq!(stage.status()["state"], "COMPLETED");

@@ -82,7 +82,7 @@ fn left_open(kind: &serde_json::Value) -> Stage {
 #[track_caller]
 fn assert_told(stage: &Stage) {
     let status = stage.status();
-    assert_eq!(status["state"], "RUNNING");
+    assert_eq!(status["state"], "INTERRUPTED");
     let words = status["last_failure"].as_str().unwrap();
     assert!(
         words.contains("an earlier version of longhaul began it"),

@@ -27,10 +27,17 @@ fn interrupted(rows: u64, batch_rows: &str) -> Stage {
 fn a_lost_state_directory_costs_no_row_and_brings_none_twice_whatever_the_size_of_batches() {
     let stage = interrupted(20_000, "700");
     std::fs::remove_dir_all(stage.state()).unwrap();
-    let again = stage
-        .begin(&mut stage.migrate(&["--batch-rows", "1100", "--max-rate", "none"]))
-        .end();
-    again.assert_code(0).assert_said(&["ledger found on the target"]);
+    let mut command = stage.command(&["migrate", "--table", JOB, "--progress", "json"]);
+    command.args(["--source", &stage.source, "--target", &stage.target]);
+    command.args(["--batch-rows", "1100", "--max-rate", "none"]);
+    let again = stage.begin(&mut command).end();
+    let again = again.assert_code(0).assert_said(&["ledger found on the target"]);
+    let first: Value = serde_json::from_str(again.stdout.lines().next().unwrap()).unwrap();
+    let rows_done = first["tables"][0]["rows_done"].as_u64();
+    assert!(
+        rows_done > Some(20_000),
+        "what the ledger has, from the first line: {first}"
+    );
     stage.assert_moved();
     assert_eq!(stage.status()["tables"][0]["rows_done"], 60_000);
 }

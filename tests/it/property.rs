@@ -216,9 +216,8 @@ impl<'a> History<'a> {
             self.kill();
         }
         let state = self.stage.try_status().map(|status| status["state"].clone());
-        let is_open = state.is_some_and(|state| {
-            ["RUNNING", "PAUSED", "SLEEPING"].contains(&state.as_str().unwrap_or_default())
-        });
+        let is_open = state
+            .is_some_and(|state| ["INTERRUPTED", "PAUSED"].contains(&state.as_str().unwrap_or_default()));
         if !is_open {
             self.kind = self.random.pick::<&str>(&KINDS);
         }

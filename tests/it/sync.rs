@@ -155,6 +155,23 @@ fn a_sync_is_tuned_paused_and_resumed_between_its_rounds() {
     }
     stage.run(&["resume", crate::stage::JOB]).assert_code(0);
     stage.until_rows(599);
+    // A long interval, and a short one again: it holds for the sleep that goes on.
+    let tune = |interval| stage.run(&["tune", crate::stage::JOB, "--interval", interval]);
+    tune("1h").assert_code(0).assert_said(&["interval 1h"]);
+    let sleeping = until("a long sleep", || {
+        stage
+            .try_status()
+            .filter(|status| status["state"] == "SLEEPING" && status["interval_ms"] == 3_600_000)
+    });
+    assert_eq!(sleeping["tables"][0]["rows_per_second"], serde_json::Value::Null);
+    let text = stage.run(&["status"]).assert_code(0).stdout;
+    assert!(
+        text.contains("in step; looks again at") && text.contains("interval 1h"),
+        "{text}"
+    );
+    stage.add(50);
+    tune("1s").assert_code(0);
+    stage.until_rows(649);
     stage.run(&["cancel", crate::stage::JOB]).assert_code(0);
     process.end().assert_code(1);
     assert_eq!(stage.status()["state"], "CANCELED");

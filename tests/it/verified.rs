@@ -357,7 +357,7 @@ fn a_verification_that_is_killed_goes_on_where_it_was_and_finds_the_same() {
     let before = status_of_verification(&stage).unwrap();
     assert_eq!(
         (&before["kind"], &before["state"]),
-        (&json!("verify"), &json!("RUNNING"))
+        (&json!("verify"), &json!("INTERRUPTED"))
     );
     let ended = command("none").end().assert_code(1);
     planted.assert_named(&ended);
@@ -814,4 +814,75 @@ fn a_sync_that_runs_goes_on_under_a_repair() {
     process.interrupt();
     process.end().assert_code(130);
     assert_equal(&stage);
+}
+
+#[test]
+fn what_cannot_be_compared_or_repaired_is_said_with_a_way_out_of_verify_itself() {
+    let columns = "x text, y text, a text, u int";
+    let words = Other::new(
+        "w2",
+        &format!("CREATE TABLE w2 ({columns}, PRIMARY KEY (x, y))"),
+        &format!("CREATE TABLE w2 ({columns}, UNIQUE (x, y), CONSTRAINT one_u UNIQUE (u))"),
+        "INSERT INTO w2 SELECT i, i, 'v', i FROM generate_series(100, 109) i",
+    );
+    let (source, target) = (&words.stage.source, &words.stage.target);
+    let against_source = |more: &[&str]| words.verify(&[&["--against", "source"], more].concat());
+    tell(
+        target,
+        "INSERT INTO w2 SELECT 'extra', i, 'v' FROM generate_series(1, 8) i; INSERT INTO w2 VALUES (NULL, '1', 'v')",
+    );
+    against_source(&[]).assert_code(1).assert_said(&[
+        "1 row of target table public.w2 with a null in the key (x, y)",
+        "DELETE FROM ONLY \"public\".\"w2\" WHERE \"x\" IS NULL OR \"y\" IS NULL",
+    ]);
+    // What the source has beyond what is copied is not missing; what the target has beyond it is extra.
+    tell(source, "INSERT INTO w2 VALUES ('z', 'z', 'late', 200)");
+    tell(
+        target,
+        "DELETE FROM w2 WHERE x IS NULL OR y <> '8'; DELETE FROM w2 WHERE x <> 'extra'",
+    );
+    tell(
+        target,
+        "INSERT INTO w2 SELECT i, i, 'v', i FROM generate_series(100, 109) i",
+    );
+    let ended = against_source(&[]).assert_code(1);
+    assert_eq!(ended.stdout, "extra (extra, 8)\n");
+    ended.assert_said(&[
+        "beyond the last key that the job has copied",
+        "1 row that the source has beyond key (109, 109) is not",
+    ]);
+    against_source(&["--repair", "--delete-extra"])
+        .assert_code(0)
+        .assert_said(&["equal up to key (109, 109) (10 rows", "1 row put right"]);
+    // Two rows that have exchanged a value of another unique index, and one that only was changed, and is in their range.
+    tell(
+        target,
+        "UPDATE w2 SET u = 0 WHERE x = '101'; UPDATE w2 SET u = 101 WHERE x = '102'; UPDATE w2 SET u = 102 WHERE x = '101'",
+    );
+    let role = format!("owner_of_{}", ask(target, "SELECT current_database()"));
+    tell(
+        target,
+        &format!("CREATE ROLE {role}; ALTER TABLE w2 OWNER TO {role}"),
+    );
+    let ended = against_source(&["--repair"]).assert_code(1);
+    assert_eq!(ended.stdout, "changed (101, 101): u\nchanged (102, 102): u\n");
+    let ended = ended.assert_said(&[
+        "the repair failed in 1 range",
+        "one_u",
+        "by hand",
+        &format!("belongs to role {role}"),
+    ]);
+    assert!(!ended.stderr.contains("--on-conflict"), "{ended:?}");
+    tell(
+        target,
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN OLD; END$$;
+         CREATE TRIGGER kept BEFORE UPDATE ON w2 FOR EACH ROW EXECUTE FUNCTION keep()",
+    );
+    let ended = against_source(&["--repair"]).assert_code(1);
+    let ended = ended.assert_said(&[
+        "kept",
+        "ALTER TABLE \"public\".\"w2\" DISABLE TRIGGER \"kept\"",
+        "verifies again",
+    ]);
+    assert!(!ended.stderr.contains("--fire-triggers"), "{ended:?}");
 }

@@ -32,7 +32,7 @@ const CASES: [Case; 12] = [
     on_target(
         "UPDATE longhaul.tables SET epoch = epoch + 1",
         Kind::Fenced,
-        "job j was taken over by another run",
+        "job j was taken over by another process at 20",
     ),
     on_target(
         "UPDATE longhaul.tables SET epoch = epoch - 1",

@@ -282,6 +282,35 @@ impl Meter for Stuck {
     }
 }
 
+/// What is logged.
+#[derive(Clone, Default)]
+struct Said(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl Said {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl std::io::Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl tracing_subscriber::fmt::MakeWriter<'_> for Said {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_hangs_is_ended_after_ten_seconds_and_nothing_of_it_is_kept() {
     const WAITED: std::ops::Range<Duration> = Duration::from_secs(9)..Duration::from_secs(30);
@@ -312,8 +341,21 @@ async fn a_batch_that_hangs_is_ended_after_ten_seconds_and_nothing_of_it_is_kept
     let idle = client(url).await;
     let held = format!("BEGIN; SELECT pg_advisory_xact_lock_shared({number})");
     idle.batch_execute(&held).await.unwrap();
+    let said = Said::default();
     let began = Instant::now();
-    let now = databases.opened("t").await;
+    let now = {
+        let log = tracing_subscriber::fmt().with_writer(said.clone()).finish();
+        let _log = tracing::subscriber::set_default(log);
+        databases.opened("t").await
+    };
+    let said = said.text();
+    for words in [
+        "held by another process, or what is left of one: waiting for its batches in flight (sessions ",
+        "within 10s are ended",
+        "do not end: their sessions are ended",
+    ] {
+        assert!(said.contains(words), "`{words}` is not in: {said}");
+    }
     assert!(WAITED.contains(&began.elapsed()), "{:?}", began.elapsed());
     assert!(
         idle.batch_execute("SELECT 1").await.is_err(),

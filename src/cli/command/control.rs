@@ -1,21 +1,27 @@
-//! `pause`, `cancel`, `tune`: a word to a job, whether a live process runs it or not. Durable when the command returns.
+//! `pause`, `cancel`, `tune`: a word to a job, whether a live process runs it or not. Durable when the command returns; with
+//! `--wait` it returns when nothing of the job is in flight any more.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use temporalio_client::errors::WorkflowUpdateError;
 use temporalio_client::{WorkflowCancelOptions, WorkflowExecuteUpdateOptions, WorkflowSignalOptions};
 
 use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
-use super::inspect::unknown;
+use super::inspect::{self, unknown};
 use super::jobs::{self, Job};
+use super::kept;
 use super::{Context, refused, unreachable};
 use crate::connect::{self, Connected, Place};
+use crate::job::status::{JobState, JobStatus};
 use crate::job::{Kind, TuningChange};
+use crate::observe::progress::waiting_in_words;
 use crate::service::Mode;
 use crate::worker::{self, Running};
 use crate::workflow::CopyTable;
 
+/// How often `--wait` looks.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long `cancel` waits for the batches in flight; a job that takes longer ends without being watched.
 const CANCELED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -44,7 +50,7 @@ async fn speak_to(context: &Context<'_>, name: &str) -> Result<Spoken, Report> {
     if job.is_earlier() {
         let words = format!("an earlier version of longhaul began job {name}");
         return Err(Report::of(words, ExitStatus::Failed)
-            .with_hint("run its own command again: it goes on from the ledger on the target".to_owned()));
+            .with_hint("run its own command again: it continues from the ledger on the target".to_owned()));
     }
     let live = match connected.place {
         Place::Process(_) => jobs::worker_pid(&connected.client, &job.spec.name)
@@ -70,6 +76,7 @@ impl Spoken {
         self.worker.is_none() && matches!(self.connected.place, Place::Process(_))
     }
 
+    /// Lets go of the journal, which others may want to ask.
     async fn end(self) -> Result<(), Report> {
         match self.worker {
             Some(worker) => worker.shut_down().await.map_err(|error| refused(&error)),
@@ -78,7 +85,7 @@ impl Spoken {
     }
 }
 
-pub async fn pause(context: &Context<'_>, name: &str) -> Outcome {
+pub async fn pause(context: &Context<'_>, name: &str, wait: bool) -> Outcome {
     let spoken = speak_to(context, name).await?;
     let signaled = spoken
         .job
@@ -86,23 +93,67 @@ pub async fn pause(context: &Context<'_>, name: &str) -> Outcome {
         .signal(CopyTable::pause, (), WorkflowSignalOptions::default())
         .await;
     signaled.map_err(|error| refused(&error))?;
-    if spoken.worker.is_some() {
-        // An answer comes after the signal was taken in; our worker must not end before, or `status` would not see it.
-        _ = spoken.job.progress().await;
-    }
-    let when = if spoken.is_live() {
-        "batches in flight finish first"
-    } else {
-        "no process runs it now"
-    };
-    context.printer.talk(&format!(
-        "job {name} is paused ({when}); go on with: longhaul resume {name}"
-    ));
+    let is_live = spoken.is_live();
+    // An answer comes after the signal was taken in; a worker of ours must not end before, or `status` would not see it.
+    _ = spoken.job.progress().await;
     spoken.end().await?;
+    let talk = |words: String| context.printer.talk(&words);
+    let goes_on = format!("go on with: longhaul resume {name}");
+    if !is_live {
+        talk(format!(
+            "job {name} is paused (no process runs it now); {goes_on}"
+        ));
+        return Ok(ExitStatus::Done);
+    }
+    let mut status = look(context, name).await?;
+    if status.state == JobState::Pausing {
+        let words = waiting_in_words(&status, SystemTime::now()).unwrap_or_default();
+        talk(format!("job {name} is pausing: {words}; {goes_on}"));
+        if !wait {
+            return Ok(ExitStatus::Done);
+        }
+    }
+    if wait {
+        let is_over = |status: &JobStatus| status.state == JobState::Paused || !status.state.is_open();
+        status = until(context, name, is_over).await?;
+    }
+    match status.state {
+        state if state.is_open() => talk(format!("job {name} is paused; {goes_on}")),
+        state => talk(format!("job {name} has ended before: it is {}", state.word())),
+    }
     Ok(ExitStatus::Done)
 }
 
-pub async fn cancel(context: &Context<'_>, name: &str) -> Outcome {
+/// How the job stands now, whoever runs it.
+async fn look(context: &Context<'_>, name: &str) -> Result<JobStatus, Report> {
+    let statuses = inspect::statuses(context, Some(name)).await?;
+    statuses.into_iter().next().ok_or_else(|| unknown(name))
+}
+
+/// Asks again and again how the job stands, whoever runs it meanwhile, until it stands so; says what keeps it.
+async fn until(
+    context: &Context<'_>,
+    name: &str,
+    is_so: impl Fn(&JobStatus) -> bool,
+) -> Result<JobStatus, Report> {
+    let mut said = None;
+    loop {
+        let status = look(context, name).await?;
+        if is_so(&status) {
+            return Ok(status);
+        }
+        // Said by the caller at first.
+        let keeps = (status.draining, status.retrying.is_some());
+        let words = waiting_in_words(&status, SystemTime::now());
+        if let (Some(words), true) = (words, said.is_some_and(|said| said != keeps)) {
+            context.printer.talk(&format!("job {name}: {words}"));
+        }
+        said = Some(keeps);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+pub async fn cancel(context: &Context<'_>, name: &str, wait: bool) -> Outcome {
     let spoken = speak_to(context, name).await?;
     spoken
         .job
@@ -122,17 +173,29 @@ pub async fn cancel(context: &Context<'_>, name: &str) -> Outcome {
             Err(report) => return Err(report),
         };
     }
-    let words = if ended {
-        "is canceled"
-    } else {
-        "is being canceled: its batches in flight are finishing"
-    };
     let stays = match spoken.job.spec.kind {
         Kind::Verify => "it has only read",
         Kind::Migrate | Kind::Sync { .. } => "what was copied stays on the target",
     };
-    context.printer.talk(&format!("job {name} {words}; {stays}"));
     spoken.end().await?;
+    if !ended {
+        let words = format!("job {name} is being canceled: its batches in flight are finishing; {stays}");
+        context.printer.talk(&words);
+    }
+    if ended || wait {
+        // Also where the process that ran it has ended without a word: the journal knows.
+        let is_over = |status: &JobStatus| !status.state.is_open();
+        let state = match wait {
+            true => until(context, name, is_over).await?.state,
+            false => JobState::Canceled,
+        };
+        match state {
+            JobState::Canceled => context.printer.talk(&format!("job {name} is canceled; {stays}")),
+            state => context
+                .printer
+                .talk(&format!("job {name} has ended before: it is {}", state.word())),
+        }
+    }
     Ok(ExitStatus::Done)
 }
 
@@ -161,8 +224,11 @@ pub async fn tune(context: &Context<'_>, name: &str, change: TuningChange) -> Ou
     let rows = tuning
         .batch_rows
         .map_or("auto".to_owned(), |rows| rows.to_string());
+    let interval = change.interval_ms.map_or(String::new(), |interval_ms| {
+        format!(", interval {}", kept::interval(interval_ms))
+    });
     context.printer.talk(&format!(
-        "job {name}: concurrency {}, batch rows {rows}, max rate {}",
+        "job {name}: concurrency {}, batch rows {rows}, max rate {}{interval}",
         tuning.concurrency,
         tuning.max_rate()
     ));

@@ -1,6 +1,8 @@
 //! `migrate`, `sync` and `resume`: everything that comes before the first row, then the job in the foreground.
 
-use temporalio_client::{WorkflowSignalOptions, WorkflowStartOptions, WorkflowTerminateOptions};
+use temporalio_client::{
+    WorkflowExecutionStatus, WorkflowSignalOptions, WorkflowStartOptions, WorkflowTerminateOptions,
+};
 
 use super::super::args::{CopyArgs, ResumeArgs};
 use super::super::exit::ExitStatus;
@@ -11,6 +13,7 @@ use super::check::{self, Phase};
 use super::ends::{self, By, Connections, Refusal, of_side};
 use super::inspect::unknown;
 use super::jobs::{self, Job};
+use super::kept;
 use super::run::{self, Ready};
 use super::{Context, refused, unreachable};
 use crate::connect::{self, ConnectError, Connected, Place};
@@ -18,7 +21,7 @@ use crate::job::status::JobKind;
 use crate::job::{Ends, JobSpec, TuningChange};
 use crate::postgres::{Look, Session, Side, ledger, look};
 use crate::service::Mode;
-use crate::table::Position;
+use crate::table::{Position, Tally};
 use crate::worker;
 use crate::workflow::{CopyTable, JobInput};
 
@@ -83,7 +86,7 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     if context.settings.is_explicit(Setting::GiveUpAfter) {
         spec.give_up_after_ms = context.settings.give_up_after.ms;
     }
-    let is_done = job.status == temporalio_client::WorkflowExecutionStatus::Completed;
+    let is_done = job.status == WorkflowExecutionStatus::Completed;
     if is_done {
         context.printer.talk(&format!(
             "job {} has ended, complete: there is nothing to resume (its own command looks whether the target still has it)",
@@ -231,7 +234,6 @@ async fn begin(
     for warning in &look.plan.warnings {
         context.printer.warn(warning);
     }
-    let was_complete = known.as_ref().is_some_and(Job::is_complete);
     let mut known = known;
     let open = known.take_if(|job| job.is_open() && !restart && !must_begin_anew(job, &spec));
     let before = known;
@@ -243,7 +245,6 @@ async fn begin(
             .await
             .map_err(|error| of_side(&error))?;
     }
-    say_where_it_begins(context, &spec, &look, open.is_some(), was_complete && !restart);
     drop((source, target));
     if let Some(job) = &open {
         ends::tell(job, &spec).await?;
@@ -253,14 +254,40 @@ async fn begin(
     }
     let activities = worker::activities(&spec, connections.source, connections.target);
     let ready = Ready::start(&connected, &spec.name, activities)?;
+    if open.is_some() {
+        ready.hold_back();
+    }
+    // Asked of the worker that has just begun: of an open job, and of one that has ended.
+    let current = match open.as_ref().or(before.as_ref()).filter(|_| !restart) {
+        Some(job) => job.progress().await,
+        None => None,
+    };
+    let is_paused = current.as_ref().is_some_and(|it| it.paused) && open.is_some();
+    let begins = match (&open, &before) {
+        (Some(_), _) if is_paused => Begins::Paused,
+        (Some(_), _) => Begins::Continues,
+        (None, Some(job)) if !restart => Begins::Again(job.status),
+        (None, _) => Begins::First,
+    };
+    say_where_it_begins(context, &spec, &look, &begins);
+    let given = given_tuning(context, &spec);
+    let mut spec = spec;
+    // A job that has completed is over, and so is what it was tuned to.
+    let is_over = matches!(begins, Begins::Again(WorkflowExecutionStatus::Completed));
+    let current_spec = current.as_ref().filter(|_| !is_over).map(|it| &it.spec);
+    let kept = current_spec.map(|current| kept::keep(current, &mut spec, &given));
+    if let Some(kept) = kept.filter(|kept| !kept.is_empty()) {
+        context
+            .printer
+            .talk(&format!("it works with {}", kept.join(", ")));
+    }
+    ready.limit(&spec.tuning);
     match open {
-        Some(job) => apply_tuning(&job, context.settings.tuning_change()).await?,
+        Some(job) => apply_tuning(&job, given).await?,
         None => {
-            let told = match &before {
-                Some(job) if !restart => job.told().await,
-                _ => None,
-            };
-            start(&connected, &spec, told).await?;
+            let known = current.map(jobs::told_by).filter(|_| !restart);
+            let found = Some(look.found).filter(|found| !restart && found.batches > 0);
+            start(&connected, &spec, known, found).await?;
         }
     }
     run::to_the_end(context, connected, &spec, ready, false).await
@@ -279,11 +306,12 @@ async fn end_the_one_before(job: &Job, restart: bool) -> Result<(), Report> {
     ended.map_err(|error| refused(&error))
 }
 
-/// Starts a job's workflow; `known` is what an earlier run was told is on the target.
+/// Starts a job's workflow; `known` is what an earlier run was told is on the target, `found` what the ledger has.
 pub(super) async fn start(
     connected: &Connected,
     spec: &JobSpec,
     known: Option<Position>,
+    found: Option<Tally>,
 ) -> Result<(), Report> {
     let options = WorkflowStartOptions::new(worker::task_queue(&spec.name), spec.name.to_string()).build();
     let input = JobInput {
@@ -292,12 +320,22 @@ pub(super) async fn start(
         state: None,
         verifying: None,
         known,
+        found,
     };
     let started = connected
         .client
         .start_workflow(CopyTable::run, input, options)
         .await;
     started.map(drop).map_err(|error| refused(&error))
+}
+
+/// The tuning that was given by flag, environment or job file; an interval only to a sync.
+pub(super) fn given_tuning(context: &Context<'_>, spec: &JobSpec) -> TuningChange {
+    let given = context.settings.tuning_change();
+    TuningChange {
+        interval_ms: given.interval_ms.filter(|_| spec.kind.label() == JobKind::Sync),
+        ..given
+    }
 }
 
 /// Gets to both ends, sees that they are the job's, and looks at the table there.
@@ -327,6 +365,16 @@ async fn look_at(
             return Err(Refusal::Postgres(troubles));
         }
     };
+    for session in [&source, &target] {
+        let version = session.server_version();
+        tracing::info!(
+            "connected to the {}: PostgreSQL {}.{}, database {}",
+            session.side(),
+            version / 10_000,
+            version % 10_000,
+            session.database()
+        );
+    }
     let mut spec = spec.clone();
     spec.move_to(Ends {
         source: from,
@@ -357,7 +405,7 @@ async fn look_at(
 fn must_begin_anew(job: &Job, spec: &JobSpec) -> bool {
     let old = &job.spec;
     job.is_earlier()
-        || old.kind != spec.kind
+        || old.kind.label() != spec.kind.label()
         || old.on_conflict != spec.on_conflict
         || old.lookback_keys != spec.lookback_keys
         || old.fire_triggers != spec.fire_triggers
@@ -365,6 +413,7 @@ fn must_begin_anew(job: &Job, spec: &JobSpec) -> bool {
         || old.verify != spec.verify
 }
 
+/// Tells an open job what was given now; the rest stays as it has it.
 pub(super) async fn apply_tuning(job: &Job, change: TuningChange) -> Result<(), Report> {
     if change.is_empty() {
         return Ok(());
@@ -376,29 +425,42 @@ pub(super) async fn apply_tuning(job: &Job, change: TuningChange) -> Result<(), 
     tuned.map(drop).map_err(|error| refused(&error))
 }
 
-fn say_where_it_begins(
-    context: &Context<'_>,
-    spec: &JobSpec,
-    look: &Look,
-    is_open: bool,
-    was_complete: bool,
-) {
+/// What a command that is given begins with.
+enum Begins {
+    /// An open job, which goes on.
+    Continues,
+    /// An open job that the operator has paused, and that stays so.
+    Paused,
+    /// A job that has ended that way.
+    Again(WorkflowExecutionStatus),
+    /// A job that nobody knows, but perhaps the ledger.
+    First,
+}
+
+fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, look: &Look, begins: &Begins) {
     let count = crate::observe::figures::count;
     let place = format!("{} -> {}", look.plan.source, look.plan.target);
     let (rows, batches) = (count(look.found.rows), count(look.found.batches));
     let name = &spec.name;
-    let words = if is_open {
-        format!("job {name} continues: {place}")
-    } else if look.found.batches == 0 {
-        format!("job {name} begins: {place}")
-    } else if was_complete {
-        format!(
+    let from = match look.found.batches {
+        0 => "begins".to_owned(),
+        _ => format!("continues from the ledger found on the target ({rows} rows in {batches} batches)"),
+    };
+    let words = match begins {
+        Begins::Continues => format!("job {name} continues: {place}"),
+        Begins::Paused => {
+            format!("job {name} is paused, and stays so until: longhaul resume {name}   ({place})")
+        }
+        Begins::Again(WorkflowExecutionStatus::Completed) if look.found.batches > 0 => format!(
             "job {name} was complete, with {rows} rows in {batches} batches: looking whether it still is, and for new keys: {place}"
-        )
-    } else {
-        format!(
-            "job {name} continues from the ledger found on the target ({rows} rows in {batches} batches): {place}"
-        )
+        ),
+        Begins::Again(WorkflowExecutionStatus::Canceled) => {
+            format!("job {name} was canceled, and is run again: it {from}: {place}")
+        }
+        Begins::Again(WorkflowExecutionStatus::Failed) => {
+            format!("job {name} had failed, and is run again: it {from}: {place}")
+        }
+        Begins::Again(_) | Begins::First => format!("job {name} {from}: {place}"),
     };
     context.printer.talk(&words);
 }

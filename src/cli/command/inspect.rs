@@ -95,7 +95,7 @@ fn print(
     Ok(ExitStatus::Done)
 }
 
-async fn statuses(context: &Context<'_>, name: Option<&str>) -> Result<Vec<JobStatus>, Report> {
+pub(super) async fn statuses(context: &Context<'_>, name: Option<&str>) -> Result<Vec<JobStatus>, Report> {
     let connected = connect(context).await?;
     let (Some(connected), name) = (connected, name) else {
         return name.map_or(Ok(Vec::new()), |name| Err(unknown(name)));

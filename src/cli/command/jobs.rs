@@ -15,7 +15,6 @@ use temporalio_protos::temporal::api::failure::v1::failure::FailureInfo;
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
-use temporalio_protos::temporal::api::workflow::v1::PendingActivityInfo;
 use temporalio_protos::temporal::api::workflowservice::v1::{
     DescribeTaskQueueRequest, DescribeWorkflowExecutionResponse,
 };
@@ -24,13 +23,14 @@ use super::super::exit::ExitStatus;
 use super::super::report::Report;
 use super::super::spelling::nearest;
 use super::refused;
+use super::standing::Standing;
 use crate::connect::pid_of;
-use crate::job::status::{JobState, JobStatus, PendingActivity, TableStatus};
+use crate::job::status::{JobState, JobStatus, TableStatus};
 use crate::job::{JobName, JobSpec};
 use crate::service::NAMESPACE;
-use crate::table::Position;
+use crate::table::{Position, Tally};
 use crate::worker::{self, Failure};
-use crate::workflow::{CopyTable, JobInput, Phase, Progress};
+use crate::workflow::{CopyTable, JobInput, Progress};
 
 /// A workflow that does not answer within this time is described without its answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
@@ -48,6 +48,8 @@ pub struct Job {
     pub spec: JobSpec,
     pub status: WorkflowExecutionStatus,
     pub handle: Handle,
+    /// What is on the target as far as the current run was told when it began.
+    told_at_start: Tally,
     described: DescribeWorkflowExecutionResponse,
 }
 
@@ -99,7 +101,10 @@ pub async fn find(client: &Client, name: &str) -> Result<Option<Job>, Report> {
         .caused_by(&error.to_string())
     })?;
     let status = described.status();
+    let from_state = input.state.as_ref().map(|state| state.position.tally);
+    let from_known = input.known.as_ref().map(|known| known.tally);
     Ok(Some(Job {
+        told_at_start: from_state.or(input.found).or(from_known).unwrap_or_default(),
         spec: input.spec,
         status,
         handle,
@@ -193,12 +198,7 @@ impl Job {
 
     /// What the job was told is on the target, as far as its workflow says; a worker must answer for it.
     pub async fn told(&self) -> Option<Position> {
-        let progress = self.progress().await?;
-        Some(Position {
-            copied: progress.copied,
-            tally: progress.tally,
-            ..Position::default()
-        })
+        self.progress().await.map(told_by)
     }
 
     /// The last event's failure, of a job that failed.
@@ -247,31 +247,33 @@ impl Job {
             .workflow_extended_info
             .as_ref()
             .and_then(|it| it.original_start_time);
-        let state = state(self.status, progress.as_ref(), worker_pid.is_some());
-        let pending: Vec<_> = self
-            .described
-            .pending_activities
-            .iter()
-            .map(pending_activity)
-            .collect();
+        let pending = &self.described.pending_activities;
+        let stands = Standing::of(self.status, progress.as_ref(), pending, worker_pid.is_some());
+        let state = stands.state;
         let last_failure = match state {
             JobState::Failed => self.failure().await.map(|failure| failure.to_string()),
-            JobState::Running if self.is_earlier() => Some(
+            _ if self.is_earlier() && state.is_open() => Some(
                 "an earlier version of longhaul began it; its own command continues from the ledger on the target".to_owned(),
             ),
-            _ => pending.iter().find_map(|activity| activity.last_failure.clone()),
+            _ => stands.pending.iter().find_map(|activity| activity.last_failure.clone()),
         };
+        let spec = progress.as_ref().map_or(&self.spec, |progress| &progress.spec);
         let tuning = progress.as_ref().map(|progress| progress.spec.tuning);
+        let (rows_in_flight, bytes_in_flight) = stands.in_flight;
         let findings = progress.as_ref().and_then(|progress| progress.findings.clone());
         let mut table = self.table_status(state, progress.clone());
-        if worker_pid.is_none() {
-            // Nothing moves where no process runs it.
-            (table.rows_per_second, table.bytes_per_second, table.eta_seconds) = (None, None, None);
-        }
+        (table.rows_per_second, table.bytes_per_second) = stands.speed.unzip();
+        table.eta_seconds = eta_seconds(&table, rows_in_flight);
         JobStatus {
             job: self.spec.name.to_string(),
             kind: self.spec.kind.label(),
             state,
+            phase: progress.as_ref().map(|progress| progress.phase.word().to_owned()),
+            draining: stands.draining,
+            retrying: stands.retrying,
+            waiting_for: stands.waiting_for,
+            source: spec.source.to_string(),
+            target: spec.target.to_string(),
             worker_pid,
             workflow_id: execution.workflow_id,
             run_id: execution.run_id,
@@ -283,12 +285,15 @@ impl Job {
                 .and_then(|progress| progress.next_run_ms)
                 .map(|ms| rfc3339(UNIX_EPOCH + Duration::from_millis(ms))),
             last_failure,
-            pending_activities: pending,
+            pending_activities: stands.pending,
             held_back_by: progress
                 .as_ref()
                 .map(|progress| progress.held_back_by.clone())
                 .unwrap_or_default(),
             tuning,
+            interval_ms: spec.kind.interval_ms(),
+            rows_in_flight,
+            bytes_in_flight,
             findings,
             tables: vec![table],
         }
@@ -300,12 +305,12 @@ impl Job {
                 source: self.spec.source_table.to_string(),
                 target: self.spec.target_table.to_string(),
                 state,
-                rows_done: 0,
-                rows_skipped: 0,
+                rows_done: self.told_at_start.rows,
+                rows_skipped: self.told_at_start.skipped,
                 rows_total: None,
                 rows_total_is_estimate: true,
-                bytes_done: 0,
-                batches_done: 0,
+                bytes_done: self.told_at_start.bytes,
+                batches_done: self.told_at_start.batches,
                 batches_lost: 0,
                 rows_lost: 0,
                 lost_since: None,
@@ -323,8 +328,6 @@ impl Job {
         } else {
             progress.rows_estimate
         };
-        let left = rows_total.map(|total| total.saturating_sub(tally.rows));
-        let speed = progress.rows_per_second.filter(|speed| *speed > 0.0);
         TableStatus {
             source: progress.source_table.to_string(),
             target: progress.target_table.to_string(),
@@ -340,39 +343,28 @@ impl Job {
             lost_since: progress.lost.since,
             cursor: progress.copied.map(|key| key.0),
             copies_up_to: progress.until.map(|key| key.0),
-            rows_per_second: progress.rows_per_second,
-            bytes_per_second: progress.bytes_per_second,
-            // Saturates: an estimate that is years away is as good as the greatest number.
-            eta_seconds: left
-                .zip(speed)
-                .map(|(left, speed)| (left as f64 / speed).ceil() as u64),
+            rows_per_second: None,
+            bytes_per_second: None,
+            eta_seconds: None,
         }
     }
 }
 
-fn state(status: WorkflowExecutionStatus, progress: Option<&Progress>, runs: bool) -> JobState {
-    match status {
-        WorkflowExecutionStatus::Completed => JobState::Completed,
-        WorkflowExecutionStatus::Failed | WorkflowExecutionStatus::TimedOut => JobState::Failed,
-        WorkflowExecutionStatus::Canceled => JobState::Canceled,
-        WorkflowExecutionStatus::Terminated => JobState::Terminated,
-        _ => match progress {
-            Some(progress) if progress.paused && (progress.in_flight == 0 || !runs) => JobState::Paused,
-            Some(progress) if progress.phase == Phase::Sleeping => JobState::Sleeping,
-            _ => JobState::Running,
-        },
-    }
+/// The time to the end, at the speed of now; `None` where there is no speed, or more is done than was guessed.
+fn eta_seconds(table: &TableStatus, rows_in_flight: u64) -> Option<u64> {
+    let speed = table.rows_per_second.filter(|speed| *speed > 0.0)?;
+    let left = table.rows_total?.checked_sub(table.rows_done)?;
+    // Saturates: an estimate that is years away is as good as the greatest number.
+    Some((left.saturating_sub(rows_in_flight) as f64 / speed).ceil() as u64)
 }
 
-fn pending_activity(info: &PendingActivityInfo) -> PendingActivity {
-    PendingActivity {
-        activity_type: info.activity_type.clone().unwrap_or_default().name,
-        attempt: info.attempt.unsigned_abs(),
-        last_failure: info
-            .last_failure
-            .as_ref()
-            .map(|failure| innermost(failure).to_string()),
-        next_attempt_at: time(info.next_attempt_schedule_time).map(rfc3339),
+/// What a job was told is on the target, by what its workflow says.
+pub fn told_by(progress: Progress) -> Position {
+    Position {
+        begun: progress.begun,
+        copied: progress.copied,
+        tally: progress.tally,
+        ..Position::default()
     }
 }
 
@@ -393,6 +385,7 @@ pub fn innermost(failure: &FailureProto) -> Failure {
         message: failure.message.clone(),
         hint: String::new(),
         prepare_again: false,
+        since_ms: None,
     }
 }
 

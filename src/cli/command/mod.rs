@@ -9,7 +9,10 @@ mod ends;
 mod history;
 mod inspect;
 mod jobs;
+mod kept;
 mod run;
+mod standing;
+mod trouble;
 mod verify;
 
 use std::path::Path;
@@ -92,8 +95,8 @@ async fn carry_out(args: &Args, context: Context<'_>) -> Outcome {
         }
         Command::List(list) => inspect::list(&context, list.json).await,
         Command::History(args) => history::history(&context, args).await,
-        Command::Pause(pause) => control::pause(&context, &pause.job).await,
-        Command::Cancel(cancel) => control::cancel(&context, &cancel.job).await,
+        Command::Pause(pause) => control::pause(&context, &pause.job, pause.wait).await,
+        Command::Cancel(cancel) => control::cancel(&context, &cancel.job, cancel.wait).await,
         Command::Tune(tune) => control::tune(&context, &tune.job, tune.change()).await,
         Command::Demo(demo) => demo::run(demo, printer, settings).await,
         Command::Config(args) => config::config(&args.command, settings, printer),

@@ -3,19 +3,20 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use temporalio_client::WorkflowExecutionStatus;
 
 use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
 use super::jobs::{self, Job};
+use super::trouble::{Said, Trouble};
 use super::{Context, refused};
 use crate::connect::{Connected, Place};
 use crate::job::status::JobStatus;
-use crate::job::{JobName, JobSpec, Kind};
+use crate::job::{JobName, JobSpec, Kind, Tuning};
 use crate::observe::figures;
-use crate::observe::progress::{Live, Progress};
+use crate::observe::progress::Progress;
 use crate::worker::{self, Activities, Gauge, Running};
 
 /// How often the workflow is asked how far it is.
@@ -42,6 +43,17 @@ impl Ready {
             gauge,
             ending,
         })
+    }
+
+    /// Lets next to nothing pass until [`limit`](Self::limit): what a job was tuned to only its workflow knows.
+    pub fn hold_back(&self) {
+        self.gauge.set_limit(NonZeroU64::new(1));
+    }
+
+    /// Sets the speed limit.
+    pub fn limit(&self, tuning: &Tuning) {
+        let limit = tuning.max_rate_bytes_per_second.and_then(NonZeroU64::new);
+        self.gauge.set_limit(limit);
     }
 }
 
@@ -72,19 +84,16 @@ pub async fn to_the_end(
             () = context.interrupts.heard(1) => break,
         };
         if let Some(tuning) = status.tuning {
-            ready
-                .gauge
-                .set_limit(tuning.max_rate_bytes_per_second.and_then(NonZeroU64::new));
+            ready.limit(&tuning);
         }
         told.tell(context, spec, &status);
-        let live = live(&ready.gauge, &status);
         if !job.is_open() {
-            progress.finish(&status, live);
+            progress.finish(&status);
             drop(progress);
             ready.worker.shut_down().await.map_err(|error| refused(&error))?;
             return ended(context, spec, &job, &status, began.elapsed(), json).await;
         }
-        progress.update(&status, live);
+        progress.update(&status);
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = context.interrupts.heard(1) => break,
@@ -108,10 +117,17 @@ struct Told {
     up_to: bool,
     batches_lost: u64,
     rows_lost: u64,
+    trouble: Trouble,
 }
 
 impl Told {
     fn tell(&mut self, context: &Context<'_>, spec: &JobSpec, status: &JobStatus) {
+        for said in self.trouble.look(status, SystemTime::now()) {
+            match said {
+                Said::Warning(words) => context.printer.warn(&words),
+                Said::Over(words) => context.printer.talk(&words),
+            }
+        }
         let Some(table) = status.tables.first() else {
             return;
         };
@@ -151,14 +167,15 @@ fn checked(name: &JobName, status: &JobStatus) -> String {
         };
     }
     format!(
-        "checked on the target: its ledger has every batch, without a gap, and the table is the one that they were written \
-         to; to read the rows back: longhaul verify {name}"
+        "checked on the target: its ledger has every batch, without a gap, and the table was not emptied, rewritten or created \
+         again since; to read the rows back: longhaul verify {name}"
     )
 }
 
-/// What the same command does once the cause is mended; `None` where only another one helps, which the failure names.
-fn goes_on(kind: &str) -> Option<&'static str> {
-    match kind {
+/// What the same command does once the cause is fixed; `None` where only another one helps, which the failure names.
+fn goes_on(job: Kind, failure: &str) -> Option<&'static str> {
+    match failure {
+        _ if job == Kind::Verify => Some("once the cause is fixed, the same command verifies again"),
         "Different" | "Emptied" | "Incompatible" | "Fenced" | "SourceRewound" => None,
         _ => Some("once the cause is fixed, the same command continues from here"),
     }
@@ -177,20 +194,6 @@ fn must_be_well(connected: &Connected, ready: &Ready) -> Result<(), Report> {
         return Err(Report::of("the worker has ended by itself", ExitStatus::Service));
     }
     Ok(())
-}
-
-fn live(gauge: &Gauge, status: &JobStatus) -> Live {
-    let (rows_in_flight, bytes_in_flight) = gauge.in_flight();
-    let retries = status
-        .pending_activities
-        .iter()
-        .map(|activity| u64::from(activity.attempt.saturating_sub(1)))
-        .sum();
-    Live {
-        rows_in_flight,
-        bytes_in_flight,
-        retries,
-    }
 }
 
 /// Lets what is in flight finish or roll back; asked once more, ends at once.
@@ -268,6 +271,9 @@ async fn ended(
             Ok(ExitStatus::Failed)
         }
         WorkflowExecutionStatus::Failed => {
+            if let (Kind::Verify, Some(findings)) = (spec.kind, &status.findings) {
+                super::verify::tell(context, findings, json)?;
+            }
             let failure = job.failure().await;
             let status = match &failure {
                 Some(failure) if failure.kind == "SourceRewound" => ExitStatus::Source,
@@ -278,7 +284,7 @@ async fn ended(
                 Some(failure) => report
                     .caused_by(&failure.message)
                     .with_hint(Some(failure.hint).filter(|hint| !hint.is_empty()))
-                    .with_hint(goes_on(&failure.kind).map(str::to_owned)),
+                    .with_hint(goes_on(spec.kind, &failure.kind).map(str::to_owned)),
                 None => report,
             })
         }

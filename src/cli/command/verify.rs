@@ -13,7 +13,7 @@ use super::{Context, refused};
 use crate::connect::Connected;
 use crate::job::status::JobKind;
 use crate::job::{Against, JobName, JobSpec, Kind, VerifySpec};
-use crate::postgres::Side;
+use crate::postgres::{Side, examine_to_read};
 use crate::table::Position;
 use crate::worker;
 
@@ -38,7 +38,7 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
     };
     spec.validate()?;
     super::super::resources::must_suffice_for(spec.tuning.concurrency)?;
-    let attempt = async || reach(&spec, &connections, job.as_ref()).await;
+    let attempt = async || reach(context, &spec, &connections, job.as_ref()).await;
     let spec = ends::patiently(context, attempt).await?;
     let mut known = jobs::find(&connected.client, spec.name.as_str()).await?;
     if let Some(job) = &mut known {
@@ -63,9 +63,12 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
         _ => "the receipts of its ledger",
     };
     let begins = if open.is_some() { "continues" } else { "begins" };
-    let up_to = match &args.job {
-        Some(_) => ", up to what the job has copied",
-        None => "",
+    let up_to = match (&args.job, spec.verify.as_ref().map(|verify| verify.against)) {
+        (None, _) => "",
+        (Some(_), Some(Against::Source)) => {
+            "; beyond the last key that the job has copied, rows that only the source has are not counted"
+        }
+        (Some(_), _) => ", up to what the job has copied",
     };
     context.printer.talk(&format!(
         "verification of {} {begins}: the target is compared with {what}{up_to}",
@@ -77,8 +80,8 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
     let activities = worker::activities(&spec, connections.source, connections.target);
     let ready = Ready::start(&connected, &spec.name, activities)?;
     match open {
-        Some(job) => super::copy::apply_tuning(&job, context.settings.tuning_change()).await?,
-        None => super::copy::start(&connected, &spec, was_told).await?,
+        Some(job) => super::copy::apply_tuning(&job, super::copy::given_tuning(context, &spec)).await?,
+        None => super::copy::start(&connected, &spec, was_told, None).await?,
     }
     run::to_the_end(context, connected, &spec, ready, args.json).await
 }
@@ -118,7 +121,7 @@ async fn of_job(
     }
     if job.spec.kind == Kind::Migrate && !job.is_complete() {
         context.printer.warn(&format!(
-            "job {name} is not complete: what it has not copied yet is not looked at"
+            "job {name} is not complete: rows that it has not copied yet are not counted as missing"
         ));
     }
     let connections = ends::of_job(context, &job.spec)?;
@@ -174,17 +177,30 @@ fn name_of(job: &str) -> Result<JobName, Report> {
     Ok(format!("{job}{SUFFIX}").parse::<JobName>()?)
 }
 
-/// Both ends must be reached before the job begins, and be those of the job that has copied; against receipts the source
-/// is not asked.
-async fn reach(spec: &JobSpec, connections: &Connections, job: Option<&JobSpec>) -> Result<JobSpec, Refusal> {
+/// Both ends must be reached before the job begins, and be those of the job that has copied; what is to be known of the
+/// tables is said. Against receipts the source is not asked.
+async fn reach(
+    context: &Context<'_>,
+    spec: &JobSpec,
+    connections: &Connections,
+    job: Option<&JobSpec>,
+) -> Result<JobSpec, Refusal> {
     let needs_source = spec
         .verify
         .as_ref()
         .is_some_and(|verify| verify.repair || verify.against == Against::Source);
     let mut ends = spec.ends();
-    (_, ends.target) = ends::reach(&connections.target, Side::Target, spec).await?;
+    let (there, to) = ends::reach(&connections.target, Side::Target, spec).await?;
+    ends.target = to;
     if needs_source {
-        (_, ends.source) = ends::reach(&connections.source, Side::Source, spec).await?;
+        let (here, from) = ends::reach(&connections.source, Side::Source, spec).await?;
+        ends.source = from;
+        // Why the tables cannot be compared, the job itself will say.
+        if let Ok(plan) = examine_to_read(&here, &there, &spec.table_spec()).await {
+            for warning in &plan.warnings {
+                context.printer.warn(warning);
+            }
+        }
     }
     let mut spec = spec.clone();
     spec.move_to(ends);
@@ -203,6 +219,22 @@ pub fn ended(
     took: std::time::Duration,
     json: bool,
 ) -> Outcome {
+    tell(context, findings, json)?;
+    context
+        .printer
+        .talk(&report::verdict(&what_is_verified(spec), findings, took));
+    if let Some(failure) = &findings.repair_failure {
+        context.printer.talk(&format!("hint: {}", failure.hint));
+    }
+    Ok(if findings.differences() == 0 {
+        ExitStatus::Done
+    } else {
+        ExitStatus::Failed
+    })
+}
+
+/// What was found, to stdout.
+pub fn tell(context: &Context<'_>, findings: &crate::table::Findings, json: bool) -> Result<(), Report> {
     if json {
         context.printer.json(findings)?;
     } else {
@@ -211,12 +243,5 @@ pub fn ended(
             context.printer.data(text.trim_end())?;
         }
     }
-    context
-        .printer
-        .talk(&report::verdict(&what_is_verified(spec), findings, took));
-    Ok(if findings.differences() == 0 {
-        ExitStatus::Done
-    } else {
-        ExitStatus::Failed
-    })
+    Ok(())
 }

@@ -60,13 +60,34 @@ pub fn verdict(job: &str, findings: &Findings, took: Duration) -> String {
             plural(findings.ranges_different, "range")
         ));
     }
+    let up_to = match &findings.copied_up_to {
+        Some(key) => format!(" up to key ({})", shown(key)),
+        None => String::new(),
+    };
     let mut text = if parts.is_empty() {
-        format!("{job}: equal ({read})")
+        format!("{job}: equal{up_to} ({read})")
     } else {
         format!("{job}: different: {} ({read})", parts.join(", "))
     };
+    if findings.not_copied_yet > 0 {
+        let beyond = match &findings.copied_up_to {
+            Some(_) if parts.is_empty() => " beyond it".to_owned(),
+            Some(key) => format!(" beyond key ({})", shown(key)),
+            None => String::new(),
+        };
+        let rows = plural(findings.not_copied_yet, "row");
+        let are = if findings.not_copied_yet == 1 { "is" } else { "are" };
+        text += &format!("; {rows} that the source has{beyond} {are} not copied yet, and not counted");
+    }
     if findings.repaired > 0 {
         text += &format!("; {} put right", plural(findings.repaired, "row"));
+    }
+    if let Some(failure) = &findings.repair_failure {
+        text += &format!(
+            "; the repair failed in {}: {}",
+            plural(findings.ranges_unrepaired, "range"),
+            failure.message
+        );
     }
     if findings.ranges_unproved > 0 {
         text += &format!(
@@ -148,6 +169,38 @@ mod tests {
         assert!(
             verdict("v", &found, took)
                 .starts_with("v: different: 1 missing, 1 changed, 1 range not as sent (120,000 rows")
+        );
+    }
+
+    #[test]
+    fn the_verdict_says_what_is_not_copied_yet_and_which_repair_failed() {
+        let found = Findings {
+            rows: 5000,
+            bytes: 1000,
+            ranges: 8,
+            not_copied_yet: 12,
+            copied_up_to: Some(key("50000")),
+            ..Findings::default()
+        };
+        assert_eq!(
+            verdict("v", &found, Duration::from_secs(1)),
+            "v: equal up to key (50000) (5,000 rows, 1.0 kB, in 8 ranges, 1s); 12 rows that the source has beyond it are not \
+             copied yet, and not counted"
+        );
+        let mut found = Findings {
+            ranges_unrepaired: 1,
+            repair_failure: Some(crate::table::RepairFailure {
+                message: "cannot put rows right".to_owned(),
+                hint: "mend them".to_owned(),
+            }),
+            ..found
+        };
+        found.add(Difference::Extra { key: key("3") });
+        let text = verdict("v", &found, Duration::from_secs(1));
+        assert!(text.starts_with("v: different: 1 extra ("), "{text}");
+        assert!(
+            text.ends_with("beyond key (50000) are not copied yet, and not counted; the repair failed in 1 range: cannot put rows right"),
+            "{text}"
         );
     }
 }

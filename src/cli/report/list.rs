@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use super::super::printer::{Paint, paint};
 use super::aligned;
-use super::status::{kind, state};
-use crate::job::status::JobStatus;
+use super::status::kind;
+use crate::job::status::{JobState, JobStatus};
 use crate::observe::figures;
 use crate::observe::progress::Share;
 
@@ -25,7 +25,7 @@ pub fn list(jobs: &[JobStatus], now: SystemTime, color: bool) -> String {
 
 fn row(job: &JobStatus, now: SystemTime, color: bool) -> Vec<String> {
     let rows = job.tables.iter().map(|table| table.rows_done).sum();
-    let share = Share::of_job(job, 0);
+    let share = Share::of_job(job);
     let done = share
         .percent()
         .map_or("-".to_owned(), |_| share.percent_in_words());
@@ -33,7 +33,7 @@ fn row(job: &JobStatus, now: SystemTime, color: bool) -> Vec<String> {
     vec![
         job.job.clone(),
         kind(job.kind).to_owned(),
-        painted(state(job), color),
+        painted(job.state, color),
         done,
         figures::count(rows),
         time(&job.started_at),
@@ -42,15 +42,13 @@ fn row(job: &JobStatus, now: SystemTime, color: bool) -> Vec<String> {
 }
 
 /// A state in the color of what it asks of the operator: nothing, patience, a look.
-fn painted(state: &str, color: bool) -> String {
-    let is = |some: &[&str]| some.iter().any(|one| state.starts_with(one));
-    if is(&["failed", "terminated"]) {
-        paint(state, Paint::Bad, color)
-    } else if is(&["running", "sleeping", "completed"]) {
-        paint(state, Paint::Good, color)
-    } else {
-        paint(state, Paint::Waiting, color)
-    }
+fn painted(state: JobState, color: bool) -> String {
+    let asks = match state {
+        JobState::Failed | JobState::Terminated => Paint::Bad,
+        JobState::Running | JobState::Sleeping | JobState::Completed => Paint::Good,
+        _ => Paint::Waiting,
+    };
+    paint(state.word(), asks, color)
 }
 
 /// `3 min ago`, in the largest unit of which there is one; the day where it was more than a month ago.
@@ -80,7 +78,6 @@ fn ago(rfc3339: &str, now: SystemTime) -> String {
 mod tests {
     use super::super::status::tests::running;
     use super::*;
-    use crate::job::status::JobState;
 
     #[test]
     fn jobs_stand_in_columns() {

@@ -17,6 +17,8 @@ pub use history::{HistoryRow, Step, What, batches, events, history, seconds};
 pub use list::list;
 pub use settings::{SettingRow, settings};
 pub use status::status;
+#[cfg(test)]
+pub(crate) use status::tests as status_tests;
 
 use std::error::Error;
 
@@ -244,7 +246,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::table::{Difference, Findings, Key, KeyRange};
+    use crate::job::status::{PendingActivity, Retrying, Wait};
+    use crate::table::{Difference, Findings, Key, KeyRange, RepairFailure};
 
     #[derive(Debug, thiserror::Error)]
     #[error("cannot read the table `audio`")]
@@ -349,19 +352,40 @@ mod tests {
     #[test]
     fn docs_json_names_every_field_that_is_printed_and_no_other() {
         let mut job = super::status::tests::running();
-        job.pending_activities = vec![crate::job::status::PendingActivity {
+        job.pending_activities = vec![PendingActivity {
             activity_type: "copy_batch".to_owned(),
             attempt: 1,
             last_failure: None,
             next_attempt_at: None,
+            failing_since: None,
         }];
+        let text = || "now".to_owned();
+        job.retrying = Some(Retrying {
+            activity: text(),
+            side: text(),
+            unreachable: false,
+            since: text(),
+            attempt: 2,
+            next_attempt_at: None,
+            last_failure: text(),
+        });
+        job.waiting_for = Some(Wait {
+            what: text(),
+            since: text(),
+        });
         job.tuning = Some(crate::job::Tuning {
             concurrency: 4,
             batch_rows: None,
             max_rate_bytes_per_second: None,
         });
         let key = || Key(vec!["1".to_owned()]);
-        let mut found = Findings::default();
+        let mut found = Findings {
+            repair_failure: Some(RepairFailure {
+                message: text(),
+                hint: text(),
+            }),
+            ..Findings::default()
+        };
         found.add(Difference::Changed {
             key: key(),
             columns: vec!["a".to_owned()],

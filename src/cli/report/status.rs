@@ -1,18 +1,28 @@
 //! `longhaul status` for people: a job in a few lines.
 
+use std::time::SystemTime;
+
 use super::second;
+use crate::job::RateLimit;
 use crate::job::status::{JobKind, JobState, JobStatus, PendingActivity, TableStatus};
 use crate::observe::figures;
-use crate::observe::progress::share;
+use crate::observe::progress::{clock, share, since, state_in_words, waiting_in_words};
 
 /// A job in a few lines: what it is and how it stands, its tables, what waits and why.
 pub fn status(job: &JobStatus) -> String {
+    status_at(job, SystemTime::now())
+}
+
+fn status_at(job: &JobStatus, now: SystemTime) -> String {
     let mut lines = vec![headline(job)];
-    lines.extend(job.tables.iter().map(table));
+    lines.extend(waiting_in_words(job, now).map(|words| words.replace('\n', " ")));
+    lines.extend(job.tables.iter().map(|it| table(it, job.rows_in_flight)));
     lines.extend(job.tables.iter().filter_map(cursor));
     lines.extend(job.tables.iter().filter_map(skipped));
     lines.extend(job.tables.iter().filter_map(lost));
     lines.extend(job.findings.iter().map(super::findings::summary));
+    lines.push(format!("from {} to {}", job.source, job.target));
+    lines.extend(tuning(job));
     if let Some(time) = &job.started_at {
         let closed = job
             .closed_at
@@ -20,11 +30,23 @@ pub fn status(job: &JobStatus) -> String {
             .map_or(String::new(), |time| format!(", ended {}", second(time)));
         lines.push(format!("started {}{closed}", second(time)));
     }
-    if let (JobState::Sleeping, Some(time)) = (job.state, &job.next_run_at) {
-        lines.push(format!("next round {}", second(time)));
+    // What sleeps has said it already.
+    let is_to_say = job.state.is_open() && job.state != JobState::Sleeping;
+    if let (true, Some(time)) = (is_to_say, &job.next_run_at) {
+        let what = match job.phase.as_deref() {
+            Some("preparing") => "looks at both tables again",
+            _ => "next round",
+        };
+        lines.push(format!("{what} {}", second(time)));
     }
-    lines.extend(job.pending_activities.iter().filter_map(waiting));
-    if let Some(failure) = &job.last_failure {
+    let told = job.retrying.as_ref().map(|it| &it.last_failure);
+    let others = job
+        .pending_activities
+        .iter()
+        .filter(|it| told.is_none() || it.last_failure.as_ref() != told);
+    lines.extend(others.filter_map(|it| waiting(it, now)));
+    // What is tried again has said why already.
+    if let (None, Some(failure)) = (&job.retrying, &job.last_failure) {
         lines.push(format!("last error: {}", failure.replace('\n', " ")));
     }
     if !job.held_back_by.is_empty() {
@@ -36,21 +58,6 @@ pub fn status(job: &JobStatus) -> String {
     lines.join("\n  ")
 }
 
-/// How a state is said, with what the operator would take it for when no process runs the job.
-pub(super) fn state(job: &JobStatus) -> &'static str {
-    match (job.state, job.worker_pid) {
-        (JobState::Running, Some(_)) => "running",
-        (JobState::Running, None) => "interrupted",
-        (JobState::Paused, _) => "paused",
-        (JobState::Sleeping, Some(_)) => "sleeping",
-        (JobState::Sleeping, None) => "interrupted between two rounds",
-        (JobState::Completed, _) => "completed",
-        (JobState::Failed, _) => "failed",
-        (JobState::Canceled, _) => "canceled",
-        (JobState::Terminated, _) => "terminated",
-    }
-}
-
 pub(super) fn kind(kind: JobKind) -> &'static str {
     match kind {
         JobKind::Migrate => "migrate",
@@ -60,26 +67,44 @@ pub(super) fn kind(kind: JobKind) -> &'static str {
 }
 
 fn headline(job: &JobStatus) -> String {
-    let open = matches!(
-        job.state,
-        JobState::Running | JobState::Paused | JobState::Sleeping
-    );
-    let process = match (open, job.worker_pid) {
+    let process = match (job.state.is_open(), job.worker_pid) {
         (true, Some(pid)) => format!(" in process {pid}"),
-        (true, None) => ", no process runs it".to_owned(),
+        (true, None) => format!(", no process runs it (longhaul resume {} does)", job.job),
         (false, _) => String::new(),
     };
-    format!("{} ({}): {}{process}", job.job, kind(job.kind), state(job))
+    format!(
+        "{} ({}): {}{process}",
+        job.job,
+        kind(job.kind),
+        state_in_words(job)
+    )
 }
 
-fn table(table: &TableStatus) -> String {
+/// How hard it works now.
+fn tuning(job: &JobStatus) -> Option<String> {
+    let tuning = job.tuning.filter(|_| job.state.is_open())?;
+    let rows = tuning.batch_rows.map_or("auto".to_owned(), figures::count);
+    let limit = RateLimit {
+        bytes_per_second: tuning.max_rate_bytes_per_second,
+    };
+    let interval = job.interval_ms.map_or(String::new(), |interval_ms| {
+        let interval = humantime::format_duration(std::time::Duration::from_millis(interval_ms));
+        format!(", interval {interval}")
+    });
+    Some(format!(
+        "concurrency {}, batch rows {rows}, max rate {limit}{interval}",
+        tuning.concurrency
+    ))
+}
+
+fn table(table: &TableStatus, rows_in_flight: u64) -> String {
     let mut text = match table.source == table.target {
         true => table.source.clone(),
         false => format!("{} -> {}", table.source, table.target),
     };
     text += &format!(
         ": {}, {} in {} batches",
-        share(table).in_words(),
+        share(table, rows_in_flight).in_words(),
         figures::bytes(table.bytes_done as f64),
         figures::count(table.batches_done)
     );
@@ -122,28 +147,39 @@ fn lost(table: &TableStatus) -> Option<String> {
     })
 }
 
-fn waiting(activity: &PendingActivity) -> Option<String> {
+fn waiting(activity: &PendingActivity, now: SystemTime) -> Option<String> {
     let failure = activity.last_failure.as_ref()?;
     let when = activity
         .next_attempt_at
         .as_deref()
-        .map_or("now".to_owned(), |time| format!("at {}", second(time)));
+        .map_or("now".to_owned(), |time| format!("at {}", clock(time)));
+    let failing = activity.failing_since.as_deref().map_or(String::new(), |time| {
+        format!(", failing for {}", since(time, now))
+    });
     let failure = failure.replace('\n', " ");
     Some(format!(
-        "{}: attempt {} {when}, after: {failure}",
+        "{}: attempt {} {when}{failing}, after: {failure}",
         activity.activity_type, activity.attempt
     ))
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::job::Tuning;
+    use crate::job::status::Retrying;
 
     pub(crate) fn running() -> JobStatus {
         JobStatus {
             job: "audio_downloads".to_owned(),
             kind: JobKind::Migrate,
             state: JobState::Running,
+            phase: Some("copying".to_owned()),
+            draining: 0,
+            retrying: None,
+            waiting_for: None,
+            source: "postgres://app@old/media".to_owned(),
+            target: "postgres://app@new/media".to_owned(),
             worker_pid: Some(4711),
             workflow_id: "longhaul/audio_downloads".to_owned(),
             run_id: "5f0c".to_owned(),
@@ -154,7 +190,14 @@ pub(super) mod tests {
             last_failure: None,
             pending_activities: Vec::new(),
             held_back_by: Vec::new(),
-            tuning: None,
+            tuning: Some(Tuning {
+                concurrency: 4,
+                batch_rows: None,
+                max_rate_bytes_per_second: Some(20_000_000),
+            }),
+            interval_ms: None,
+            rows_in_flight: 0,
+            bytes_in_flight: 0,
             findings: None,
             tables: vec![TableStatus {
                 source: "public.audio_downloads".to_owned(),
@@ -185,13 +228,27 @@ pub(super) mod tests {
             "audio_downloads (migrate): running in process 4711\n  \
              public.audio_downloads: 450,000 of ~1,000,000 rows (~45%), 135 MB in 9 batches, 120,000 rows/s, 36.2 MB/s, 5s to go\n  \
              copied up to key (450000)\n  \
+             from postgres://app@old/media to postgres://app@new/media\n  \
+             concurrency 4, batch rows auto, max rate 20MB/s\n  \
              started 2026-11-21T12:45:25Z"
         );
     }
 
+    fn at(time: &str) -> SystemTime {
+        humantime::parse_rfc3339(time).expect("a time")
+    }
+
+    fn standing(state: JobState) -> JobStatus {
+        let mut job = running();
+        job.state = state;
+        let table = &mut job.tables[0];
+        (table.rows_per_second, table.bytes_per_second, table.eta_seconds) = (None, None, None);
+        job
+    }
+
     #[test]
     fn a_job_that_nobody_runs_says_so_and_what_went_wrong() {
-        let mut job = running();
+        let mut job = standing(JobState::Interrupted);
         job.worker_pid = None;
         job.last_failure = Some("connection refused\nby the server".to_owned());
         job.pending_activities = vec![PendingActivity {
@@ -199,34 +256,76 @@ pub(super) mod tests {
             attempt: 3,
             last_failure: Some("connection refused".to_owned()),
             next_attempt_at: Some("2026-11-21T12:50:00Z".to_owned()),
+            failing_since: Some("2026-11-21T12:49:00Z".to_owned()),
         }];
         let table = &mut job.tables[0];
         (table.target, table.cursor, table.rows_total) = ("raw.audio".to_owned(), None, None);
-        (table.rows_per_second, table.bytes_per_second, table.eta_seconds) = (None, None, None);
         assert_eq!(
-            status(&job),
-            "audio_downloads (migrate): interrupted, no process runs it\n  \
+            status_at(&job, at("2026-11-21T12:49:40Z")),
+            "audio_downloads (migrate): interrupted, no process runs it (longhaul resume audio_downloads does)\n  \
              public.audio_downloads -> raw.audio: 450,000 rows, 135 MB in 9 batches\n  \
+             from postgres://app@old/media to postgres://app@new/media\n  \
+             concurrency 4, batch rows auto, max rate 20MB/s\n  \
              started 2026-11-21T12:45:25Z\n  \
-             copy_batch: attempt 3 at 2026-11-21T12:50:00Z, after: connection refused\n  \
+             copy_batch: attempt 3 at 12:50:00Z, failing for 40s, after: connection refused\n  \
              last error: connection refused by the server"
         );
     }
 
     #[test]
-    fn a_sleeping_sync_job_says_when_it_goes_on_and_who_holds_it_back() {
-        let mut job = running();
-        (job.kind, job.state) = (JobKind::Sync, JobState::Sleeping);
+    fn a_sleeping_sync_job_says_when_it_goes_on_who_holds_it_back_and_its_interval() {
+        let mut job = standing(JobState::Sleeping);
+        (job.kind, job.interval_ms) = (JobKind::Sync, Some(90_000));
         job.next_run_at = Some("2026-11-21T13:00:00Z".to_owned());
         job.held_back_by = vec!["pid 99 (psql)".to_owned()];
-        let text = status(&job);
+        let text = status_at(&job, at("2026-11-21T12:59:00Z"));
         assert!(
-            text.starts_with("audio_downloads (sync): sleeping in process 4711\n"),
+            text.starts_with(
+                "audio_downloads (sync): sleeping in process 4711\n  in step but for the newest keys, which are looked at \
+                 again; looks again at 13:00:00Z, in 1m 00s\n"
+            ),
             "{text}"
         );
-        assert!(text.contains("\n  next round 2026-11-21T13:00:00Z"), "{text}");
+        assert!(text.contains("max rate 20MB/s, interval 1m 30s\n"), "{text}");
         assert!(
             text.ends_with("\n  newest keys held back by pid 99 (psql)"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_job_that_waits_for_a_server_says_so_first() {
+        let mut job = standing(JobState::Retrying);
+        job.retrying = Some(Retrying {
+            activity: "copy_batch".to_owned(),
+            side: "target".to_owned(),
+            unreachable: true,
+            since: "2026-11-21T12:49:26Z".to_owned(),
+            attempt: 6,
+            next_attempt_at: Some("2026-11-21T12:49:48Z".to_owned()),
+            last_failure: "connection refused".to_owned(),
+        });
+        job.last_failure = Some("connection refused".to_owned());
+        let of_another = |failure: &str| PendingActivity {
+            activity_type: "copy_batch".to_owned(),
+            attempt: 2,
+            last_failure: Some(failure.to_owned()),
+            next_attempt_at: None,
+            failing_since: None,
+        };
+        job.pending_activities = vec![of_another("connection refused"), of_another("deadlock")];
+        let text = status_at(&job, at("2026-11-21T12:49:40Z"));
+        assert!(
+            text.starts_with(
+                "audio_downloads (migrate): retrying in process 4711\n  target not reached for 14s, attempt 6, next in 8s: \
+                 connection refused\n"
+            ),
+            "{text}"
+        );
+        assert!(!text.contains("last error"), "said twice: {text}");
+        assert_eq!(text.matches("connection refused").count(), 1, "{text}");
+        assert!(
+            text.contains("copy_batch: attempt 2 now, after: deadlock"),
             "{text}"
         );
     }

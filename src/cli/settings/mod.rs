@@ -514,6 +514,7 @@ impl Settings {
             concurrency: self.is_explicit(Setting::Concurrency).then_some(self.concurrency),
             batch_rows: self.is_explicit(Setting::BatchRows).then_some(self.batch_rows),
             max_rate: self.is_explicit(Setting::MaxRate).then_some(self.max_rate),
+            interval_ms: self.is_explicit(Setting::Interval).then_some(self.interval_ms),
         }
     }
 }

@@ -4,10 +4,11 @@
 //! each change of state. The total is mostly an estimate, and is shown as one; nothing here fails or divides by zero.
 
 mod share;
-mod speed;
 mod view;
+mod words;
 
 pub use share::{Share, share};
+pub use words::{clock, retrying_in_words, since, state_in_words, trouble_in_words, waiting_in_words};
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,8 +16,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::Terminal;
-use crate::job::status::{JobState, JobStatus};
-use speed::Speed;
+use crate::job::status::JobStatus;
 use view::View;
 
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
@@ -63,24 +63,14 @@ impl std::str::FromStr for ProgressMode {
 #[error("it must be auto, bar, plain, json or none")]
 pub struct UnknownMode;
 
-/// What happens right now and is not committed: in no status, and gone when the process ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Live {
-    /// Rows of the batches in flight that were sent already.
-    pub rows_in_flight: u64,
-    /// Their bytes.
-    pub bytes_in_flight: u64,
-    /// Attempts of activities that failed and were tried again, since this process began.
-    pub retries: u64,
-}
-
 /// The progress of one job on the terminal. Dropping it takes the bar away.
 pub struct Progress {
     terminal: Terminal,
     output: Output,
-    speed: Speed,
     began: Instant,
-    said: Option<(Instant, JobState, bool)>,
+    said: Option<(Instant, String)>,
+    /// What the bar shows, and of how many columns the terminal was then.
+    drawn: (usize, String),
     unwritable: bool,
 }
 
@@ -96,8 +86,6 @@ struct JsonLine<'a> {
     time: String,
     #[serde(flatten)]
     status: &'a JobStatus,
-    rows_in_flight: u64,
-    bytes_in_flight: u64,
     retries: u64,
 }
 
@@ -115,46 +103,33 @@ impl Progress {
         if let Output::Bar(bar) = &output {
             terminal.set_bar(Some(bar.clone()));
         }
-        let (terminal, speed, began) = (terminal.clone(), Speed::default(), Instant::now());
         Self {
-            terminal,
+            terminal: terminal.clone(),
             output,
-            speed,
-            began,
+            began: Instant::now(),
             said: None,
+            drawn: (0, String::new()),
             unwritable: false,
         }
     }
 
     /// Shows how the job stands now. Cheap enough for four times a second.
-    pub fn update(&mut self, status: &JobStatus, live: Live) {
-        self.show(status, live, Instant::now(), SystemTime::now(), false);
+    pub fn update(&mut self, status: &JobStatus) {
+        self.show(status, Instant::now(), SystemTime::now(), false);
     }
 
     /// Shows how the job stands at the end, once, and takes the bar away: its last state stays as a plain line.
-    pub fn finish(&mut self, status: &JobStatus, live: Live) {
+    pub fn finish(&mut self, status: &JobStatus) {
         if let Output::Bar(_) = self.output {
             self.take_bar_away();
             self.output = Output::Plain;
         }
-        self.show(status, live, Instant::now(), SystemTime::now(), true);
+        self.show(status, Instant::now(), SystemTime::now(), true);
         self.output = Output::Nothing;
     }
 
-    fn show(&mut self, status: &JobStatus, live: Live, now: Instant, time: SystemTime, last: bool) {
-        let moved =
-            |table: fn(&crate::job::status::TableStatus) -> u64| status.tables.iter().map(table).sum::<u64>();
-        self.speed.note(
-            now,
-            moved(|t| t.rows_done).saturating_add(live.rows_in_flight),
-            moved(|t| t.bytes_done).saturating_add(live.bytes_in_flight),
-        );
-        let view = View::new(
-            status,
-            live,
-            self.speed.per_second(),
-            now.saturating_duration_since(self.began),
-        );
+    fn show(&mut self, status: &JobStatus, now: Instant, time: SystemTime, last: bool) {
+        let view = View::new(status, time, now.saturating_duration_since(self.began));
         let interval = match self.output {
             Output::Plain => PLAIN_INTERVAL,
             Output::Json => JSON_INTERVAL,
@@ -162,37 +137,37 @@ impl Progress {
         };
         let due = self.is_due(now, &view, interval) || last;
         match &self.output {
-            Output::Bar(bar) => bar.set_message(view.bar(Terminal::columns())),
-            Output::Plain if due => self.terminal.say(&view.plain(time, last)),
-            Output::Json if due => self.print_json(status, live, time),
+            Output::Bar(bar) => {
+                let columns = Terminal::columns();
+                self.terminal
+                    .clear_above_the_bar(broken_lines(&self.drawn, columns));
+                self.drawn = (columns, view.bar(columns));
+                bar.set_message(self.drawn.1.clone());
+            }
+            Output::Plain if due => self.terminal.say(&view.plain(last)),
+            Output::Json if due => self.print_json(status, time),
             Output::Plain | Output::Json | Output::Nothing => {}
         }
     }
 
     fn is_due(&mut self, now: Instant, view: &View<'_>, interval: Duration) -> bool {
-        let (state, troubled) = (view.state(), view.is_troubled());
-        let due = self.said.is_none_or(|(at, said_state, said_troubled)| {
-            said_state != state || said_troubled != troubled || now.saturating_duration_since(at) >= interval
-        });
+        let state = view.state();
+        let due = self
+            .said
+            .as_ref()
+            .is_none_or(|(at, said)| *said != state || now.saturating_duration_since(*at) >= interval);
         if due {
-            self.said = Some((now, state, troubled));
+            self.said = Some((now, state));
         }
         due
     }
 
-    fn print_json(&mut self, status: &JobStatus, live: Live, time: SystemTime) {
-        let Live {
-            rows_in_flight,
-            bytes_in_flight,
-            retries,
-        } = live;
-        let time = humantime::format_rfc3339_millis(time).to_string();
+    fn print_json(&mut self, status: &JobStatus, time: SystemTime) {
+        let attempts = status.pending_activities.iter();
         let line = JsonLine {
-            time,
+            time: humantime::format_rfc3339_millis(time).to_string(),
             status,
-            rows_in_flight,
-            bytes_in_flight,
-            retries,
+            retries: attempts.map(|it| u64::from(it.attempt.saturating_sub(1))).sum(),
         };
         let written = serde_json::to_string(&line)
             .map_err(Into::into)
@@ -221,6 +196,15 @@ impl Drop for Progress {
     }
 }
 
+/// How many more lines the terminal has made of what was drawn on it when it was wider.
+fn broken_lines((before, text): &(usize, String), columns: usize) -> usize {
+    if columns == 0 || columns >= *before {
+        return 0;
+    }
+    let lines = text.lines().map(console::measure_text_width);
+    lines.map(|width| width.saturating_sub(1) / columns).sum()
+}
+
 fn new_bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
     // The lines are laid out by `View`, which knows what to leave out where the terminal is narrow.
@@ -231,9 +215,9 @@ fn new_bar() -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::super::terminal::tests::Paper;
-    use super::view::tests::running;
+    use super::view::tests::{retrying, running};
     use super::*;
-    use crate::job::status::PendingActivity;
+    use crate::job::status::JobState;
 
     fn on_paper(mode: ProgressMode) -> (Progress, Paper, Paper) {
         let (out, err) = (Paper::default(), Paper::default());
@@ -245,9 +229,9 @@ mod tests {
     fn plain_lines_come_every_few_seconds_and_at_each_change_of_state() {
         let (mut progress, out, err) = on_paper(ProgressMode::Plain);
         let (began, mut status) = (Instant::now(), running());
-        let mut at = |seconds, status: &JobStatus| {
-            let now = began + Duration::from_millis(seconds);
-            progress.show(status, Live::default(), now, SystemTime::UNIX_EPOCH, false);
+        let mut at = |millis, status: &JobStatus| {
+            let now = began + Duration::from_millis(millis);
+            progress.show(status, now, SystemTime::UNIX_EPOCH, false);
             err.text().lines().count()
         };
         assert_eq!(at(0, &status), 1);
@@ -258,26 +242,17 @@ mod tests {
         assert_eq!(at(5500, &status), 3);
         status.state = JobState::Running;
         assert_eq!(at(5750, &status), 4);
-        status.pending_activities = vec![PendingActivity {
-            activity_type: "copy_batch".to_owned(),
-            attempt: 2,
-            last_failure: Some("lost".to_owned()),
-            next_attempt_at: None,
-        }];
-        assert_eq!(at(6000, &status), 5);
+        assert_eq!(at(6000, &retrying()), 5);
         assert_eq!(out.text(), "");
     }
 
     #[test]
     fn json_progress_is_a_status_a_line_on_stdout() {
         let (mut progress, out, err) = on_paper(ProgressMode::Json);
-        let live = Live {
-            rows_in_flight: 10,
-            bytes_in_flight: 3000,
-            retries: 1,
-        };
-        progress.update(&running(), live);
-        progress.finish(&running(), live);
+        let mut job = running();
+        job.rows_in_flight = 10;
+        progress.update(&job);
+        progress.finish(&job);
         let text = out.text();
         let lines: Vec<serde_json::Value> = text
             .lines()
@@ -291,10 +266,20 @@ mod tests {
     }
 
     #[test]
+    fn lines_that_a_narrower_terminal_breaks_are_counted() {
+        let drawn = (80, format!("{}\n{}\n{}", "x".repeat(79), "y".repeat(40), "z"));
+        assert_eq!(broken_lines(&drawn, 80), 0);
+        assert_eq!(broken_lines(&drawn, 40), 1);
+        assert_eq!(broken_lines(&drawn, 39), 3);
+        assert_eq!(broken_lines(&drawn, 120), 0, "a wider one breaks none");
+        assert_eq!(broken_lines(&(0, String::new()), 40), 0);
+    }
+
+    #[test]
     fn no_progress_is_no_word_on_either_stream() {
         let (mut progress, out, err) = on_paper(ProgressMode::None);
-        progress.update(&running(), Live::default());
-        progress.finish(&running(), Live::default());
+        progress.update(&running());
+        progress.finish(&running());
         assert_eq!((out.text(), err.text()), (String::new(), String::new()));
     }
 }

@@ -13,20 +13,25 @@ pub struct Share {
     completed: bool,
 }
 
-/// The share of one table that is done.
-pub fn share(table: &TableStatus) -> Share {
+/// The share of one table that is done, with what is on the way to it.
+pub fn share(table: &TableStatus, rows_in_flight: u64) -> Share {
     Share {
         done: table.rows_done,
-        in_flight: 0,
+        in_flight: rows_in_flight,
         total: table.rows_total,
         is_estimate: table.rows_total_is_estimate,
-        completed: table.state == JobState::Completed,
+        completed: has_all(table.state),
     }
+}
+
+/// Whether all that was there is on the target: a job that has completed, and a sync that is in step.
+fn has_all(state: JobState) -> bool {
+    matches!(state, JobState::Completed | JobState::Sleeping)
 }
 
 impl Share {
     /// The share of a whole job that is done; its total is known when every table's is.
-    pub fn of_job(job: &JobStatus, rows_in_flight: u64) -> Self {
+    pub fn of_job(job: &JobStatus) -> Self {
         let total = job
             .tables
             .iter()
@@ -37,14 +42,14 @@ impl Share {
                 .tables
                 .iter()
                 .fold(0, |sum, table| sum.saturating_add(table.rows_done)),
-            in_flight: rows_in_flight,
+            in_flight: job.rows_in_flight,
             total: total.filter(|_| !job.tables.is_empty()),
             is_estimate: job.tables.iter().any(|table| table.rows_total_is_estimate),
-            completed: job.state == JobState::Completed,
+            completed: has_all(job.state),
         }
     }
 
-    /// Whole percents, 100 only when it has completed; `None` where there is no total, or more is done than was guessed.
+    /// Whole percents, 100 only when it has completed or is in step; `None` where there is no total, or more is done than was guessed.
     pub fn percent(&self) -> Option<u64> {
         self.permille().map(|permille| permille / 10)
     }
@@ -58,15 +63,6 @@ impl Share {
         let moved = u128::from(self.moved().min(total));
         let permille = u64::try_from(moved * 1000 / u128::from(total)).unwrap_or(1000);
         Some(permille.min(999))
-    }
-
-    /// Rows that are still to come; `None` where nobody knows.
-    pub fn rows_left(&self) -> Option<u64> {
-        match (self.completed, self.total) {
-            (true, _) => Some(0),
-            (false, Some(total)) if total >= self.done => Some(total.saturating_sub(self.moved())),
-            (false, _) => None,
-        }
     }
 
     /// The percents with their sign, `~45%` where the total is an estimate; `  ?%` where there are none.
@@ -90,12 +86,22 @@ impl Share {
         }
     }
 
-    /// Rows done and percents: `450,000 of ~1,000,000 rows (~45%)`.
+    /// Rows done and percents: `450,000 of ~1,000,000 rows (~45%)`, which count what is in flight too, and say so.
     pub fn in_words(&self) -> String {
-        match self.percent() {
-            Some(_) => format!("{} ({})", self.rows_in_words(), self.percent_in_words()),
-            None => self.rows_in_words(),
+        let notes = [
+            self.percent().map(|_| self.percent_in_words()),
+            self.in_flight_in_words(),
+        ];
+        let notes: Vec<_> = notes.into_iter().flatten().collect();
+        match notes.is_empty() {
+            true => self.rows_in_words(),
+            false => format!("{} ({})", self.rows_in_words(), notes.join(", ")),
         }
+    }
+
+    /// `+50,000 in flight`; `None` where nothing is.
+    pub fn in_flight_in_words(&self) -> Option<String> {
+        (self.in_flight > 0).then(|| format!("+{} in flight", count(self.in_flight)))
     }
 
     /// Rows done alone, where there is no room for more.
@@ -153,6 +159,14 @@ mod tests {
         ] {
             assert_eq!(share.in_words(), words);
         }
+        let moving = Share {
+            in_flight: 50_000,
+            ..of(450_000, Some(1_000_000), true, false)
+        };
+        assert_eq!(
+            moving.in_words(),
+            "450,000 of ~1,000,000 rows (~50%, +50,000 in flight)"
+        );
     }
 
     #[test]
@@ -164,7 +178,7 @@ mod tests {
             in_flight: u64::MAX,
             ..of(10, Some(20), true, false)
         };
-        assert_eq!((over.percent(), over.rows_left()), (Some(99), Some(0)));
+        assert_eq!(over.percent(), Some(99));
         assert_eq!(of(5, None, true, true).percent(), Some(100));
     }
 }

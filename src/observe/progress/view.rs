@@ -4,58 +4,44 @@ use std::time::{Duration, SystemTime};
 
 use console::{measure_text_width, truncate_str};
 
-use super::Live;
 use super::share::Share;
-use super::speed::PerSecond;
-use crate::job::status::{JobState, JobStatus, PendingActivity};
+use super::words::{one_line, state_in_words, waiting_in_words};
+use crate::job::status::{JobState, JobStatus};
 use crate::observe::figures;
 
 const BAR_COLUMNS_MIN: usize = 8;
 const BAR_COLUMNS_MAX: usize = 40;
+/// Less of a name says nothing.
+const NAME_COLUMNS_MIN: usize = 6;
+/// What is waited for gets so many lines: the end of an error's words says the least.
+const WAITING_LINES: usize = 2;
 /// Longer waits are not worth a figure: what was measured will not last.
-const ETA_SECONDS_MAX: f64 = 1000.0 * 86_400.0;
+const ETA_SECONDS_MAX: u64 = 1000 * 86_400;
 
 /// One look at a job.
 pub(super) struct View<'a> {
     job: &'a JobStatus,
     share: Share,
-    speed: Option<PerSecond>,
+    now: SystemTime,
     elapsed: Duration,
-    retries: u64,
 }
 
 impl<'a> View<'a> {
-    pub(super) fn new(
-        job: &'a JobStatus,
-        live: Live,
-        measured: Option<PerSecond>,
-        elapsed: Duration,
-    ) -> Self {
-        let moves = job.state == JobState::Running;
-        let waiting: u64 = job
-            .pending_activities
-            .iter()
-            .map(|a| u64::from(a.attempt.saturating_sub(1)))
-            .sum();
+    pub(super) fn new(job: &'a JobStatus, now: SystemTime, elapsed: Duration) -> Self {
         Self {
             job,
-            share: Share::of_job(job, live.rows_in_flight),
-            speed: measured.or_else(|| told_speed(job)).filter(|_| moves),
+            share: Share::of_job(job),
+            now,
             elapsed,
-            retries: live.retries.max(waiting),
         }
     }
 
-    pub(super) fn state(&self) -> JobState {
-        self.job.state
+    /// What a line is due for when it changes: the state, and the step in it.
+    pub(super) fn state(&self) -> String {
+        state_in_words(self.job)
     }
 
-    /// Whether an attempt has failed and is tried again.
-    pub(super) fn is_troubled(&self) -> bool {
-        self.trouble().is_some()
-    }
-
-    /// Two or three lines, none wider than the terminal.
+    /// Two to four lines, none wider than the terminal.
     pub(super) fn bar(&self, columns: usize) -> String {
         // The last column stays free: some terminals break the line when it is written to.
         let columns = columns.saturating_sub(1).max(1);
@@ -63,8 +49,8 @@ impl<'a> View<'a> {
             self.bar_line(columns),
             format!("  {}", self.figures_line(columns.saturating_sub(2))),
         ];
-        if let Some(words) = self.trouble_in_words() {
-            lines.push(format!("  {words}"));
+        if let Some(words) = waiting_in_words(self.job, self.now) {
+            lines.extend(wrapped(&words, columns.saturating_sub(2)));
         }
         lines
             .iter()
@@ -74,48 +60,43 @@ impl<'a> View<'a> {
     }
 
     /// One line for a log; the last one says how long it took rather than how long it takes.
-    pub(super) fn plain(&self, time: SystemTime, last: bool) -> String {
+    pub(super) fn plain(&self, last: bool) -> String {
         let mut parts = vec![self.share.in_words()];
-        if let (Some(speed), false) = (self.speed, last) {
-            parts.push(format!("{} rows/s", figures::count_rate(speed.rows)));
-            parts.push(format!("{}/s", figures::bytes(speed.bytes)));
-        }
-        match self.eta_seconds() {
-            Some(seconds) if !last => parts.push(format!("{} to go", figures::span(seconds))),
-            _ => {}
+        if !last {
+            parts.extend(
+                [self.row_rate(), self.byte_rate(), self.eta()]
+                    .into_iter()
+                    .flatten(),
+            );
         }
         if last {
             let bytes = self.job.tables.iter().map(|table| table.bytes_done as f64).sum();
             parts.push(figures::bytes(bytes));
             parts.push(format!("after {}", figures::span(self.elapsed.as_secs())));
         }
-        parts.extend(self.trouble_in_words());
-        let time = humantime::format_rfc3339_seconds(time);
-        format!(
-            "{time} {} {}: {}",
-            self.job.job,
-            self.state_in_words(),
-            parts.join(", ")
-        )
+        parts.extend(waiting_in_words(self.job, self.now).map(|words| one_line(&words)));
+        if let (JobState::Failed, Some(failure)) = (self.job.state, &self.job.last_failure) {
+            parts.push(format!("last error: {}", one_line(failure)));
+        }
+        let time = humantime::format_rfc3339_seconds(self.now);
+        format!("{time} {} {}: {}", self.job.job, self.state(), parts.join(", "))
     }
 
     fn bar_line(&self, columns: usize) -> String {
-        let state = self.state_in_words();
+        let (name, state) = (&self.job.job, self.state());
         let percent = format!("{:>4}", self.share.percent_in_words());
-        let name_and_state = format!("{}  {percent}  {state}", self.job.job);
-        let room = columns.saturating_sub(measure_text_width(&name_and_state) + 3);
-        if room < BAR_COLUMNS_MIN {
-            // What goes first is the bar, then the name: the operator knows what was typed.
-            return match measure_text_width(&name_and_state) <= columns {
-                true => name_and_state,
-                false => format!("{} {state}", percent.trim_start()),
-            };
+        let rest = measure_text_width(&percent) + measure_text_width(&state) + 4;
+        // What goes first is the bar, then the name's end, then the name: the operator knows what was typed.
+        let room = columns.saturating_sub(measure_text_width(name) + rest + 2);
+        if room >= BAR_COLUMNS_MIN {
+            let bar = self.drawn(room.min(BAR_COLUMNS_MAX));
+            return format!("{name} [{bar}] {percent}  {state}");
         }
-        format!(
-            "{} [{}] {percent}  {state}",
-            self.job.job,
-            self.drawn(room.min(BAR_COLUMNS_MAX))
-        )
+        let room = columns.saturating_sub(rest);
+        match room >= NAME_COLUMNS_MIN {
+            true => format!("{}  {percent}  {state}", truncate_str(name, room, "..")),
+            false => format!("{} {state}", percent.trim_start()),
+        }
     }
 
     fn drawn(&self, columns: usize) -> String {
@@ -130,18 +111,11 @@ impl<'a> View<'a> {
 
     /// As many figures as fit, the dearest ones kept longest.
     fn figures_line(&self, columns: usize) -> String {
-        let rows = Some(self.share.rows_in_words());
-        let done = Some(self.share.done_in_words());
-        let row_rate = self
-            .speed
-            .map(|speed| format!("{} rows/s", figures::count_rate(speed.rows)));
-        let byte_rate = self
-            .speed
-            .map(|speed| format!("{}/s", figures::bytes(speed.bytes)));
-        let eta = self
-            .eta_seconds()
-            .map(|seconds| format!("{} to go", figures::span(seconds)));
+        let (rows, done) = (Some(self.share.rows_in_words()), Some(self.share.done_in_words()));
+        let in_flight = self.share.in_flight_in_words();
+        let (row_rate, byte_rate, eta) = (self.row_rate(), self.byte_rate(), self.eta());
         let choices = [
+            vec![&rows, &in_flight, &row_rate, &byte_rate, &eta],
             vec![&rows, &row_rate, &byte_rate, &eta],
             vec![&rows, &byte_rate, &eta],
             vec![&rows, &eta],
@@ -163,95 +137,59 @@ impl<'a> View<'a> {
         fits.or(lines.last()).cloned().unwrap_or_default()
     }
 
-    fn state_in_words(&self) -> String {
-        match self.job.state {
-            JobState::Running => match self
-                .trouble()
-                .and_then(|activity| activity.next_attempt_at.as_deref())
-            {
-                Some(time) => format!("retrying at {}", clock(time)),
-                None => "running".to_owned(),
-            },
-            JobState::Paused => "paused".to_owned(),
-            JobState::Sleeping => match &self.job.next_run_at {
-                Some(time) => format!("sleeping until {}", clock(time)),
-                None => "sleeping".to_owned(),
-            },
-            JobState::Completed => "completed".to_owned(),
-            JobState::Failed => "failed".to_owned(),
-            JobState::Canceled => "canceled".to_owned(),
-            JobState::Terminated => "terminated".to_owned(),
-        }
+    fn row_rate(&self) -> Option<String> {
+        let rates = self.job.tables.iter().filter_map(|table| table.rows_per_second);
+        let rate = rates.reduce(|sum, rate| sum + rate)?;
+        Some(format!("{} rows/s", figures::count_rate(rate)))
     }
 
-    fn trouble_in_words(&self) -> Option<String> {
-        let failure = self
-            .trouble()
-            .and_then(|activity| activity.last_failure.as_ref())
-            .or(self.job.last_failure.as_ref());
-        let failure = failure.map(|failure| failure.split_whitespace().collect::<Vec<_>>().join(" "));
-        let retries = match self.retries {
-            1 => "1 retry".to_owned(),
-            retries => format!("{} retries", figures::count(retries)),
-        };
-        match (self.retries, failure) {
-            (0, None) => None,
-            (0, Some(failure)) => Some(format!("last error: {failure}")),
-            (_, None) => Some(retries),
-            (_, Some(failure)) => Some(format!("{retries}, last error: {failure}")),
-        }
+    fn byte_rate(&self) -> Option<String> {
+        let rates = self.job.tables.iter().filter_map(|table| table.bytes_per_second);
+        let rate = rates.reduce(|sum, rate| sum + rate)?;
+        Some(format!("{}/s", figures::bytes(rate)))
     }
 
-    /// The activity that has failed most often and is tried again.
-    fn trouble(&self) -> Option<&PendingActivity> {
-        let failed = self
+    fn eta(&self) -> Option<String> {
+        let seconds = self
             .job
-            .pending_activities
+            .tables
             .iter()
-            .filter(|activity| activity.last_failure.is_some());
-        failed.max_by_key(|activity| (activity.next_attempt_at.is_some(), activity.attempt))
+            .filter_map(|table| table.eta_seconds)
+            .max()?;
+        (seconds <= ETA_SECONDS_MAX).then(|| format!("{} to go", figures::span(seconds)))
     }
+}
 
-    fn eta_seconds(&self) -> Option<u64> {
-        let speed = self.speed?;
-        let rows_left = self.share.rows_left()?;
-        if speed.rows <= 0.0 {
-            return None;
+/// Lines that hold so many columns; the last one takes the rest, and is cut by whoever draws it.
+fn wrapped(words: &str, columns: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in words.split_whitespace() {
+        let fits = |line: &String| measure_text_width(line) + 1 + measure_text_width(word) <= columns + 2;
+        let is_last = lines.len() == WAITING_LINES;
+        match lines.last_mut().filter(|line| is_last || fits(line)) {
+            Some(line) => *line += &format!(" {word}"),
+            None => lines.push(format!("  {word}")),
         }
-        let seconds = rows_left as f64 / speed.rows;
-        (seconds <= ETA_SECONDS_MAX).then_some(seconds.ceil() as u64)
     }
-}
-
-/// The speed that the status itself tells, before enough was measured here.
-fn told_speed(job: &JobStatus) -> Option<PerSecond> {
-    let rows: f64 = job.tables.iter().filter_map(|table| table.rows_per_second).sum();
-    let bytes = job.tables.iter().filter_map(|table| table.bytes_per_second).sum();
-    (rows > 0.0).then_some(PerSecond { rows, bytes })
-}
-
-/// The time of day of an RFC 3339 time, `13:00:00Z`.
-fn clock(rfc3339: &str) -> String {
-    let shown = humantime::parse_rfc3339_weak(rfc3339)
-        .map(|time| humantime::format_rfc3339_seconds(time).to_string());
-    match shown {
-        Ok(text) => text
-            .split_once('T')
-            .map_or(text.clone(), |(_, clock)| clock.to_owned()),
-        Err(_) => rfc3339.to_owned(),
-    }
+    lines
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::job::status::{JobKind, TableStatus};
+    use crate::job::status::{JobKind, Retrying, TableStatus, Wait};
 
     pub(crate) fn running() -> JobStatus {
         JobStatus {
             job: "audio_downloads".to_owned(),
             kind: JobKind::Migrate,
             state: JobState::Running,
+            phase: Some("copying".to_owned()),
+            draining: 0,
+            retrying: None,
+            waiting_for: None,
+            source: "host=old".to_owned(),
+            target: "host=new".to_owned(),
             worker_pid: Some(1),
             workflow_id: "w".to_owned(),
             run_id: "r".to_owned(),
@@ -263,6 +201,9 @@ pub(super) mod tests {
             pending_activities: Vec::new(),
             held_back_by: Vec::new(),
             tuning: None,
+            interval_ms: None,
+            rows_in_flight: 0,
+            bytes_in_flight: 0,
             findings: None,
             tables: vec![TableStatus {
                 source: "public.audio_downloads".to_owned(),
@@ -279,74 +220,99 @@ pub(super) mod tests {
                 lost_since: None,
                 cursor: None,
                 copies_up_to: None,
-                rows_per_second: None,
-                bytes_per_second: None,
-                eta_seconds: None,
+                rows_per_second: Some(110_000.0),
+                bytes_per_second: Some(33.0e6),
+                eta_seconds: Some(5),
             }],
         }
     }
 
-    const SPEED: Option<PerSecond> = Some(PerSecond {
-        rows: 110_000.0,
-        bytes: 33.0e6,
-    });
-
-    fn look(job: &JobStatus, live: Live) -> View<'_> {
-        View::new(job, live, SPEED, Duration::from_secs(63))
+    /// One of a state in which nothing moves.
+    fn standing(state: JobState) -> JobStatus {
+        let mut job = running();
+        job.state = state;
+        let table = &mut job.tables[0];
+        (table.rows_per_second, table.bytes_per_second, table.eta_seconds) = (None, None, None);
+        job
     }
 
-    fn retrying() -> JobStatus {
-        let activity = PendingActivity {
-            activity_type: "copy_batch".to_owned(),
-            attempt: 3,
-            last_failure: Some(
-                "cannot connect to the target\n127.0.0.1:5432: connection refused, and more".to_owned(),
-            ),
-            next_attempt_at: Some("2026-11-21T12:50:00.7Z".to_owned()),
-        };
-        JobStatus {
-            pending_activities: vec![activity],
-            ..running()
+    pub(crate) fn retrying() -> JobStatus {
+        let mut job = standing(JobState::Retrying);
+        job.retrying = Some(Retrying {
+            activity: "copy_batch".to_owned(),
+            side: "target".to_owned(),
+            unreachable: true,
+            since: "2026-11-21T12:49:38Z".to_owned(),
+            attempt: 6,
+            next_attempt_at: Some("2026-11-21T12:50:00.4Z".to_owned()),
+            last_failure: "cannot connect to the target\n127.0.0.1:5432: connection refused, and more"
+                .to_owned(),
+        });
+        job
+    }
+
+    pub(crate) fn sleeping() -> JobStatus {
+        let mut job = standing(JobState::Sleeping);
+        job.phase = Some("sleeping".to_owned());
+        job.next_run_at = Some("2026-11-21T13:00:00Z".to_owned());
+        job
+    }
+
+    pub(crate) fn at(time: &str) -> SystemTime {
+        humantime::parse_rfc3339(time).expect("a time")
+    }
+
+    fn look(job: &JobStatus) -> View<'_> {
+        View::new(job, at("2026-11-21T12:49:52Z"), Duration::from_secs(63))
+    }
+
+    /// A job of each kind of look, by the name of its snapshot.
+    fn jobs() -> Vec<(&'static str, JobStatus)> {
+        let mut pausing = standing(JobState::Pausing);
+        (pausing.draining, pausing.rows_in_flight) = (3, 60_000);
+        let mut moving = running();
+        moving.rows_in_flight = 100_000;
+        let mut waiting = standing(JobState::Running);
+        waiting.phase = Some("preparing".to_owned());
+        waiting.waiting_for = Some(Wait {
+            what: "taking the job over on the target".to_owned(),
+            since: "2026-11-21T12:49:40Z".to_owned(),
+        });
+        let mut long = running();
+        long.job = "warehouse.audio_downloads_2026_by_region_and_day".to_owned();
+        vec![
+            ("running", moving),
+            ("waiting", waiting),
+            ("pausing", pausing),
+            ("paused", standing(JobState::Paused)),
+            ("retrying", retrying()),
+            ("sleeping", sleeping()),
+            ("long name", long),
+        ]
+    }
+
+    #[test]
+    fn the_bar_at_forty_eighty_and_a_hundred_and_twenty_columns() {
+        let mut drawn = String::new();
+        for columns in [40, 80, 120] {
+            for (name, job) in jobs() {
+                drawn += &format!("{columns} columns, {name}\n{}\n\n", look(&job).bar(columns));
+            }
         }
-    }
-
-    #[test]
-    fn eighty_columns_show_everything() {
-        assert_eq!(
-            look(&running(), Live::default()).bar(80),
-            "audio_downloads [=================>                      ] ~45%  running\n  \
-             450,000 of ~1,000,000 rows  110,000 rows/s  33.0 MB/s  5s to go"
-        );
-    }
-
-    #[test]
-    fn a_retry_says_when_how_often_and_why() {
-        let text = look(
-            &retrying(),
-            Live {
-                retries: 7,
-                ..Live::default()
-            },
-        )
-        .bar(80);
-        let lines: Vec<_> = text.lines().collect();
-        assert!(lines[0].ends_with("] ~45%  retrying at 12:50:00Z"), "{text}");
-        assert_eq!(
-            lines[2],
-            "  7 retries, last error: cannot connect to the target 127.0.0.1:5432: connect.."
-        );
+        let snapshot = include_str!("bar_snapshots.txt");
+        assert_eq!(drawn.trim_end(), snapshot.trim_end(), "\n{drawn}");
     }
 
     #[test]
     fn no_line_is_wider_than_the_terminal_however_narrow() {
-        let mut jobs = vec![running(), retrying()];
+        let mut jobs: Vec<_> = jobs().into_iter().map(|(_, job)| job).collect();
         let mut big = running();
         big.job = "größe-".repeat(16);
         (big.tables[0].rows_done, big.tables[0].rows_total) = (u64::MAX / 2, Some(u64::MAX));
         jobs.push(big);
         for job in &jobs {
             for columns in 0..200 {
-                let text = look(job, Live::default()).bar(columns);
+                let text = look(job).bar(columns);
                 for line in text.lines() {
                     assert!(
                         measure_text_width(line) < columns.max(3),
@@ -355,22 +321,15 @@ pub(super) mod tests {
                 }
             }
         }
-        assert_eq!(
-            look(&jobs[0], Live::default()).bar(40),
-            "audio_downloads  ~45%  running\n  450,000 of ~1,000,000 rows  5s to go"
-        );
-        assert_eq!(
-            look(&jobs[0], Live::default()).bar(20),
-            "~45% running\n  450,000 rows"
-        );
+        assert_eq!(look(&running()).bar(20), "~45% running\n  450,000 rows");
     }
 
     #[test]
     fn an_estimate_that_is_too_low_has_no_percent_and_no_end() {
         let mut job = running();
-        job.tables[0].rows_total = Some(400_000);
+        (job.tables[0].rows_total, job.tables[0].eta_seconds) = (Some(400_000), None);
         assert_eq!(
-            look(&job, Live::default()).bar(80),
+            look(&job).bar(80),
             "audio_downloads [                                        ]   ?%  running\n  \
              450,000 of >=450,000 rows  110,000 rows/s  33.0 MB/s"
         );
@@ -378,66 +337,47 @@ pub(super) mod tests {
 
     #[test]
     fn a_job_without_rows_total_or_tables_is_drawn_all_the_same() {
-        let mut job = running();
+        let mut job = standing(JobState::Running);
         (job.tables[0].rows_total, job.tables[0].rows_done) = (Some(0), 0);
-        let standing = View::new(
-            &job,
-            Live::default(),
-            Some(PerSecond {
-                rows: 0.0,
-                bytes: 0.0,
-            }),
-            Duration::ZERO,
-        );
         assert!(
-            standing.bar(80).ends_with("0 of ~0 rows  0 rows/s  0 B/s"),
+            look(&job).bar(80).ends_with("\n  0 of ~0 rows"),
             "{}",
-            standing.bar(80)
+            look(&job).bar(80)
         );
         job.tables.clear();
-        assert!(look(&job, Live::default()).bar(80).contains("0 rows"));
+        assert!(look(&job).bar(80).contains("0 rows"));
     }
 
     #[test]
-    fn rows_in_flight_move_the_bar_and_are_not_called_done() {
-        let live = Live {
-            rows_in_flight: 100_000,
-            ..Live::default()
-        };
-        let text = look(&running(), live).bar(80);
-        assert!(text.contains("~55%") && text.contains("450,000 of"), "{text}");
-    }
-
-    #[test]
-    fn a_paused_or_sleeping_job_has_no_speed_and_says_what_it_waits_for() {
-        let mut job = running();
-        job.state = JobState::Paused;
-        assert_eq!(
-            look(&job, Live::default()).plain(SystemTime::UNIX_EPOCH, false),
-            "1970-01-01T00:00:00Z audio_downloads paused: 450,000 of ~1,000,000 rows (~45%)"
-        );
-        (job.state, job.next_run_at) = (JobState::Sleeping, Some("2026-11-21T13:00:00Z".to_owned()));
-        assert!(
-            look(&job, Live::default())
-                .bar(80)
-                .contains("sleeping until 13:00:00Z")
-        );
+    fn what_does_not_move_has_neither_speed_nor_end() {
+        for (name, job) in jobs() {
+            let text = look(&job).plain(false);
+            let moves = job.state == JobState::Running && job.waiting_for.is_none();
+            assert_eq!(text.contains("/s"), moves, "{name}: {text}");
+            assert_eq!(text.contains("to go"), moves, "{name}: {text}");
+        }
     }
 
     #[test]
     fn a_plain_line_has_it_all_and_the_last_one_says_how_long_it_took() {
         let mut job = retrying();
         assert_eq!(
-            look(&job, Live::default()).plain(SystemTime::UNIX_EPOCH, false),
-            "1970-01-01T00:00:00Z audio_downloads retrying at 12:50:00Z: 450,000 of ~1,000,000 rows (~45%), \
-             110,000 rows/s, 33.0 MB/s, 5s to go, 2 retries, last error: cannot connect to the target \
-             127.0.0.1:5432: connection refused, and more"
+            look(&job).plain(false),
+            "2026-11-21T12:49:52Z audio_downloads retrying: 450,000 of ~1,000,000 rows (~45%), target not reached for 14s, \
+             attempt 6, next in 9s: cannot connect to the target 127.0.0.1:5432: connection refused, and more"
         );
         job = running();
-        (job.state, job.tables[0].rows_done) = (JobState::Completed, 1_000_100);
+        job.rows_in_flight = 100_000;
         assert_eq!(
-            look(&job, Live::default()).plain(SystemTime::UNIX_EPOCH, true),
-            "1970-01-01T00:00:00Z audio_downloads completed: 1,000,100 rows (100%), 135 MB, after 1m 03s"
+            look(&job).plain(false),
+            "2026-11-21T12:49:52Z audio_downloads running: 450,000 of ~1,000,000 rows (~55%, +100,000 in flight), \
+             110,000 rows/s, 33.0 MB/s, 5s to go"
+        );
+        job = standing(JobState::Completed);
+        job.tables[0].rows_done = 1_000_100;
+        assert_eq!(
+            look(&job).plain(true),
+            "2026-11-21T12:49:52Z audio_downloads completed: 1,000,100 rows (100%), 135 MB, after 1m 03s"
         );
     }
 }

@@ -315,6 +315,13 @@ pub(super) fn warnings(
         );
     }
     warn(
+        target.kind == 'r' && target.has_children,
+        format!(
+            "other tables inherit from target table {}: their rows are not looked at, though a SELECT from it gives them too",
+            target.name
+        ),
+    );
+    warn(
         !target_key_is_unique,
         format!(
             "target table {} has no unique index on the key: nothing but the ledger keeps rows single",

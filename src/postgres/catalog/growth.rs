@@ -3,8 +3,10 @@
 use super::fields::Fields;
 use super::table::Relation;
 use crate::postgres::connect::Session;
-use crate::postgres::error::Result;
-use crate::table::{Growth, KeyColumn};
+use crate::postgres::cursor;
+use crate::postgres::error::{Error, Kind, Result, Side};
+use crate::postgres::identifier::{quote_literal, quote_table};
+use crate::table::{Growth, KeyColumn, Plan};
 
 /// Calls of the server's clock as PostgreSQL spells them.
 const CLOCKS: [&str; 5] = [
@@ -71,6 +73,60 @@ pub(super) async fn read(session: &Session, table: &Relation, key: &[KeyColumn])
         )),
         _ => Growth::Grows,
     })
+}
+
+/// Refuses a source whose sequence stands below the highest key: it was set back, or rows were inserted with keys of their
+/// own, and new rows come where a sync does not look any more.
+///
+/// Nothing is said of a key that no sequence fills, nor of a sequence that this user may not read.
+///
+/// # Errors
+/// `Unsupported`; or what goes wrong in asking.
+pub async fn check_sequence(source: &Session, plan: &Plan) -> Result<()> {
+    let [key] = plan.key.as_slice() else { return Ok(()) };
+    if plan.growth != Growth::Grows {
+        return Ok(());
+    }
+    // In this order: a key that is taken in between is not above the sequence.
+    let highest = cursor::highest_key(source, plan).await?;
+    let highest = highest.and_then(|key| key.0.first()?.parse::<i64>().ok());
+    let Some(highest) = highest else { return Ok(()) };
+    let sql = format!(
+        "SELECT pg_catalog.pg_sequence_last_value(q.seqrelid), q.seqrelid::pg_catalog.regclass
+         FROM pg_catalog.pg_attribute a
+         JOIN pg_catalog.pg_depend e ON e.deptype IN ('i', 'n') AND e.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+             AND ((e.deptype = 'i' AND e.classid = e.refclassid AND e.refobjid = a.attrelid AND e.refobjsubid = a.attnum)
+               OR (e.deptype = 'n' AND e.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND e.objid IN
+                      (SELECT f.oid FROM pg_catalog.pg_attrdef f WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum)))
+         JOIN pg_catalog.pg_sequence q ON q.seqrelid = CASE e.deptype WHEN 'i' THEN e.objid ELSE e.refobjid END
+         WHERE a.attrelid = pg_catalog.to_regclass({}) AND a.attname = {}
+           AND pg_catalog.has_sequence_privilege(q.seqrelid, 'SELECT, USAGE')",
+        quote_literal(&quote_table(&plan.source)),
+        quote_literal(&key.name)
+    );
+    let what = format!("ask where the sequence of source table {} stands", plan.source);
+    let Some(row) = source.rows(&what, &sql).await?.pop() else {
+        return Ok(());
+    };
+    let mut row = Fields::of(row);
+    // Not called yet: the first value is still to come.
+    let (last, sequence) = (
+        row.optional().and_then(|text| text.parse().ok()).unwrap_or(0),
+        row.text(),
+    );
+    if last >= highest {
+        return Ok(());
+    }
+    let words = format!(
+        "the sequence {sequence} of source table {} stands at {last}, below the highest key, {highest}: new rows get keys below \
+         it, where a sync does not look any more",
+        plan.source
+    );
+    Err(Error::new(Side::Source, Kind::Unsupported, words).hinted(format!(
+        "let the sync look back a number of keys (--lookback KEYS), or let the sequence continue above them: \
+         SELECT setval({}, {highest})",
+        quote_literal(&sequence)
+    )))
 }
 
 /// The only sequence behind a column: its identity's, or the one that its default names.

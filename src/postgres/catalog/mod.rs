@@ -21,12 +21,15 @@ use super::connect::Session;
 use super::cursor::rows_of;
 use super::error::{Error, Kind, Result, Side};
 use super::words::plain;
-use crate::table::{DatabaseIdentity, OnConflict, Plan, PlanDigest, TableName, TableSpec};
+use crate::table::{DatabaseIdentity, Plan, PlanDigest, TableName, TableSpec};
 use server::ServerIdentity;
 use table::Relation;
 
 pub(super) use digest::{digest_sql, files_sql};
+pub use growth::check_sequence;
+pub(super) use survey::Purpose;
 pub use survey::{Right, Survey};
+pub use triggers::check_repair;
 
 /// How often both catalogs are read before tables that change all the time are left alone for now.
 const ATTEMPTS: u32 = 5;
@@ -38,11 +41,19 @@ const ATTEMPTS: u32 = 5;
 /// # Errors
 /// The first reason why it cannot be copied, with a hint; or what goes wrong in reading the catalogs.
 pub async fn examine(source: &Session, target: &Session, spec: &TableSpec) -> Result<Plan> {
-    survey(source, target, spec, false).await.into_plan()
+    survey(source, target, spec, Purpose::Copy).await.into_plan()
 }
 
-/// The same, with all the reasons, and with what is needed; a sync takes temporary tables whatever its mode of writing.
-pub(super) async fn survey(source: &Session, target: &Session, spec: &TableSpec, sync: bool) -> Survey {
+/// The same for a verification: what would stop or change only what is written is passed over. [`check_repair`] asks for that.
+///
+/// # Errors
+/// As [`examine`].
+pub async fn examine_to_read(source: &Session, target: &Session, spec: &TableSpec) -> Result<Plan> {
+    survey(source, target, spec, Purpose::Verify).await.into_plan()
+}
+
+/// The same, with all the reasons, and with what is needed.
+pub(super) async fn survey(source: &Session, target: &Session, spec: &TableSpec, purpose: Purpose) -> Survey {
     let mut survey = Survey::default();
     let (read, written) = tokio::join!(
         table::resolve(source, &spec.source_table),
@@ -64,7 +75,7 @@ pub(super) async fn survey(source: &Session, target: &Session, spec: &TableSpec,
             return survey;
         }
     };
-    let found = settle(source, target, spec, (&read, &written), sync).await;
+    let found = settle(source, target, spec, (&read, &written), purpose).await;
     survey.keep(found).unwrap_or(survey)
 }
 
@@ -85,7 +96,7 @@ fn unresolved(spec: &TableSpec, read: Option<Error>, written: Option<Error>) -> 
 async fn survey_one(session: &Session, name: &TableName, spec: &TableSpec) -> Result<Survey> {
     let mut survey = Survey::default();
     let table = table::read(session, name).await?;
-    survey.need_table(&table, session.side(), spec.on_conflict);
+    survey.need_table(&table, session.side(), spec.on_conflict, Purpose::Copy);
     if session.side() == Side::Source {
         survey.keep(key::choose(&table, &table));
     }
@@ -112,11 +123,11 @@ async fn settle(
     target: &Session,
     spec: &TableSpec,
     (read, written): (&TableName, &TableName),
-    sync: bool,
+    purpose: Purpose,
 ) -> Result<Survey> {
     let mut before = read_state(source, target, read, written).await?;
     for _ in 0..ATTEMPTS {
-        let decided = decide(source, target, spec, (read, written), sync).await;
+        let decided = decide(source, target, spec, (read, written), purpose).await;
         let after = read_state(source, target, read, written).await?;
         if before == after {
             let mut survey = decided?;
@@ -185,7 +196,7 @@ async fn decide(
     target: &Session,
     spec: &TableSpec,
     (source_name, target_name): (&TableName, &TableName),
-    sync: bool,
+    purpose: Purpose,
 ) -> Result<Survey> {
     let mut survey = Survey::default();
     let (read, written) = tokio::join!(table::read(source, source_name), table::read(target, target_name));
@@ -195,32 +206,24 @@ async fn decide(
     if survey.keep(check_not_same(&read, &written, &from, &to)).is_none() {
         return Ok(survey);
     }
-    if to.is_standby {
-        let words = format!(
-            "the target, database {}, is a standby and takes no writes",
-            to.database
-        );
-        survey
-            .troubles
-            .push(Error::new(Side::Target, Kind::ReadOnly, words));
-    }
-    survey.need_table(&read, Side::Source, spec.on_conflict);
-    survey.need_table(&written, Side::Target, spec.on_conflict);
-    if spec.on_conflict != OnConflict::Error || sync {
-        survey.need_temporary(&to);
-    }
+    survey.need_all(&read, &written, &to, spec.on_conflict, purpose);
     let foreign = table::foreign_partition(target, &written).await?;
     survey.troubles.extend(foreign);
     let columns = compare::columns_to_copy(&read, &written, &mut survey.troubles);
     let money = compare::check_money(&read, &columns, &from, &to);
     survey.keep(money);
-    let reactions = triggers::read(target, &written, spec.on_conflict).await?;
+    let mut reactions = triggers::Reactions::default();
+    if purpose.writes() {
+        reactions = triggers::read(target, &written, spec.on_conflict).await?;
+    }
     let mut key = survey.keep(key::choose(&read, &written));
     if let Some(key) = &mut key {
         order::read((source, &read), (target, &written), key).await?;
         survey.keep(key::check_on_target(&written, &columns, key));
-        survey.keep(compare::check_updates(&written, &columns, key, spec.on_conflict));
-        survey.keep(key::check_unique(&written, key, spec.on_conflict));
+        if purpose.writes() {
+            survey.keep(compare::check_updates(&written, &columns, key, spec.on_conflict));
+            survey.keep(key::check_unique(&written, key, spec.on_conflict));
+        }
     }
     let checked = reactions.check(&written, spec.on_conflict, spec.fire_triggers);
     survey.troubles.extend(checked);

@@ -10,6 +10,24 @@ use crate::postgres::ledger;
 use crate::table::{OnConflict, Plan, Tally};
 use serde::Serialize;
 
+/// What a table is looked at for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::postgres) enum Purpose {
+    /// To be read and compared: what would stop or change only what is written is passed over.
+    Verify,
+    /// To be copied once.
+    Copy,
+    /// To be copied for ever, which takes temporary tables whatever the mode of writing.
+    Sync,
+}
+
+impl Purpose {
+    /// Whether rows are written.
+    pub(super) fn writes(self) -> bool {
+        self != Self::Verify
+    }
+}
+
 /// All that was found before anything was started.
 #[derive(Debug, Default)]
 pub struct Survey {
@@ -84,10 +102,41 @@ impl Survey {
         self.rights.extend(rights);
     }
 
+    /// What both sides must allow: rights, all rows to be seen, and a target that takes writes where it gets any.
+    pub(super) fn need_all(
+        &mut self,
+        read: &Relation,
+        written: &Relation,
+        to: &ServerIdentity,
+        on_conflict: OnConflict,
+        purpose: Purpose,
+    ) {
+        if to.is_standby && purpose.writes() {
+            let words = format!(
+                "the target, database {}, is a standby and takes no writes",
+                to.database
+            );
+            self.troubles
+                .push(Error::new(Side::Target, Kind::ReadOnly, words));
+        }
+        self.need_table(read, Side::Source, on_conflict, purpose);
+        self.need_table(written, Side::Target, on_conflict, purpose);
+        let is_staged = on_conflict != OnConflict::Error && purpose.writes();
+        if is_staged || purpose == Purpose::Sync {
+            self.need_temporary(to);
+        }
+    }
+
     /// The rights on one side's table, and that no row of it is hidden.
-    pub(super) fn need_table(&mut self, table: &Relation, side: Side, on_conflict: OnConflict) {
+    pub(super) fn need_table(
+        &mut self,
+        table: &Relation,
+        side: Side,
+        on_conflict: OnConflict,
+        purpose: Purpose,
+    ) {
         let mut wanted = vec![("SELECT", table.may_select)];
-        if side == Side::Target {
+        if side == Side::Target && purpose.writes() {
             wanted.push(("INSERT", table.may_insert));
             if on_conflict == OnConflict::Update {
                 wanted.push(("UPDATE", table.may_update));
@@ -113,7 +162,7 @@ impl Survey {
     }
 
     /// What is missing is put into a temporary table first.
-    pub(super) fn need_temporary(&mut self, to: &ServerIdentity) {
+    fn need_temporary(&mut self, to: &ServerIdentity) {
         let right = Right {
             side: Side::Target,
             right: "TEMPORARY",

@@ -25,7 +25,7 @@ use tokio_postgres::{CopyInSink, CopyOutStream};
 use writing::Writing;
 
 pub(super) use reading::rows_sql;
-pub(super) use writing::{STAGING, column_list, move_sql};
+pub(super) use writing::{STAGING, column_list, move_sql, same_key};
 
 /// Rows are handed to the target in pieces of about this size, or one row where it is larger.
 pub(super) const CHUNK_BYTES: usize = 64 * 1024;

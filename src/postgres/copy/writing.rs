@@ -274,7 +274,7 @@ fn updates(plan: &Plan) -> Vec<String> {
 }
 
 /// That a row `t` of the target and a row `s` have one key.
-pub(super) fn same_key(plan: &Plan) -> String {
+pub(in crate::postgres) fn same_key(plan: &Plan) -> String {
     let (there, sent) = (
         operands(Side::Target, plan, "t"),
         operands(Side::Target, plan, "s"),

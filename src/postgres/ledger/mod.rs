@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub use layout::{FORMAT, Probe, State, ensure, probe};
 pub use seen::{set_source_seen, source_seen};
 pub(super) use segments::{key_from_json, tally_of};
-pub use take_over::{Found, check_source, inspect, lost, stored_plan, take_over};
+pub use take_over::{Found, check_rewritten, check_source, inspect, lost, stored_plan, take_over};
 
 /// What a batch's entry holds, in this order.
 pub(super) const BATCH_COLUMNS: &str =
@@ -158,7 +158,7 @@ pub async fn set_settled(
     let what = format!("write the settled key of job {} to the target's ledger", spec.job);
     match target.rows(&what, &sql).await?.len() {
         1 => Ok(()),
-        _ => Err(fenced(spec)),
+        _ => Err(fenced(spec, None)),
     }
 }
 
@@ -200,9 +200,15 @@ pub(super) async fn lock_until_the_end(target: &Session, spec: &TableSpec, plan:
     target.rows(&what, &sql).await.map(drop)
 }
 
-pub(super) fn fenced(spec: &TableSpec) -> Error {
-    let words = format!("job {} was taken over by another run", spec.job);
+/// The job belongs to another run now. Its epoch says since when: an epoch is the microseconds since 1970.
+fn fenced(spec: &TableSpec, epoch: Option<u64>) -> Error {
+    let since = epoch.map(|epoch| std::time::UNIX_EPOCH + std::time::Duration::from_micros(epoch));
+    let when = since.map_or(String::new(), |since| {
+        format!(" at {}", humantime::format_rfc3339_seconds(since))
+    });
+    let words = format!("job {} was taken over by another process{when}", spec.job);
     Error::new(Side::Target, Kind::Fenced, words)
+        .hinted("this process has stopped, and its batches in flight were rolled back; look at the other one")
 }
 
 /// Holds the table and the job for the rest of a transaction, and gives what [`judge_fence`] wants to see, as its last row.
@@ -232,7 +238,7 @@ pub(super) fn judge_fence(spec: &TableSpec, fence: &Fence, row: Option<&[Option<
     let epoch = field(0).and_then(|text| text.parse::<u64>().ok());
     let present = field(1).and_then(|text| text.parse::<usize>().ok());
     match epoch {
-        Some(epoch) if epoch > fence.epoch => Err(fenced(spec)),
+        Some(epoch) if epoch > fence.epoch => Err(fenced(spec, Some(epoch))),
         Some(epoch) if epoch == fence.epoch && present == Some(fence.witnesses.len()) => Ok(()),
         _ => {
             let words = format!(

@@ -49,6 +49,6 @@ pub async fn set_source_seen(
     );
     match target.rows(&what, &sql).await?.len() {
         1 => Ok(()),
-        _ => Err(fenced(spec)),
+        _ => Err(fenced(spec, None)),
     }
 }

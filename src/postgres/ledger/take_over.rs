@@ -7,10 +7,14 @@ use crate::postgres::connect::Session;
 use crate::postgres::cursor::{rows_of, where_range};
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::{quote_literal, quote_text_array};
+use crate::postgres::throttle::Unmetered;
+use crate::postgres::verify;
 use crate::table::{Key, KeyRange, Lost, Plan, Position, TableSpec, Tally};
 
 /// So long a take-over waits for the batches in flight of the run before; then their sessions are ended.
 const BATCHES_END_WITHIN: &str = "10s";
+/// So many rows at least are read back at a time.
+const ROWS_READ_BACK: u64 = 20_000;
 /// So many ranges are probed in one statement.
 const PROBED_AT_ONCE: usize = 200;
 
@@ -48,6 +52,74 @@ pub async fn inspect(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<
     .await
 }
 
+/// Whether what was copied is still as it was sent, where the target table is in other files than when it was copied into:
+/// all of it is read back and held against the receipts. A TRUNCATE, a lossy ALTER TYPE and a table that was created again
+/// leave such files, and so does a VACUUM FULL, which changes nothing.
+///
+/// Reads as a verification does, outside of any transaction. What becomes of the table after that, the digest tells.
+///
+/// # Errors
+/// `Emptied` where rows are missing or have other values; or what goes wrong in reading.
+pub async fn check_rewritten(
+    target: &Session,
+    source: &Session,
+    spec: &TableSpec,
+    plan: &Plan,
+) -> Result<()> {
+    let Some(entry) = read_entry(target, spec, plan).await? else {
+        return Ok(());
+    };
+    if entry.target_files.as_ref() == Some(&plan.target_files) {
+        return Ok(());
+    }
+    let found = super::read(target, source, spec, plan).await?;
+    if found.tally.rows == 0 {
+        return Ok(());
+    }
+    tracing::warn!(
+        "target table {} was rewritten, or created again, since job {} copied into it: what was copied is read back and compared \
+         with what was sent",
+        plan.target,
+        spec.job
+    );
+    let first = found.copied.map(|high| KeyRange { low: None, high });
+    let segments: Vec<_> = first.into_iter().chain(found.beyond).collect();
+    // Rows that triggers may have changed, or that lie in an order of their own with gaps between, can only be counted.
+    if spec.fire_triggers || (!plan.same_order && segments.len() > 1) {
+        return must_have_rows(target, spec, plan, found.tally.rows, "rows are missing").await;
+    }
+    let (mut different, mut ranges) = (0, 0);
+    for segment in &segments {
+        let mut low = segment.low.clone();
+        while low.as_ref() != Some(&segment.high) {
+            let rows = match plan.same_order {
+                true => ROWS_READ_BACK,
+                false => i64::MAX.cast_unsigned(),
+            };
+            let Some(high) = verify::next_unit(target, plan, spec, low.as_ref(), rows).await? else {
+                break;
+            };
+            let range = KeyRange {
+                low,
+                high: high.clone(),
+            };
+            let findings = verify::against_receipts(target, plan, spec, &range, &Unmetered).await?;
+            different += u64::from(findings.differences() > 0);
+            ranges += 1;
+            low = Some(high);
+        }
+    }
+    if different == 0 {
+        return Ok(());
+    }
+    let words = format!(
+        "target table {} was rewritten, or created again, since job {} copied into it, and {different} of {ranges} ranges are not \
+         as they were sent: rows are missing or have other values",
+        plan.target, spec.job
+    );
+    Err(Error::new(Side::Target, Kind::Emptied, words))
+}
+
 /// Takes the table over: a new epoch, the plan of now, and what is done so far.
 ///
 /// The ledger must be there ([`ensure`](super::ensure)). Waits for batches of an older epoch that are committing, and ends
@@ -70,10 +142,11 @@ pub async fn take_over(
             check_entry(target, spec, plan, entry, &mine).await?;
             warn_of_rewrite(spec, plan, entry);
         }
-        let epoch = write_entry(target, spec, plan).await?;
+        let (epoch, begun) = write_entry(target, spec, plan).await?;
         let position = read_position(target, source, plan, &mine).await?;
         Ok(Position {
             epoch,
+            begun,
             settled: entry.and_then(|entry| entry.settled),
             ..position
         })
@@ -112,7 +185,7 @@ pub async fn stored_plan(target: &Session, spec: &TableSpec) -> Result<Plan> {
 /// What the target had confirmed by `known` and does not have `now`.
 ///
 /// # Errors
-/// What goes wrong in asking since when.
+/// `Emptied` where the ledger is of a time before the job was begun anew; or what goes wrong in asking since when.
 pub async fn lost(
     target: &Session,
     spec: &TableSpec,
@@ -120,6 +193,14 @@ pub async fn lost(
     known: &Position,
     now: &Position,
 ) -> Result<Option<Lost>> {
+    if now.begun != 0 && now.begun < known.begun {
+        let words = format!(
+            "the target was restored to an older state than job {} was started over in (--restart): the rows and the ledger \
+             that are there are of the time before",
+            spec.job
+        );
+        return Err(Error::new(Side::Target, Kind::Emptied, words));
+    }
     let batches = known.tally.batches.saturating_sub(now.tally.batches);
     let rows = known.tally.rows.saturating_sub(now.tally.rows);
     // Fewer batches with the same rows: a repair has joined their receipts. Of a run that has ended all that is known is how
@@ -146,6 +227,16 @@ pub async fn lost(
 async fn lock_alone(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<()> {
     let key = lock_key(spec, plan);
     let what = format!("take job {} over in the target's ledger", spec.job);
+    let free = format!("SELECT pg_catalog.pg_try_advisory_xact_lock({key})");
+    if target.row(&what, &free).await?.first().and_then(Option::as_deref) == Some("t") {
+        return Ok(());
+    }
+    tracing::warn!(
+        "job {} is held by another process, or what is left of one: waiting for its batches in flight ({}); those that do not \
+         end within {BATCHES_END_WITHIN} are ended, and that process stops",
+        spec.job,
+        holders(target, &what, key).await?
+    );
     let locked = format!(
         "SAVEPOINT waiting; SET LOCAL lock_timeout = '{BATCHES_END_WITHIN}';
          SELECT pg_catalog.pg_advisory_xact_lock({key}); RELEASE waiting; SET LOCAL lock_timeout = '60s'"
@@ -157,18 +248,39 @@ async fn lock_alone(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<(
         return Err(error);
     }
     tracing::warn!(
-        "batches of an earlier run of job {} do not end: their sessions are ended",
+        "the other process's batches of job {} do not end: their sessions are ended",
         spec.job
     );
-    let (high, low) = (key.cast_unsigned() >> 32, key.cast_unsigned() & 0xFFFF_FFFF);
     let ending = format!(
-        "ROLLBACK TO waiting; SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_locks
-         WHERE locktype = 'advisory' AND classid = {high}::pg_catalog.oid AND objid = {low}::pg_catalog.oid AND objsubid = 1
-           AND granted AND pid <> pg_catalog.pg_backend_pid()
-           AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
+        "ROLLBACK TO waiting; SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_locks WHERE {}",
+        held_by_others(key)
     );
     target.rows(&what, &ending).await?;
     target.rows(&what, &locked).await.map(drop)
+}
+
+/// Which of `pg_catalog.pg_locks` are others' on that advisory lock.
+fn held_by_others(key: i64) -> String {
+    let (high, low) = (key.cast_unsigned() >> 32, key.cast_unsigned() & 0xFFFF_FFFF);
+    format!(
+        "locktype = 'advisory' AND classid = {high}::pg_catalog.oid AND objid = {low}::pg_catalog.oid AND objsubid = 1
+           AND granted AND pid <> pg_catalog.pg_backend_pid()
+           AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
+    )
+}
+
+/// Whose sessions hold the lock, as the target knows them: `sessions 4711, 4712 from 10.0.0.5`.
+async fn holders(target: &Session, what: &str, key: i64) -> Result<String> {
+    let sql = format!(
+        "SELECT coalesce(pg_catalog.string_agg(pid::text, ', ' ORDER BY pid), 'none any more'), coalesce((SELECT
+           ' from ' || pg_catalog.string_agg(DISTINCT pg_catalog.host(a.client_addr), ', ')
+           FROM pg_catalog.pg_stat_activity a WHERE a.pid IN (SELECT pid FROM pg_catalog.pg_locks WHERE {held})), '')
+         FROM pg_catalog.pg_locks WHERE {held}",
+        held = held_by_others(key)
+    );
+    let row = target.row(what, &sql).await?;
+    let words: Vec<_> = row.into_iter().flatten().collect();
+    Ok(format!("sessions {}", words.concat()))
 }
 
 async fn read_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<Option<Entry>> {
@@ -311,7 +423,7 @@ async fn check_entry(
     Err(Error::new(Side::Target, Kind::Emptied, words))
 }
 
-/// A partition that is gone or was emptied leaves rows in every range, of other partitions; a table that was made anew may
+/// A partition that is gone or was emptied leaves rows in every range, of other partitions; a table that was created again may
 /// have some of them: then all rows are counted.
 async fn count_rows(target: &Session, spec: &TableSpec, plan: &Plan, before: &str, mine: &str) -> Result<()> {
     let oid = |file: &str| {
@@ -322,32 +434,37 @@ async fn count_rows(target: &Session, spec: &TableSpec, plan: &Plan, before: &st
             .to_owned()
     };
     let now: Vec<_> = plan.target_files.split(' ').map(oid).collect();
-    let what = format!("look for the rows of target table {}", plan.target);
     // A batch that waited for a TRUNCATE of a partition has filled it again a little.
     let suspicious = plan.target_is_partitioned || before.split(' ').any(|file| !now.contains(&oid(file)));
     if !suspicious {
         return Ok(());
     }
-    let row = target
-        .row(
-            &what,
-            &format!("SELECT count(*) FROM {}", rows_of(Side::Target, plan)),
-        )
-        .await?;
-    let there = row
-        .into_iter()
-        .next()
-        .flatten()
-        .and_then(|text| text.parse::<u64>().ok())
-        .unwrap_or(0);
     let (tally, _) = super::segments::read_tally(target, mine).await?;
-    if there >= tally.rows {
+    let cause = match plan.target_is_partitioned {
+        true => "a partition was emptied, detached or dropped",
+        false => "it was created again with fewer",
+    };
+    must_have_rows(target, spec, plan, tally.rows, cause).await
+}
+
+async fn must_have_rows(
+    target: &Session,
+    spec: &TableSpec,
+    plan: &Plan,
+    rows: u64,
+    cause: &str,
+) -> Result<()> {
+    let what = format!("count the rows of target table {}", plan.target);
+    let sql = format!("SELECT count(*) FROM {}", rows_of(Side::Target, plan));
+    let row = target.row(&what, &sql).await?;
+    let there = row.into_iter().next().flatten();
+    let there = there.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    if there >= rows {
         return Ok(());
     }
     let words = format!(
-        "target table {} has lost rows that job {} has copied: {there} are there, and {} were; a partition was emptied, \
-         detached or dropped",
-        plan.target, spec.job, tally.rows
+        "target table {} has lost rows that job {} has copied: {there} are there, and {rows} were; {cause}",
+        plan.target, spec.job
     );
     Err(Error::new(Side::Target, Kind::Emptied, words))
 }
@@ -444,7 +561,9 @@ async fn count_empty(session: &Session, plan: &Plan, ranges: &[KeyRange]) -> Res
 }
 
 /// Writes job and table, with a new epoch: the microseconds since 1970, so that one of a forgotten past never comes again.
-async fn write_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<u64> {
+///
+/// Gives that epoch, and when the ledger's account of the job begins.
+async fn write_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<(u64, u64)> {
     let what = format!("take job {} over in the target's ledger", spec.job);
     let system = plan.source_identity.system_identifier.as_deref();
     let keys: Vec<_> = plan.key.iter().map(|column| column.name.clone()).collect();
@@ -460,7 +579,7 @@ async fn write_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<
              plan = CASE WHEN pg_catalog.jsonb_extract_path(t.plan, 'source_seen') IS NULL THEN excluded.plan
                  ELSE pg_catalog.jsonb_set(excluded.plan, '{{source_seen}}', pg_catalog.jsonb_extract_path(t.plan, 'source_seen')) END,
              target_files = excluded.target_files, updated_at = now()
-         RETURNING epoch",
+         RETURNING epoch, (SELECT (extract(epoch FROM created_at) * 1000000)::bigint FROM longhaul.jobs WHERE job = {job})",
         job = quote_literal(&spec.job),
         system = system.map_or("NULL".to_owned(), quote_literal),
         database = quote_literal(&plan.source_identity.database),
@@ -471,12 +590,13 @@ async fn write_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<
         files = quote_literal(&plan.target_files),
     );
     let row = target.row(&what, &sql).await?;
-    let epoch = row
-        .into_iter()
-        .next()
-        .flatten()
-        .and_then(|text| text.parse().ok());
-    epoch.ok_or_else(|| {
+    let number = |field: usize| {
+        row.get(field)
+            .and_then(Option::as_deref)
+            .and_then(|text| text.parse().ok())
+    };
+    let epoch = number(0).ok_or_else(|| {
         Error::new(Side::Target, Kind::Ledger, format!("cannot {what}")).because("it has no epoch")
-    })
+    })?;
+    Ok((epoch, number(1).unwrap_or(0)))
 }

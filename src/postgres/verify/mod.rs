@@ -5,6 +5,7 @@
 //! later: what changed meanwhile is no difference. Where both sides order keys in another way, ranges mean nothing on the
 //! target, and rows are looked up by key from the start. No row's value leaves this room.
 
+mod nulls;
 mod repair;
 mod rows;
 mod units;
@@ -20,6 +21,7 @@ use futures_util::StreamExt;
 use std::pin::pin;
 use std::time::Duration;
 
+pub use nulls::refuse_null_keys;
 pub use repair::repair;
 pub use units::{end_of_units, next_unit};
 
@@ -84,7 +86,7 @@ pub async fn against_receipts(
 
 /// Holds a range of the target against the source, down to rows and columns.
 ///
-/// With `count_missing` off, rows that only the source has are passed over: those beyond what a job has copied.
+/// With `count_missing` off, rows that only the source has are none that was compared: they are beyond what a job has copied.
 ///
 /// # Errors
 /// What goes wrong in reading.
@@ -93,16 +95,19 @@ pub async fn against_source(sides: Sides<'_>, range: &KeyRange, count_missing: b
         ranges: 1,
         ..Findings::default()
     };
-    let mut suspects = Vec::new();
+    let (mut suspects, mut is_whole) = (Vec::new(), true);
     let mut ranges = vec![range.clone()];
     while let Some(range) = ranges.pop() {
         let (here, there) = sides.checksums(&range).await?;
+        if std::mem::take(&mut is_whole) {
+            (findings.rows, findings.bytes) = (here.rows, here.bytes);
+        }
+        if !count_missing && there.rows == 0 {
+            findings.not_copied_yet += here.rows;
+            continue;
+        }
         let (rows, bytes) = (here.rows.max(there.rows), here.bytes.max(there.bytes));
         let is_small = rows <= ROWS_COMPARED && (bytes <= BYTES_COMPARED || rows <= 1);
-        let is_whole = findings.rows == 0 && findings.bytes == 0;
-        if is_whole {
-            (findings.rows, findings.bytes) = (there.rows, there.bytes);
-        }
         if (here.rows, here.checksum) == (there.rows, there.checksum) {
             continue;
         }
@@ -120,6 +125,7 @@ pub async fn against_source(sides: Sides<'_>, range: &KeyRange, count_missing: b
         suspects.extend(rows::compare_range(sides, &range).await?);
     }
     let counts = |found: &Difference| count_missing || !matches!(found, Difference::Missing { .. });
+    pass_over(&mut suspects, counts, &mut findings);
     look_once_more(sides, suspects, counts, &mut findings).await?;
     Ok(findings)
 }
@@ -150,8 +156,9 @@ pub async fn by_keys(sides: Sides<'_>, range: &KeyRange, count_missing: bool) ->
             low,
             high: high.clone(),
         };
-        let (rows, found) = rows::compare_keys(sides, Side::Source, &part).await?;
+        let ((rows, bytes), found) = rows::compare_keys(sides, Side::Source, &part).await?;
         findings.rows += rows;
+        findings.bytes += bytes;
         suspects.extend(found);
         low = Some(high);
     }
@@ -160,12 +167,13 @@ pub async fn by_keys(sides: Sides<'_>, range: &KeyRange, count_missing: bool) ->
         Difference::Extra { .. } => false,
         Difference::Changed { .. } | Difference::Range { .. } => true,
     };
-    suspects.retain(counts);
+    pass_over(&mut suspects, counts, &mut findings);
     look_once_more(sides, suspects, counts, &mut findings).await?;
     Ok(findings)
 }
 
-/// Rows of a range of the target, in the target's order, that the source does not have.
+/// Rows of a range of the target, in the target's order, that the source does not have. Rows of the source are counted by
+/// [`by_keys`].
 ///
 /// # Errors
 /// What goes wrong in reading.
@@ -182,6 +190,14 @@ pub async fn only_on_target(sides: Sides<'_>, range: &KeyRange) -> Result<Findin
     Ok(findings)
 }
 
+/// Drops what does not count; rows that only the source has were not compared then.
+fn pass_over(suspects: &mut Vec<Difference>, counts: impl Fn(&Difference) -> bool, findings: &mut Findings) {
+    let passed = |found: &&Difference| !counts(found) && matches!(found, Difference::Missing { .. });
+    findings.not_copied_yet += suspects.iter().filter(passed).count() as u64;
+    findings.rows = findings.rows.saturating_sub(findings.not_copied_yet);
+    suspects.retain(counts);
+}
+
 /// Looks again at what was found different, and counts what still is.
 async fn look_once_more(
     sides: Sides<'_>,
@@ -193,7 +209,7 @@ async fn look_once_more(
         return Ok(());
     }
     tokio::time::sleep(LOOK_AGAIN_AFTER).await;
-    let mut keys: Vec<Key> = suspects.into_iter().filter_map(rows::key_of).collect();
+    let mut keys: Vec<Key> = suspects.into_iter().filter_map(rows::key_of_row).collect();
     keys.dedup();
     for some in keys.chunks(usize::try_from(ROWS_COMPARED).unwrap_or(usize::MAX)) {
         for difference in rows::compare_some(sides, some).await? {

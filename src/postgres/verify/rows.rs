@@ -2,7 +2,9 @@
 
 use super::Sides;
 use crate::postgres::connect::Session;
-use crate::postgres::cursor::{key_outputs_of, quote_column, rows_of, table_of, where_keys, where_range};
+use crate::postgres::cursor::{
+    key_of, key_outputs_of, quote_column, rows_of, table_of, where_keys, where_range,
+};
 use crate::postgres::error::{Result, Side};
 use crate::table::{Difference, Key, KeyRange, Plan};
 use std::collections::BTreeMap;
@@ -19,28 +21,31 @@ pub(super) async fn compare_range(sides: Sides<'_>, range: &KeyRange) -> Result<
     Ok(differences(sides.plan, here, there))
 }
 
-/// Compares the rows that one side has in a range with those of the same keys on the other. Also says how many there were.
+/// Compares the rows that one side has in a range with those of the same keys on the other. Also gives the rows and bytes of the
+/// first.
 pub(super) async fn compare_keys(
     sides: Sides<'_>,
     side: Side,
     range: &KeyRange,
-) -> Result<(u64, Vec<Difference>)> {
+) -> Result<((u64, u64), Vec<Difference>)> {
     let (one, other) = match side {
         Side::Source => (sides.source, sides.target),
         Side::Target => (sides.target, sides.source),
     };
-    let found = read(one, sides.plan, &where_range(side, sides.plan, range)).await?;
+    let (found, rows, bytes) = read(one, sides.plan, &where_range(side, sides.plan, range)).await?;
     if found.is_empty() {
-        return Ok((0, Vec::new()));
+        return Ok(((0, 0), Vec::new()));
     }
-    let rows = found.values().map(|rows| rows.len() as u64).sum();
+    sides.meter.pass(rows, bytes).await;
     let keys: Vec<_> = found.keys().cloned().map(Key).collect();
-    let others = read(other, sides.plan, &where_keys(other.side(), sides.plan, &keys)).await?;
+    let condition = where_keys(other.side(), sides.plan, &keys);
+    let (others, rows_of_others, bytes_of_others) = read(other, sides.plan, &condition).await?;
+    sides.meter.pass(rows_of_others, bytes_of_others).await;
     let (here, there) = match side {
         Side::Source => (found, others),
         Side::Target => (others, found),
     };
-    Ok((rows, differences(sides.plan, here, there)))
+    Ok(((rows, bytes), differences(sides.plan, here, there)))
 }
 
 /// Compares the rows of some keys.
@@ -51,7 +56,7 @@ pub(super) async fn compare_some(sides: Sides<'_>, keys: &[Key]) -> Result<Vec<D
 }
 
 /// The key of a row that differs; `None` for a whole range.
-pub(super) fn key_of(difference: Difference) -> Option<Key> {
+pub(super) fn key_of_row(difference: Difference) -> Option<Key> {
     match difference {
         Difference::Missing { key } | Difference::Extra { key } | Difference::Changed { key, .. } => {
             Some(key)
@@ -64,14 +69,16 @@ impl Sides<'_> {
     /// The rows of both sides that each side's condition takes.
     async fn read(self, condition: impl Fn(Side) -> String) -> Result<(Rows, Rows)> {
         let (here, there) = (condition(Side::Source), condition(Side::Target));
-        tokio::try_join!(
+        let ((here, ..), (there, ..)) = tokio::try_join!(
             read(self.source, self.plan, &here),
             read(self.target, self.plan, &there)
-        )
+        )?;
+        Ok((here, there))
     }
 }
 
-async fn read(session: &Session, plan: &Plan, condition: &str) -> Result<Rows> {
+/// The rows, how many they are, and the bytes of their values.
+async fn read(session: &Session, plan: &Plan, condition: &str) -> Result<(Rows, u64, u64)> {
     let side = session.side();
     let table = match side {
         Side::Source => &plan.source,
@@ -86,13 +93,18 @@ async fn read(session: &Session, plan: &Plan, condition: &str) -> Result<Rows> {
     );
     let what = format!("compare rows of {side} table {table}");
     let rows = session.rows_locked(&what, &rows_of(side, plan), &sql).await?;
-    let mut by_key = Rows::new();
+    let (mut by_key, number, mut bytes) = (Rows::new(), rows.len() as u64, 0);
     for mut row in rows {
         let values = row.split_off(plan.key.len().min(row.len()));
-        let key = row.into_iter().map(Option::unwrap_or_default).collect();
-        by_key.entry(key).or_default().push(values);
+        bytes += values
+            .iter()
+            .flatten()
+            .map(|value| value.len() as u64)
+            .sum::<u64>();
+        let key = key_of(side, plan, row)?;
+        by_key.entry(key.0).or_default().push(values);
     }
-    Ok(by_key)
+    Ok((by_key, number, bytes))
 }
 
 fn differences(plan: &Plan, here: Rows, mut there: Rows) -> Vec<Difference> {

@@ -1,0 +1,512 @@
+//! How a job stands: one function decides its state, from what its workflow says, what is pending and whether a worker lives.
+//! Whoever shows a job (status, list, the bar, lines of JSON) shows what is decided here.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use temporalio_client::WorkflowExecutionStatus;
+use temporalio_protos::temporal::api::workflow::v1::PendingActivityInfo;
+
+use super::jobs::{innermost, rfc3339, time};
+use crate::job::status::{JobState, PendingActivity, Retrying, Wait};
+use crate::worker::{Beat, Failure, INTERRUPTED};
+use crate::workflow::{Moved, Phase, Progress};
+
+/// A step that takes longer than this is waited for. The first heartbeat comes after a second.
+const STEP_TAKES_MS: u64 = 3000;
+
+/// The activities that move rows.
+const MOVERS: [&str; 2] = ["copy_batch", "verify_range"];
+
+/// An activity that is out, or waits for its next attempt.
+#[derive(Debug, Clone, Default)]
+struct Pending {
+    activity: String,
+    attempt: u32,
+    scheduled: Option<SystemTime>,
+    started: Option<SystemTime>,
+    next_attempt: Option<SystemTime>,
+    /// Why the last attempt failed; `None` where none has, or its process was interrupted.
+    failure: Option<Failure>,
+    /// What the attempt that runs has said last.
+    beat: Option<Beat>,
+}
+
+impl Pending {
+    fn of(info: &PendingActivityInfo) -> Self {
+        let attempt = info.attempt.unsigned_abs();
+        let beat = info.heartbeat_details.as_ref();
+        let beat = beat.and_then(|details| details.payloads.first());
+        let beat = beat.and_then(|payload| serde_json::from_slice::<Beat>(&payload.data).ok());
+        let started = time(info.last_started_time);
+        let failure = info.last_failure.as_ref().map(innermost);
+        Self {
+            activity: info.activity_type.clone().unwrap_or_default().name,
+            attempt,
+            scheduled: time(info.scheduled_time),
+            started,
+            next_attempt: time(info.next_attempt_schedule_time),
+            failure: failure.filter(|failure| failure.kind != INTERRUPTED),
+            beat: beat.filter(|beat| beat.attempt == attempt && started.is_some()),
+        }
+    }
+
+    /// Whether its last attempt failed, and the one that runs, if any, has not moved a row yet.
+    fn is_failing(&self) -> bool {
+        self.failure.is_some() && self.beat.as_ref().is_none_or(|beat| beat.rows == 0)
+    }
+
+    fn failing_since(&self) -> Option<SystemTime> {
+        let failure = self.failure.as_ref()?;
+        let noted = failure.since_ms.map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
+        noted.or(self.scheduled)
+    }
+
+    /// As a status shows it.
+    fn shown(&self) -> PendingActivity {
+        PendingActivity {
+            activity_type: self.activity.clone(),
+            attempt: self.attempt,
+            last_failure: self.failure.as_ref().map(ToString::to_string),
+            next_attempt_at: self.next_attempt.map(rfc3339),
+            failing_since: self.failing_since().map(rfc3339),
+        }
+    }
+
+    /// What the attempt that runs has moved so far.
+    fn moved(&self) -> Option<Moved> {
+        let beat = self.beat.as_ref().filter(|beat| beat.rows > 0)?;
+        Some(Moved {
+            began_ms: ms(self.started?),
+            ended_ms: beat.moved_ms,
+            rows: beat.rows,
+            bytes: beat.bytes,
+        })
+    }
+}
+
+/// All that follows from what a workflow says, what is pending and who runs it.
+#[derive(Debug)]
+pub struct Standing {
+    pub state: JobState,
+    pub draining: u32,
+    pub retrying: Option<Retrying>,
+    pub waiting_for: Option<Wait>,
+    /// Rows and wire bytes.
+    pub in_flight: (u64, u64),
+    /// Rows and wire bytes a second.
+    pub speed: Option<(f64, f64)>,
+    pub pending: Vec<PendingActivity>,
+}
+
+impl Standing {
+    pub fn of(
+        status: WorkflowExecutionStatus,
+        progress: Option<&Progress>,
+        pending: &[PendingActivityInfo],
+        runs: bool,
+    ) -> Self {
+        let pending: Vec<_> = pending.iter().map(Pending::of).collect();
+        Self::at(status, progress, &pending, runs, SystemTime::now())
+    }
+
+    fn at(
+        status: WorkflowExecutionStatus,
+        progress: Option<&Progress>,
+        pending: &[Pending],
+        runs: bool,
+        now: SystemTime,
+    ) -> Self {
+        let state = decide(status, progress, pending, runs);
+        let is_running = state == JobState::Running;
+        let waiting_for = waiting_for(progress, pending, now).filter(|_| is_running);
+        let moves = waiting_for.is_none();
+        let (is_pausing, is_retrying) = (state == JobState::Pausing, state == JobState::Retrying);
+        Self {
+            state,
+            draining: if is_pausing {
+                draining(progress, pending)
+            } else {
+                0
+            },
+            retrying: retrying(pending).filter(|_| is_pausing || is_retrying),
+            waiting_for,
+            // What a process had in flight was rolled back when it ended.
+            in_flight: if runs { in_flight(pending) } else { (0, 0) },
+            speed: speed(state, progress, pending, now).filter(|_| moves),
+            pending: pending.iter().map(Pending::shown).collect(),
+        }
+    }
+}
+
+/// How a job stands.
+///
+/// `progress` is what its workflow answers, if it does; `runs`: whether a live process runs it.
+fn decide(
+    status: WorkflowExecutionStatus,
+    progress: Option<&Progress>,
+    pending: &[Pending],
+    runs: bool,
+) -> JobState {
+    match status {
+        WorkflowExecutionStatus::Completed => return JobState::Completed,
+        WorkflowExecutionStatus::Failed | WorkflowExecutionStatus::TimedOut => return JobState::Failed,
+        WorkflowExecutionStatus::Canceled => return JobState::Canceled,
+        WorkflowExecutionStatus::Terminated => return JobState::Terminated,
+        _ => {}
+    }
+    let is_paused = progress.is_some_and(|progress| progress.paused);
+    if is_paused {
+        // What nobody runs has nothing in flight: it was rolled back.
+        let drains = runs && draining(progress, pending) > 0;
+        return if drains {
+            JobState::Pausing
+        } else {
+            JobState::Paused
+        };
+    }
+    if !runs {
+        JobState::Interrupted
+    } else if pending.iter().any(Pending::is_failing) {
+        JobState::Retrying
+    } else if progress.is_some_and(|progress| progress.phase == Phase::Sleeping) {
+        JobState::Sleeping
+    } else {
+        JobState::Running
+    }
+}
+
+/// What is in flight: batches, else whatever else is.
+fn draining(progress: Option<&Progress>, pending: &[Pending]) -> u32 {
+    let movers = pending.iter().filter(|it| MOVERS.contains(&it.activity.as_str()));
+    let in_flight = progress.map_or(0, |progress| progress.in_flight);
+    // The two were asked one after the other: a batch that is in one of them only has just ended, or will be told next.
+    match in_flight.min(u32::try_from(movers.count()).unwrap_or(u32::MAX)) {
+        0 => u32::try_from(pending.len()).unwrap_or(u32::MAX),
+        batches => batches,
+    }
+}
+
+/// What fails and is tried again: of several activities the one that fails longest.
+fn retrying(pending: &[Pending]) -> Option<Retrying> {
+    let failing = pending.iter().filter(|it| it.is_failing());
+    let it = failing.min_by_key(|it| (it.failing_since(), std::cmp::Reverse(it.attempt)))?;
+    let failure = it.failure.as_ref()?;
+    Some(Retrying {
+        activity: it.activity.clone(),
+        side: failure.side.clone(),
+        unreachable: failure.kind == "Unreachable",
+        since: rfc3339(it.failing_since().unwrap_or(UNIX_EPOCH)),
+        attempt: it.attempt,
+        next_attempt_at: it.next_attempt.map(rfc3339),
+        last_failure: failure.to_string(),
+    })
+}
+
+/// The step that takes longest, unless rows move.
+fn waiting_for(progress: Option<&Progress>, pending: &[Pending], now: SystemTime) -> Option<Wait> {
+    let now_ms = ms(now);
+    let stands = |since_ms: u64| now_ms.saturating_sub(since_ms) >= STEP_TAKES_MS;
+    let wait = |what: String, since_ms: u64| Wait {
+        what,
+        since: rfc3339(UNIX_EPOCH + Duration::from_millis(since_ms)),
+    };
+    let beats = || {
+        pending
+            .iter()
+            .filter_map(|it| it.beat.as_ref().map(|beat| (it, beat)))
+    };
+    if beats().any(|(_, beat)| beat.rows > 0 && !stands(beat.moved_ms)) {
+        return None;
+    }
+    // Batches that come back all the time are too short for a heartbeat.
+    let came_back = progress.and_then(|progress| progress.pace.moved.back());
+    if came_back.is_some_and(|moved| !stands(moved.ended_ms)) {
+        return None;
+    }
+    let since_ms = |beat: &Beat| beat.since_ms.max(beat.moved_ms);
+    let standing = beats().filter(|(_, beat)| stands(since_ms(beat)) && !beat.step.is_empty());
+    let (it, beat) = standing.min_by_key(|(_, beat)| since_ms(beat))?;
+    let moves_rows = MOVERS.contains(&it.activity.as_str()) && !beat.step.starts_with("connecting");
+    let what = match (moves_rows, beat.moved_ms) {
+        (true, 0) => format!("{}: no row yet (a lock, or a slow query)", beat.step),
+        (true, _) => format!("{}: no row moves", beat.step),
+        (false, _) => beat.step.clone(),
+    };
+    Some(wait(what, since_ms(beat)))
+}
+
+/// Rows and wire bytes of the attempts that run.
+fn in_flight(pending: &[Pending]) -> (u64, u64) {
+    let moved = pending.iter().filter_map(Pending::moved);
+    moved.fold((0, 0), |sum, moved| (sum.0 + moved.rows, sum.1 + moved.bytes))
+}
+
+/// Rows and bytes a second, over the last seconds; `None` while nothing moves.
+fn speed(
+    state: JobState,
+    progress: Option<&Progress>,
+    pending: &[Pending],
+    now: SystemTime,
+) -> Option<(f64, f64)> {
+    let moved: Vec<_> = pending.iter().filter_map(Pending::moved).collect();
+    let progress = progress.filter(|_| state == JobState::Running)?;
+    progress.pace.speed(&moved, ms(now))
+}
+
+fn ms(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use temporalio_protos::temporal::api::common::v1::{Payload, Payloads};
+    use temporalio_protos::temporal::api::failure::v1::failure::FailureInfo;
+    use temporalio_protos::temporal::api::failure::v1::{ApplicationFailureInfo, Failure as FailureProto};
+
+    use super::*;
+    use crate::table::Tally;
+
+    const RUNS: bool = true;
+    const OPEN: WorkflowExecutionStatus = WorkflowExecutionStatus::Running;
+
+    fn progress(phase: Phase, paused: bool, in_flight: u32) -> Progress {
+        let table = serde_json::json!({"name": "a"});
+        let spec = serde_json::from_value(serde_json::json!({
+            "name": "a", "kind": "migrate", "source": "host=a", "target": "host=b", "source_table": table,
+            "target_table": table, "tuning": {"concurrency": 4},
+        }));
+        let spec = spec.expect("what has to be given");
+        Progress {
+            phase,
+            paused,
+            in_flight,
+            ..Progress::of_result(spec, Tally::default())
+        }
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn batch() -> Pending {
+        Pending {
+            activity: "copy_batch".to_owned(),
+            attempt: 1,
+            scheduled: Some(at(100)),
+            started: Some(at(100)),
+            ..Pending::default()
+        }
+    }
+
+    fn failing(since: u64, attempt: u32) -> Pending {
+        Pending {
+            attempt,
+            started: None,
+            next_attempt: Some(at(200)),
+            failure: Some(Failure {
+                side: "target".to_owned(),
+                kind: "Unreachable".to_owned(),
+                message: "connection refused".to_owned(),
+                hint: String::new(),
+                prepare_again: false,
+                since_ms: Some(since * 1000),
+            }),
+            ..batch()
+        }
+    }
+
+    fn beating(attempt: u32, step: &str, since: u64, rows: u64, moved: u64) -> Option<Beat> {
+        Some(Beat {
+            attempt,
+            step: step.to_owned(),
+            since_ms: since * 1000,
+            rows,
+            bytes: rows * 100,
+            moved_ms: moved * 1000,
+        })
+    }
+
+    #[test]
+    fn the_state_follows_from_the_workflow_what_is_pending_and_who_runs_it() {
+        let copying = progress(Phase::Copying, false, 1);
+        let pausing = progress(Phase::Copying, true, 2);
+        let paused = progress(Phase::Copying, true, 0);
+        let sleeping = progress(Phase::Sleeping, false, 0);
+        let moving_again = Pending {
+            started: Some(at(150)),
+            next_attempt: None,
+            beat: beating(3, "copying batch 1", 150, 10, 151),
+            ..failing(110, 3)
+        };
+        let trying_again = Pending {
+            beat: beating(3, "connecting to the target", 150, 0, 0),
+            ..moving_again.clone()
+        };
+        let two = [batch(), batch()];
+        for (progress, pending, runs, state) in [
+            (Some(&copying), &two[..1], RUNS, JobState::Running),
+            (Some(&copying), &two[..1], !RUNS, JobState::Interrupted),
+            (None, &[], RUNS, JobState::Running),
+            (None, &[], !RUNS, JobState::Interrupted),
+            (Some(&pausing), &two, RUNS, JobState::Pausing),
+            (Some(&pausing), &two, !RUNS, JobState::Paused),
+            (Some(&paused), &[], RUNS, JobState::Paused),
+            (Some(&paused), &two[..1], RUNS, JobState::Pausing),
+            (Some(&pausing), &[failing(110, 3)], RUNS, JobState::Pausing),
+            (Some(&sleeping), &[], RUNS, JobState::Sleeping),
+            (Some(&sleeping), &[], !RUNS, JobState::Interrupted),
+            (
+                Some(&copying),
+                &[batch(), failing(110, 3)],
+                RUNS,
+                JobState::Retrying,
+            ),
+            (Some(&copying), &[failing(110, 3)], !RUNS, JobState::Interrupted),
+            (Some(&copying), &[trying_again], RUNS, JobState::Retrying),
+            (Some(&copying), &[moving_again], RUNS, JobState::Running),
+        ] {
+            assert_eq!(
+                decide(OPEN, progress, pending, runs),
+                state,
+                "{progress:?} {pending:?} {runs}"
+            );
+        }
+        for (status, state) in [
+            (WorkflowExecutionStatus::Completed, JobState::Completed),
+            (WorkflowExecutionStatus::Failed, JobState::Failed),
+            (WorkflowExecutionStatus::Canceled, JobState::Canceled),
+            (WorkflowExecutionStatus::Terminated, JobState::Terminated),
+        ] {
+            assert_eq!(decide(status, Some(&pausing), &two, RUNS), state);
+        }
+    }
+
+    #[test]
+    fn what_drains_is_counted_in_batches_where_there_are_any() {
+        let looking = Pending {
+            activity: "next_batch".to_owned(),
+            ..batch()
+        };
+        let pausing = progress(Phase::Copying, true, 2);
+        assert_eq!(draining(Some(&pausing), &[batch(), looking.clone(), batch()]), 2);
+        let pausing = progress(Phase::Copying, true, 0);
+        assert_eq!(draining(Some(&pausing), &[looking]), 1);
+        assert_eq!(draining(Some(&pausing), &[]), 0);
+    }
+
+    #[test]
+    fn of_several_failures_the_longest_is_told() {
+        let told = retrying(&[failing(120, 3), batch(), failing(110, 6)]).expect("two fail");
+        assert_eq!(
+            (told.attempt, told.unreachable, told.side.as_str()),
+            (6, true, "target")
+        );
+        assert_eq!(told.since, "1970-01-01T00:01:50.000Z");
+        assert_eq!(told.next_attempt_at.as_deref(), Some("1970-01-01T00:03:20.000Z"));
+        assert_eq!(retrying(&[batch()]), None);
+    }
+
+    #[test]
+    fn an_attempt_that_ended_with_its_process_has_not_failed() {
+        let pending = |kind: &str| {
+            let failure = Failure {
+                kind: kind.to_owned(),
+                ..failing(110, 2).failure.expect("it fails")
+            };
+            let payload = Payload {
+                data: serde_json::to_vec(&failure).expect("plain data"),
+                ..Payload::default()
+            };
+            let details = ApplicationFailureInfo {
+                details: Some(Payloads {
+                    payloads: vec![payload],
+                }),
+                ..ApplicationFailureInfo::default()
+            };
+            Pending::of(&PendingActivityInfo {
+                attempt: 2,
+                last_failure: Some(FailureProto {
+                    failure_info: Some(FailureInfo::ApplicationFailureInfo(details)),
+                    ..FailureProto::default()
+                }),
+                ..PendingActivityInfo::default()
+            })
+        };
+        assert!(pending("Transient").is_failing());
+        assert!(!pending(INTERRUPTED).is_failing());
+        assert_eq!(pending(INTERRUPTED).shown().last_failure, None);
+    }
+
+    #[test]
+    fn a_step_that_takes_its_time_is_told_and_one_beside_rows_that_move_is_not() {
+        let with = |beat| Pending { beat, ..batch() };
+        let connecting = with(beating(1, "connecting to the target", 100, 0, 0));
+        let wait =
+            |pending: &[Pending], now| waiting_for(None, pending, at(now)).map(|it| (it.what, it.since));
+        assert_eq!(
+            wait(std::slice::from_ref(&connecting), 102),
+            None,
+            "it has just begun"
+        );
+        let told = wait(std::slice::from_ref(&connecting), 110).expect("it takes its time");
+        assert_eq!(
+            told,
+            (
+                "connecting to the target".to_owned(),
+                "1970-01-01T00:01:40.000Z".to_owned()
+            )
+        );
+        let locked = with(beating(1, "copying batch 7", 100, 0, 0));
+        let told = wait(std::slice::from_ref(&locked), 110).expect("no row moves");
+        assert_eq!(told.0, "copying batch 7: no row yet (a lock, or a slow query)");
+        let copying = with(beating(1, "copying batch 7", 100, 10, 109));
+        assert_eq!(wait(&[connecting, copying.clone()], 110), None, "rows move");
+        let told = wait(&[copying], 140).expect("no row moves");
+        assert_eq!(told.0, "copying batch 7: no row moves");
+        assert_eq!(told.1, "1970-01-01T00:01:49.000Z");
+    }
+
+    #[test]
+    fn what_waits_has_no_speed_though_rows_moved_a_few_seconds_ago() {
+        let mut copying = progress(Phase::Copying, false, 1);
+        copying.pace.since_ms = 90_000;
+        copying.pace.moved.push_back(Moved {
+            began_ms: 95_000,
+            ended_ms: 100_000,
+            rows: 500,
+            bytes: 50_000,
+        });
+        let locked = Pending {
+            beat: beating(1, "copying batch 7", 100, 0, 0),
+            ..batch()
+        };
+        let stands = |seconds| {
+            Standing::at(
+                OPEN,
+                Some(&copying),
+                std::slice::from_ref(&locked),
+                RUNS,
+                at(seconds),
+            )
+        };
+        assert!(stands(102).speed.is_some() && stands(102).waiting_for.is_none());
+        assert!(stands(104).speed.is_none() && stands(104).waiting_for.is_some());
+    }
+
+    #[test]
+    fn only_a_job_that_runs_has_a_speed_and_batches_in_flight_count() {
+        let mut running = progress(Phase::Copying, false, 1);
+        running.pace.since_ms = 100_000;
+        let moving = Pending {
+            beat: beating(1, "copying batch 7", 100, 1000, 110),
+            ..batch()
+        };
+        let pending = [moving];
+        let speed = |state, now| speed(state, Some(&running), &pending, at(now));
+        assert_eq!(speed(JobState::Running, 110), Some((100.0, 10_000.0)));
+        assert_eq!(speed(JobState::Running, 130), None, "nothing has moved lately");
+        assert_eq!(speed(JobState::Retrying, 110), None);
+        assert_eq!(in_flight(&pending), (1000, 100_000));
+    }
+}
