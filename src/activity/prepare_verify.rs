@@ -82,6 +82,7 @@ impl Activities {
             let plan = ledger::stored_plan(&target, table).await?;
             let position = ledger::read(&target, &target, table, &plan).await?;
             must_have_what_was_told(table, known.as_ref(), &position)?;
+            refuse_null_keys(&target, &plan).await?;
             if !plan.same_order && !position.beyond.is_empty() {
                 let words = format!(
                     "job {} has gaps in its ledger, and the target orders its key in another way: ranges mean nothing there",

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal};
 use serde::Serialize;
 
 use super::report::Report;
+use crate::job::is_obeyed;
 use crate::observe::Terminal;
 
 /// When color is used.
@@ -76,6 +77,19 @@ pub(super) fn paint(word: &str, paint: Paint, color: bool) -> String {
     }
 }
 
+/// JSON with what a terminal would obey as escapes; it stands in strings only.
+fn escaped(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for character in json.chars() {
+        if is_obeyed(character) {
+            escaped.push_str(&format!("\\u{:04x}", u32::from(character)));
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
 /// The one voice of a command.
 #[derive(Clone)]
 pub struct Printer {
@@ -119,11 +133,11 @@ impl Printer {
 
     /// Prints data to stdout in place of what stands on the terminal; below what was printed where stdout is none.
     pub fn screen(&self, text: &str) -> Result<(), Report> {
-        match io::stdout().is_terminal() {
-            // From the first column of the first line, each line to its end, and nothing below.
-            true => self.data(&format!("\x1b[H{}\x1b[K\x1b[J", text.replace('\n', "\x1b[K\n"))),
-            false => self.data(&format!("{text}\n")),
+        if !io::stdout().is_terminal() {
+            return self.data(&format!("{text}\n"));
         }
+        let printed = self.terminal.print_over(text);
+        printed.map_err(|error| Report::unwritable(&error))
     }
 
     /// Prints data to stdout, with a line's end. A reader who has gone is no error; a full disk is one.
@@ -136,7 +150,7 @@ impl Printer {
     /// Prints one JSON object as one line of data.
     pub fn json(&self, value: &impl Serialize) -> Result<(), Report> {
         let line = serde_json::to_string(value).map_err(|error| Report::unwritable(&error))?;
-        self.data(&line)
+        self.data(&escaped(&line))
     }
 
     /// Says a line on stderr.
@@ -164,6 +178,17 @@ impl Printer {
 mod tests {
     use super::*;
     use crate::cli::exit::ExitStatus;
+
+    #[test]
+    fn json_is_the_same_and_moves_no_terminal() {
+        let value = serde_json::json!({"cursor": ["a\u{9b}2J\u{202e}\n", "ö"]});
+        let line = escaped(&value.to_string());
+        assert_eq!(line, r#"{"cursor":["a\u009b2J\u202e\n","ö"]}"#);
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&line).expect("JSON"),
+            value
+        );
+    }
 
     #[test]
     fn data_goes_to_stdout_and_every_other_word_to_stderr() {

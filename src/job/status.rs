@@ -213,8 +213,11 @@ pub struct TableStatus {
     /// When the newest batch that was left then had been committed, in the target's words.
     #[serde(default)]
     pub lost_since: Option<String>,
-    /// The key up to which everything is on the target.
+    /// The key up to which everything that was there when it was read is on the target.
     pub cursor: Option<Vec<String>>,
+    /// A sync: the key up to which no row can appear any more, so that everything up to it is on the target.
+    #[serde(default)]
+    pub settled: Option<Vec<String>>,
     /// The key up to which a migrate copies: the highest that was there when it began.
     #[serde(default)]
     pub copies_up_to: Option<Vec<String>>,

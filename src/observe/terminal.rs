@@ -48,11 +48,22 @@ impl Terminal {
 
     /// Writes a line of data to stdout, flushed. Errors are the stream's, except that a reader who has gone is none.
     pub fn print(&self, line: &str) -> io::Result<()> {
+        self.write_data(&harmless(&format!("{line}\n")))
+    }
+
+    /// Writes lines of data over what stands on the terminal that stdout is. Errors as [`print`](Self::print).
+    pub fn print_over(&self, lines: &str) -> io::Result<()> {
+        // From the first column of the first line, each line to its end, and nothing below.
+        let lines = harmless(lines).replace('\n', "\x1b[K\n");
+        self.write_data(&format!("\x1b[H{lines}\x1b[K\x1b[J\n"))
+    }
+
+    fn write_data(&self, text: &str) -> io::Result<()> {
         self.beside_the_bar(|streams| {
             if streams.reader_gone {
                 return Ok(());
             }
-            let written = streams.out.write_all(format!("{line}\n").as_bytes());
+            let written = streams.out.write_all(text.as_bytes());
             match written.and_then(|()| streams.out.flush()) {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                     streams.reader_gone = true;
@@ -65,7 +76,7 @@ impl Terminal {
 
     /// Writes a line of talk to stderr; if that fails, there is nobody left to tell.
     pub fn say(&self, line: &str) {
-        self.write_talk(format!("{line}\n").as_bytes());
+        self.write_talk(harmless(&format!("{line}\n")).as_bytes());
     }
 
     /// Whether stderr is a terminal on which a bar can be drawn and redrawn.
@@ -106,6 +117,31 @@ impl Terminal {
             None => write(&mut lock(&self.shared.streams)),
         }
     }
+}
+
+/// The text without what a terminal would obey: lines and colors stay, all else of that kind goes. Whoever prints a name or
+/// a value writes it out before; this is for what was forgotten.
+fn harmless(text: &str) -> String {
+    let mut harmless = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(character) = rest.chars().next() {
+        if let Some(length) = color(rest) {
+            harmless.push_str(&rest[..length]);
+            rest = &rest[length..];
+            continue;
+        }
+        let is_kept = character == '\n' || !crate::job::is_obeyed(character);
+        harmless.push(if is_kept { character } else { ' ' });
+        rest = &rest[character.len_utf8()..];
+    }
+    harmless
+}
+
+/// How long the sequence is that sets a color and begins the text, if one does.
+fn color(text: &str) -> Option<usize> {
+    let codes = text.strip_prefix("\x1b[")?;
+    let length = codes.find(|character: char| !character.is_ascii_digit() && character != ';')?;
+    codes[length..].starts_with('m').then_some(length + 3)
 }
 
 /// A panic elsewhere leaves these values whole, so a poisoned lock is taken all the same.
@@ -157,6 +193,19 @@ pub(crate) mod tests {
         terminal.print("data").expect("paper takes all");
         terminal.say("talk");
         assert_eq!((out.text().as_str(), err.text().as_str()), ("data\n", "talk\n"));
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_does_not_reach_it_but_for_lines_and_colors() {
+        let (out, err) = (Paper::default(), Paper::default());
+        let terminal = Terminal::of(Box::new(out.clone()), Box::new(err.clone()));
+        let text = "\x1b[1;31merror:\x1b[0m a\x1b[2Jb\rc\u{9b}5m\u{202e}d\ne\x1b[m\x1b";
+        terminal.print(text).expect("paper takes all");
+        terminal.say(text);
+        let harmless = "\x1b[1;31merror:\x1b[0m a [2Jb c 5m d\ne\x1b[m \n";
+        assert_eq!((out.text().as_str(), err.text().as_str()), (harmless, harmless));
+        terminal.print_over("a\x1b[2J\nb").expect("paper takes all");
+        assert!(out.text().ends_with("\n\x1b[Ha [2J\x1b[K\nb\x1b[K\x1b[J\n"));
     }
 
     #[test]

@@ -101,6 +101,7 @@ mod tests {
             assert!(pulse.silent_for().expect("somebody waits") < pause);
         };
         tokio::select! {
+            biased;
             () = waits => unreachable!("it never ends"),
             () = watches => {}
         }

@@ -1,5 +1,7 @@
 //! Words of a server's, made fit for a terminal, a log and a journal: names and messages can hold anything.
 
+use crate::table::is_obeyed;
+
 /// At most so many bytes of a text are kept: a failure that outgrew a message of the service's would be told to nobody.
 const LIMIT: usize = 1024;
 
@@ -18,11 +20,6 @@ pub(super) fn plain(text: &str) -> String {
         plain.push(character);
     }
     plain
-}
-
-fn is_obeyed(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}')
 }
 
 #[cfg(test)]

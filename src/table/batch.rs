@@ -53,6 +53,15 @@ pub struct Fence {
     pub witnesses: Vec<u64>,
 }
 
+impl Key {
+    /// The values for people, on one line, between commas.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let parts = self.0.iter().map(|part| super::shown(part));
+        parts.collect::<Vec<_>>().join(", ")
+    }
+}
+
 impl Pass {
     /// The number that the ledger keeps.
     #[must_use]

@@ -10,6 +10,7 @@ mod finding;
 mod name;
 mod plan;
 mod position;
+mod shown;
 mod tally;
 mod wal;
 mod writers;
@@ -21,6 +22,7 @@ pub use plan::{
     Column, CopyFormat, DatabaseIdentity, Growth, KeyColumn, OnConflict, Order, Plan, PlanDigest, TableSpec,
 };
 pub use position::{Lost, Position};
+pub use shown::{is_obeyed, shown};
 pub use tally::Tally;
 pub use wal::{Lsn, SourceSeen, Wal};
 pub use writers::{Holder, Noted};

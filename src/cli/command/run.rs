@@ -17,6 +17,7 @@ use crate::job::status::JobStatus;
 use crate::job::{JobName, JobSpec, Kind, Tuning};
 use crate::observe::figures;
 use crate::observe::progress::Progress;
+use crate::table::Key;
 use crate::worker::{self, Activities, Gauge, Running};
 
 /// How often the workflow is asked how far it is.
@@ -135,7 +136,7 @@ impl Told {
             self.up_to = true;
             context.printer.talk(&format!(
                 "it copies up to key ({}), the highest when it began",
-                key.join(", ")
+                Key(key.clone()).shown()
             ));
         }
         if table.batches_lost > self.batches_lost {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::plural;
 use crate::observe::figures;
-use crate::table::{Difference, Findings, Key, TOLD_MAX};
+use crate::table::{Difference, Findings, TOLD_MAX};
 
 /// A line for each difference that is named, and one for those that are not.
 pub fn findings(findings: &Findings) -> String {
@@ -61,7 +61,7 @@ pub fn verdict(job: &str, findings: &Findings, took: Duration) -> String {
         ));
     }
     let up_to = match &findings.copied_up_to {
-        Some(key) => format!(" up to key ({})", shown(key)),
+        Some(key) => format!(" up to key ({})", key.shown()),
         None => String::new(),
     };
     let mut text = if parts.is_empty() {
@@ -72,7 +72,7 @@ pub fn verdict(job: &str, findings: &Findings, took: Duration) -> String {
     if findings.not_copied_yet > 0 {
         let beyond = match &findings.copied_up_to {
             Some(_) if parts.is_empty() => " beyond it".to_owned(),
-            Some(key) => format!(" beyond key ({})", shown(key)),
+            Some(key) => format!(" beyond key ({})", key.shown()),
             None => String::new(),
         };
         let rows = plural(findings.not_copied_yet, "row");
@@ -100,9 +100,9 @@ pub fn verdict(job: &str, findings: &Findings, took: Duration) -> String {
 
 fn line(difference: &Difference) -> String {
     match difference {
-        Difference::Missing { key } => format!("missing ({})", shown(key)),
-        Difference::Extra { key } => format!("extra ({})", shown(key)),
-        Difference::Changed { key, columns } => format!("changed ({}): {}", shown(key), columns.join(", ")),
+        Difference::Missing { key } => format!("missing ({})", key.shown()),
+        Difference::Extra { key } => format!("extra ({})", key.shown()),
+        Difference::Changed { key, columns } => format!("changed ({}): {}", key.shown(), columns.join(", ")),
         Difference::Range {
             range,
             rows_sent,
@@ -112,23 +112,18 @@ fn line(difference: &Difference) -> String {
             range
                 .low
                 .as_ref()
-                .map_or("the start".to_owned(), |low| format!("({})", shown(low))),
-            shown(&range.high),
+                .map_or("the start".to_owned(), |low| format!("({})", low.shown())),
+            range.high.shown(),
             plural(*rows_sent, "row"),
             plural(*rows_found, "row")
         ),
     }
 }
 
-/// A key as one line of printable text.
-pub(super) fn shown(key: &Key) -> String {
-    let parts = key.0.iter().map(|part| part.escape_debug().to_string());
-    parts.collect::<Vec<_>>().join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::Key;
     use crate::table::KeyRange;
 
     fn key(text: &str) -> Key {

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::findings::shown;
 use super::{aligned, plural, second};
 use crate::observe::figures;
 use crate::table::{Batch, Findings, Pass, Tally};
@@ -84,10 +83,10 @@ fn words(what: &What) -> String {
                 Pass::Copy => "batch",
                 Pass::Look => "second look, batch",
             };
-            let high = shown(&batch.range.high);
+            let high = batch.range.high.shown();
             let keys = match &batch.range.low {
                 None => format!("keys up to ({high})"),
-                Some(low) => format!("keys after ({}) up to ({high})", shown(low)),
+                Some(low) => format!("keys after ({}) up to ({high})", low.shown()),
             };
             let skipped = match tally.skipped {
                 0 => String::new(),

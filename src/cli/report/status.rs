@@ -7,6 +7,7 @@ use crate::job::RateLimit;
 use crate::job::status::{JobKind, JobState, JobStatus, PendingActivity, TableStatus};
 use crate::observe::figures;
 use crate::observe::progress::{clock, share, since, state_in_words, waiting_in_words};
+use crate::table::Key;
 
 /// A job in a few lines: what it is and how it stands, its tables, what waits and why.
 pub fn status(job: &JobStatus) -> String {
@@ -17,7 +18,7 @@ fn status_at(job: &JobStatus, now: SystemTime) -> String {
     let mut lines = vec![headline(job)];
     lines.extend(waiting_in_words(job, now).map(|words| words.replace('\n', " ")));
     lines.extend(job.tables.iter().map(|it| table(it, job.rows_in_flight)));
-    lines.extend(job.tables.iter().filter_map(cursor));
+    lines.extend(job.tables.iter().filter_map(|table| cursor(table, job.kind)));
     lines.extend(job.tables.iter().filter_map(skipped));
     lines.extend(job.tables.iter().filter_map(lost));
     lines.extend(job.findings.iter().map(super::findings::summary));
@@ -51,7 +52,7 @@ fn status_at(job: &JobStatus, now: SystemTime) -> String {
     }
     if !job.held_back_by.is_empty() {
         lines.push(format!(
-            "newest keys held back by {}",
+            "newest keys held back, when the last round began, by {}",
             job.held_back_by.join(", ")
         ));
     }
@@ -120,11 +121,21 @@ fn table(table: &TableStatus, rows_in_flight: u64) -> String {
     text
 }
 
-fn cursor(table: &TableStatus) -> Option<String> {
-    table
-        .cursor
-        .as_ref()
-        .map(|key| format!("copied up to key ({})", key.join(", ")))
+fn cursor(table: &TableStatus, kind: JobKind) -> Option<String> {
+    let shown = |key: &Vec<String>| Key(key.clone()).shown();
+    let copied = table.cursor.as_ref().map(shown)?;
+    let text = match table.settled.as_ref().map(shown) {
+        _ if kind != JobKind::Sync => format!("copied up to key ({copied})"),
+        Some(settled) if settled == copied => format!("copied up to key ({copied})"),
+        Some(settled) => format!(
+            "copied up to key ({settled}), and what was there up to key ({copied}): rows between the two may still be committed, \
+             and are looked for in each round"
+        ),
+        None => format!(
+            "copied what was there up to key ({copied}): rows below it may still be committed, and are looked for in each round"
+        ),
+    };
+    Some(text)
 }
 
 fn skipped(table: &TableStatus) -> Option<String> {
@@ -213,6 +224,7 @@ pub(crate) mod tests {
                 rows_lost: 0,
                 lost_since: None,
                 cursor: Some(vec!["450000".to_owned()]),
+                settled: None,
                 copies_up_to: None,
                 rows_per_second: Some(120_000.4),
                 bytes_per_second: Some(36.2e6),
@@ -288,7 +300,7 @@ pub(crate) mod tests {
         );
         assert!(text.contains("max rate 20MB/s, interval 1m 30s\n"), "{text}");
         assert!(
-            text.ends_with("\n  newest keys held back by pid 99 (psql)"),
+            text.ends_with("\n  newest keys held back, when the last round began, by pid 99 (psql)"),
             "{text}"
         );
     }

@@ -219,6 +219,7 @@ pub(super) mod tests {
                 rows_lost: 0,
                 lost_since: None,
                 cursor: None,
+                settled: None,
                 copies_up_to: None,
                 rows_per_second: Some(110_000.0),
                 bytes_per_second: Some(33.0e6),

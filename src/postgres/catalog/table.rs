@@ -5,7 +5,7 @@ use super::fields::Fields;
 use crate::postgres::connect::{Session, TO_USERS_PATH};
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::{quote_literal, quote_table};
-use crate::table::{KeyColumn, TableName};
+use crate::table::{KeyColumn, TableName, is_obeyed};
 
 /// How like two names must be for one to be offered in place of the other.
 pub(super) const LIKENESS: f64 = 0.6;
@@ -73,6 +73,17 @@ pub(super) async fn resolve(session: &Session, wanted: &TableName) -> Result<Tab
         schema: Some(row.text()),
         name: row.text(),
     };
+    if [&name.name]
+        .into_iter()
+        .chain(&name.schema)
+        .any(|part| part.chars().any(is_obeyed))
+    {
+        let words = format!(
+            "table {name} on the {} has a name with control characters, which no terminal and no log can be trusted with",
+            session.side()
+        );
+        return Err(Error::new(session.side(), Kind::Unsupported, words).hinted("rename it"));
+    }
     // Said before anything that the other side lacks: nobody shall make a table there for what is none here.
     check_kind(session.side(), &name, row.letter())?;
     Ok(name)
