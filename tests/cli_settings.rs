@@ -242,6 +242,31 @@ fn a_wrong_value_is_named_with_the_place_where_it_stands() {
 }
 
 #[test]
+fn all_that_is_wrong_in_a_file_and_the_environment_is_told_at_once() {
+    let (_dir, file) = job_file("concurrency = 0\nbatch_rowz = 3\ntable = [1]\n");
+    let text = refused(resolve(
+        &["migrate", "--config", &file],
+        &[("LONGHAUL_MAX_RATE", "fast")],
+    ));
+    for place in [
+        "`concurrency` in ",
+        "`batch_rowz` in ",
+        "`table` in ",
+        "LONGHAUL_MAX_RATE in the environment",
+    ] {
+        assert!(text.contains(place), "{place}: {text}");
+    }
+    assert_eq!(text.matches("error: ").count(), 4, "{text}");
+    let settings = resolve(&["migrate", "--table", "t"], &[]).expect("good");
+    let text = Report::from(settings.needed().expect_err("two are missing")).render(false);
+    assert!(
+        text.contains("no source was given") && text.contains("no target was given"),
+        "{text}"
+    );
+    assert_eq!(text.matches("error: ").count(), 2, "{text}");
+}
+
+#[test]
 fn a_job_file_that_is_not_there_is_an_error_with_its_path() {
     let text = refused(resolve(&["migrate", "--config", "/nowhere/job.toml"], &[]));
     assert!(
@@ -260,7 +285,7 @@ fn a_variable_that_is_no_setting_is_a_warning_and_an_empty_one_is_nothing() {
     let settings = resolve(&["migrate"], &environment).expect("good all the same");
     assert_eq!(
         settings.warnings,
-        ["LONGHAUL_BATCHROWS is set, and is no setting of longhaul; did you mean LONGHAUL_BATCH_ROWS?"]
+        ["LONGHAUL_BATCHROWS is set, and is not a setting of longhaul; did you mean LONGHAUL_BATCH_ROWS?"]
     );
     assert!(settings.source.is_none());
 }

@@ -52,6 +52,8 @@ mod session;
 mod shared;
 #[path = "support/standby.rs"]
 mod standby;
+#[path = "postgres/survey.rs"]
+mod survey;
 #[path = "postgres/take_over.rs"]
 mod take_over;
 #[path = "postgres/tls.rs"]

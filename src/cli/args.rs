@@ -28,14 +28,16 @@ Settings are looked for in this order: flag, LONGHAUL_* variable, job file
 (--config, the same names: batch_rows = 2000), default.
 
 Exit status: 0 done · 1 the job failed or data differ · 2 usage or job file ·
-3 source · 4 target · 5 journal or service · 130 interrupted, goes on when the
-same command is given again";
+3 source · 4 target · 5 journal or service · 130 interrupted, continues when
+the same command is given again";
 
-/// Copies PostgreSQL tables between databases, durably: an interrupted run goes on where it was.
+/// Copies PostgreSQL tables between databases, durably: an interrupted run continues where it was.
 #[derive(Debug, Parser)]
-#[command(name = "longhaul", version, about, after_help = format!("\
+#[command(name = "longhaul", version, long_version = super::version::long(), about, after_help = format!("\
 Examples:
   longhaul demo
+  longhaul check --source postgres://app@old/media \\
+                 --target postgres://app@new/media --table audio_downloads
   longhaul migrate --source postgres://app@old/media \\
                    --target postgres://app@new/media --table audio_downloads
   longhaul status
@@ -60,13 +62,25 @@ pub struct GlobalArgs {
     /// Job file with settings, in TOML [env: LONGHAUL_CONFIG]
     #[arg(long, value_name = "FILE", global = true, help_heading = "Global options")]
     pub config: Option<PathBuf>,
-    /// Log more: -v what longhaul does, -vv each step [env: RUST_LOG decides over it]
+    /// Say nothing but errors and data; no progress unless --progress asks for it
+    #[arg(
+        short,
+        long,
+        global = true,
+        conflicts_with = "verbose",
+        help_heading = "Global options"
+    )]
+    pub quiet: bool,
+    /// Log more: -v what longhaul does, -vv each step [env: RUST_LOG overrides it]
     #[arg(short, long, action = clap::ArgAction::Count, global = true, help_heading = "Global options")]
     pub verbose: u8,
     /// Form of the log on stderr [env: LONGHAUL_LOG_FORMAT] [default: text]
     #[arg(long, value_name = "FORMAT", global = true, help_heading = "Global options",
         value_parser = PossibleValuesParser::new(LogFormat::NAMES).try_map(|s| s.parse::<LogFormat>()))]
     pub log_format: Option<LogFormat>,
+    /// File that takes the log as well, appended to [env: LONGHAUL_LOG_FILE]
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Global options")]
+    pub log_file: Option<PathBuf>,
     /// When to use color [env: LONGHAUL_COLOR, NO_COLOR] [default: auto]
     #[arg(long, value_name = "WHEN", global = true, help_heading = "Global options",
         value_parser = PossibleValuesParser::new(ColorChoice::NAMES).try_map(|s| s.parse::<ColorChoice>()))]
@@ -76,7 +90,22 @@ pub struct GlobalArgs {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Copy a table; the same command again goes on where it was
+    /// Look at both sides, say what would be done and all that is in the way; write nothing
+    #[command(after_help = format!("\
+Examples:
+  longhaul check --source postgres://app@old/media \\
+                 --target postgres://app@new/media --table audio_downloads
+  longhaul check --config nightly.toml --sync
+  longhaul check --config nightly.toml --json | jq .troubles
+
+Takes the flags of migrate and sync. Reads both catalogs, the ledger, and at most
+10,000 rows, for an estimate of size and time. Writes nothing, on either side or
+here. Exit status 0: it can begin. 2, 3, 4: settings, source or target (the lowest
+of them), with everything that is wrong on stderr.
+
+{CONNECTIONS}"))]
+    Check(CheckArgs),
+    /// Copy a table; the same command again continues where it was
     #[command(after_help = format!("\
 Examples:
   longhaul migrate --source postgres://app@old/media \\
@@ -101,7 +130,7 @@ a later one need --lookback.
 
 {CONNECTIONS}"))]
     Sync(SyncArgs),
-    /// Hold a table on the target against what was copied, or against the source
+    /// Compare a table on the target with what was copied, or with the source
     #[command(after_help = format!("\
 Examples:
   longhaul verify audio_downloads
@@ -110,16 +139,16 @@ Examples:
   longhaul verify --source postgres://app@old/media \\
                   --target postgres://app@new/media --table audio_downloads
 
-Against receipts, each range of the ledger is read back from the target, and its
+With receipts, each range of the ledger is read back from the target, and its
 rows and checksum are compared with what was sent; the source is not read.
-Against the source, both sides are read, and what differs is named row by row;
+With the source, both sides are read, and what differs is named row by row;
 what the source has beyond the job's last key is not copied yet, and not missing.
 Triggers and rules of the target that a repair would meet are refused.
 Exit status 0: equal. 1: different, or the verification failed.
 
 {CONNECTIONS}"))]
     Verify(VerifyArgs),
-    /// Say how a job stands, or how all of them do
+    /// Show the state of a job, or of all jobs
     #[command(after_help = "\
 Examples:
   longhaul status
@@ -127,15 +156,16 @@ Examples:
     Status(StatusArgs),
     /// List all jobs, a line each
     List(ListArgs),
-    /// Show the events of a job's workflow
+    /// Show what a job has done: its batches, how long they took, what was retried
     #[command(after_help = "\
 Examples:
   longhaul history audio_downloads
+  longhaul history audio_downloads --events
   longhaul history audio_downloads --json | jq -r .eventType")]
     History(HistoryArgs),
     /// Pause a job: batches in flight end, none begins
     Pause(JobArgs),
-    /// Go on with a paused job, or run an interrupted one here
+    /// Unpause a job where it runs, or run an interrupted one here
     #[command(after_help = "\
 Where a live process runs the job, unpauses it and returns. Where none does,
 runs it here, in the foreground. JOB may be left out when only one job is open.
@@ -162,6 +192,102 @@ batch or round on. It stays as tuned until a flag or another tune changes it.")]
     Tune(TuneArgs),
     /// See it work: two throwaway servers, a million rows, two kills, one comparison
     Demo(DemoArgs),
+    /// Show the settings that hold, and where each comes from
+    Config(ConfigArgs),
+    /// Print a script that completes commands and flags in a shell
+    #[command(after_help = "\
+Examples:
+  longhaul completions bash > ~/.local/share/bash-completion/completions/longhaul
+  longhaul completions zsh > ~/.zfunc/_longhaul
+  longhaul completions fish > ~/.config/fish/completions/longhaul.fish")]
+    Completions(CompletionsArgs),
+    /// Write the manual pages
+    #[command(after_help = "\
+Examples:
+  longhaul man | man -l -
+  longhaul man /usr/local/share/man/man1")]
+    Man(ManArgs),
+}
+
+/// `longhaul check`.
+#[derive(Debug, ArgGroup)]
+pub struct CheckArgs {
+    /// Look as sync would, not as migrate
+    #[arg(long)]
+    pub sync: bool,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// What to copy, and how.
+    #[command(flatten)]
+    pub job: AnyJobArgs,
+}
+
+/// The flags of `migrate` and of `sync`.
+#[derive(Debug, ArgGroup)]
+pub struct AnyJobArgs {
+    /// What to copy, and how.
+    #[command(flatten)]
+    pub copy: CopyArgs,
+    /// migrate: read everything back at the end and compare it with what was sent [env: LONGHAUL_VERIFY]
+    #[arg(long)]
+    pub verify: bool,
+    /// When a sync looks.
+    #[command(flatten)]
+    pub rounds: RoundArgs,
+}
+
+/// `--dry-run` of `migrate` and `sync`.
+#[derive(Debug, ArgGroup)]
+pub struct DryRunArgs {
+    /// Do what longhaul check does, and no more: nothing is written anywhere
+    #[arg(long)]
+    pub dry_run: bool,
+    /// With --dry-run: one JSON object on stdout
+    #[arg(long, requires = "dry_run")]
+    pub json: bool,
+}
+
+/// `longhaul config`.
+#[derive(Debug, ArgGroup)]
+pub struct ConfigArgs {
+    /// What to do with the settings.
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+/// The subcommands of `longhaul config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Show each setting's value and where it comes from; passwords are left out
+    Show(ConfigShowArgs),
+}
+
+/// `longhaul config show`.
+#[derive(Debug, ArgGroup)]
+pub struct ConfigShowArgs {
+    /// One JSON object a line, for each setting
+    #[arg(long)]
+    pub json: bool,
+    /// Flags that would be given to migrate or sync.
+    #[command(flatten)]
+    pub job: AnyJobArgs,
+}
+
+/// `longhaul completions`.
+#[derive(Debug, ArgGroup)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL", value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `longhaul man`.
+#[derive(Debug, ArgGroup)]
+pub struct ManArgs {
+    /// Directory for a page for each command; without it, the first page goes to stdout
+    #[arg(value_name = "DIR")]
+    pub directory: Option<PathBuf>,
 }
 
 /// `longhaul migrate`.
@@ -173,6 +299,9 @@ pub struct MigrateArgs {
     /// Read everything back at the end and compare it with what was sent [env: LONGHAUL_VERIFY]
     #[arg(long)]
     pub verify: bool,
+    /// Whether it only looks.
+    #[command(flatten)]
+    pub dry: DryRunArgs,
 }
 
 /// `longhaul verify`.
@@ -181,7 +310,7 @@ pub struct VerifyArgs {
     /// Name of the job that copied the table; without it, --source, --target and --table say what is compared
     #[arg(value_name = "JOB")]
     pub job: Option<String>,
-    /// What the target is held against [default: receipts with JOB, source without]
+    /// What the target is compared with [default: receipts with JOB, source without]
     #[arg(long, value_name = "WHAT",
         value_parser = PossibleValuesParser::new(["receipts", "source"]).map(|s| if s == "source" { Against::Source } else { Against::Receipts }))]
     pub against: Option<Against>,
@@ -203,7 +332,7 @@ pub struct VerifyArgs {
     /// Table on the target [env: LONGHAUL_TARGET_TABLE] [default: the same name]
     #[arg(long, value_name = "TABLE")]
     pub target_table: Option<TableName>,
-    /// Ranges that are read at one time, 1 to 64 [env: LONGHAUL_CONCURRENCY] [default: 4]
+    /// Ranges that are read at the same time, 1 to 64 [env: LONGHAUL_CONCURRENCY] [default: 4]
     #[arg(long, value_name = "N", value_parser = rule(parse_concurrency), allow_negative_numbers = true)]
     pub concurrency: Option<u32>,
     /// Speed limit: 20MB/s, 512KiB/s, none [env: LONGHAUL_MAX_RATE] [default: none]
@@ -226,6 +355,17 @@ pub struct SyncArgs {
     /// What to copy, and how.
     #[command(flatten)]
     pub copy: CopyArgs,
+    /// When it looks.
+    #[command(flatten)]
+    pub rounds: RoundArgs,
+    /// Whether it only looks once, and copies nothing.
+    #[command(flatten)]
+    pub dry: DryRunArgs,
+}
+
+/// What only a `sync` takes.
+#[derive(Debug, ArgGroup)]
+pub struct RoundArgs {
     /// Wait between two rounds: 30s, 10m, 1h 30m [env: LONGHAUL_INTERVAL] [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = rule(parse_interval))]
     pub interval: Option<u64>,
@@ -268,7 +408,7 @@ pub struct CopyArgs {
     /// Role that may own the ledger on the target, besides this user [env: LONGHAUL_LEDGER_OWNER]
     #[arg(long, value_name = "ROLE")]
     pub ledger_owner: Option<String>,
-    /// Forget how far the job of this name came, and begin anew
+    /// Forget how far the job of this name came, and start over
     #[arg(long)]
     pub restart: bool,
     /// How long servers are waited for.
@@ -320,6 +460,9 @@ pub struct StatusArgs {
     /// One JSON object a line, for each job
     #[arg(long)]
     pub json: bool,
+    /// Show it again every two seconds, until the job has ended or Ctrl-C
+    #[arg(short, long)]
+    pub watch: bool,
 }
 
 /// `longhaul list`.
@@ -336,6 +479,9 @@ pub struct HistoryArgs {
     /// Name of the job
     #[arg(value_name = "JOB")]
     pub job: String,
+    /// The events of the job's workflow, one a line, as Temporal names them
+    #[arg(long)]
+    pub events: bool,
     /// One event a line, in Temporal's own JSON form
     #[arg(long)]
     pub json: bool,
@@ -511,6 +657,14 @@ mod tests {
             "longhaul verify --source a --target b --table t --against source --repair --delete-extra",
             "longhaul status",
             "longhaul status j --json",
+            "longhaul status j --watch",
+            "longhaul check --source a --target b --table t --sync --interval 10m --json",
+            "longhaul migrate --config f --dry-run --json",
+            "longhaul sync --config f --dry-run -q --log-file l",
+            "longhaul history j --events",
+            "longhaul config show --table t --json",
+            "longhaul completions zsh",
+            "longhaul man d",
             "longhaul list --json",
             "longhaul history j --json",
             "longhaul pause j --wait",

@@ -13,20 +13,24 @@ mod resources;
 pub mod settings;
 pub mod spelling;
 pub mod state_dir;
+mod version;
 
 use std::process::ExitCode;
 
 use args::Args;
 use printer::Printer;
 use report::Report;
-use settings::Settings;
+use settings::{Setting, Settings};
 
-use crate::observe::{Terminal, logs};
+use crate::observe::Terminal;
+use crate::observe::logs::{self, LogOptions};
+use crate::observe::progress::ProgressMode;
 
 /// The whole program: reads the command line, carries it out, says how it ended.
 pub fn main() -> ExitCode {
     let args = Args::parse_or_exit();
-    let printer = Printer::new(Terminal::standard(), args.global.color.unwrap_or_default());
+    let color = args.global.color.unwrap_or_default();
+    let printer = Printer::new(Terminal::standard(), color).quiet(args.global.quiet);
     let status = run(&args, &printer).unwrap_or_else(|report| {
         printer.report(&report);
         report.status()
@@ -35,17 +39,26 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: &Args, printer: &Printer) -> report::Outcome {
-    let settings = Settings::resolve(args, std::env::vars_os())?;
-    let printer = Printer::new(printer.terminal().clone(), settings.color);
+    if let Some(outcome) = command::manual(args, printer) {
+        return outcome;
+    }
+    let mut settings = Settings::resolve(args, std::env::vars_os())?;
+    let is_quiet = args.global.quiet;
+    if is_quiet && !settings.is_explicit(Setting::Progress) {
+        settings.progress = ProgressMode::None;
+    }
+    let printer = Printer::new(printer.terminal().clone(), settings.color).quiet(is_quiet);
     settings.warnings.iter().for_each(|warning| printer.warn(warning));
     let filter = std::env::var("RUST_LOG").ok();
-    logs::init(
-        printer.terminal(),
-        settings.log_format,
-        args.global.verbose,
-        filter.as_deref(),
-        printer.color(),
-    )?;
+    let log = LogOptions {
+        format: settings.log_format,
+        verbosity: args.global.verbose,
+        is_quiet,
+        rust_log: filter.as_deref(),
+        color: printer.color(),
+        file: settings.log_file.as_deref(),
+    };
+    logs::init(printer.terminal(), &log)?;
     resources::claim()?;
     resources::explain_refusals(&printer);
     let _failpoints = fail::FailScenario::setup();

@@ -1,4 +1,4 @@
-//! The one voice of a command: data to stdout, talk to stderr, color where a person looks.
+//! The one voice of a command: data to stdout, messages to stderr, color where a person looks.
 
 use std::io::{self, IsTerminal};
 
@@ -55,6 +55,9 @@ pub(super) enum Paint {
     Error,
     Warning,
     Hint,
+    Good,
+    Waiting,
+    Bad,
 }
 
 /// Paints a word, or leaves it plain.
@@ -63,6 +66,9 @@ pub(super) fn paint(word: &str, paint: Paint, color: bool) -> String {
         Paint::Error => "1;31",
         Paint::Warning => "1;33",
         Paint::Hint => "1;36",
+        Paint::Good => "32",
+        Paint::Waiting => "33",
+        Paint::Bad => "31",
     };
     if color {
         format!("\x1b[{code}m{word}\x1b[0m")
@@ -89,6 +95,8 @@ fn escaped(json: &str) -> String {
 pub struct Printer {
     terminal: Terminal,
     color_talk: bool,
+    color_data: bool,
+    is_quiet: bool,
 }
 
 impl Printer {
@@ -97,7 +105,15 @@ impl Printer {
         Self {
             terminal,
             color_talk: color.on(&io::stderr()),
+            color_data: color.on(&io::stdout()),
+            is_quiet: false,
         }
+    }
+
+    /// The same voice, which says nothing but data and errors.
+    pub fn quiet(mut self, is_quiet: bool) -> Self {
+        self.is_quiet = is_quiet;
+        self
     }
 
     /// The streams themselves, for progress and logs.
@@ -108,6 +124,20 @@ impl Printer {
     /// Whether talk is painted.
     pub fn color(&self) -> bool {
         self.color_talk
+    }
+
+    /// Whether data is painted.
+    pub(super) fn color_data(&self) -> bool {
+        self.color_data
+    }
+
+    /// Prints data to stdout in place of what stands on the terminal; below what was printed where stdout is none.
+    pub fn screen(&self, text: &str) -> Result<(), Report> {
+        if !io::stdout().is_terminal() {
+            return self.data(&format!("{text}\n"));
+        }
+        let printed = self.terminal.print_over(text);
+        printed.map_err(|error| Report::unwritable(&error))
     }
 
     /// Prints data to stdout, with a line's end. A reader who has gone is no error; a full disk is one.
@@ -125,12 +155,14 @@ impl Printer {
 
     /// Says a line on stderr.
     pub fn talk(&self, text: &str) {
-        self.terminal.say(text);
+        if !self.is_quiet {
+            self.terminal.say(text);
+        }
     }
 
     /// Says on stderr what the operator should look at, though it stops nothing.
     pub fn warn(&self, text: &str) {
-        self.terminal.say(&format!(
+        self.talk(&format!(
             "{} {text}",
             paint("warning:", Paint::Warning, self.color_talk)
         ));
@@ -174,5 +206,15 @@ mod tests {
         let text = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect("written");
         assert_eq!(text("out"), "a line\n{\"job\":\"a\"}\n");
         assert_eq!(text("err"), "words\nwarning: look\nerror: it is over\n");
+        let quiet = printer.quiet(true);
+        quiet.talk("more words");
+        quiet.warn("look again");
+        quiet.report(&Report::of("it is over again", ExitStatus::Failed));
+        quiet.data("more").expect("there is room");
+        assert_eq!(
+            text("err"),
+            "words\nwarning: look\nerror: it is over\nerror: it is over again\n"
+        );
+        assert!(text("out").ends_with("more\n"), "data is asked for");
     }
 }

@@ -21,6 +21,8 @@ use url::Url;
 use crate::service::journal::{JournalError, SledJournal, Store};
 use crate::service::{Caller, Clock, ListenError, Listening, Mode, NAMESPACE, Service, listen};
 
+/// The number of the journal's format that this version reads and writes.
+pub use crate::service::journal::FORMAT_VERSION as JOURNAL_FORMAT;
 pub use directory::{Directory, DirectoryError};
 pub use lock::Lock;
 

@@ -2,10 +2,15 @@
 //!
 //! RUST_LOG decides what is logged; without it, warnings of everything, and with `-v` and `-vv` more and more of longhaul.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use super::Terminal;
 
@@ -39,55 +44,119 @@ impl std::str::FromStr for LogFormat {
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// A form that is none.
-    #[error("`{0}` is no log format: it must be text or json")]
+    /// A form that is not known.
+    #[error("`{0}` is not a log format: it must be text or json")]
     Format(String),
     /// RUST_LOG does not parse.
-    #[error("RUST_LOG is `{text}`, which is no log filter")]
+    #[error("RUST_LOG is `{text}`, which is not a log filter")]
     Filter {
         /// What RUST_LOG holds.
         text: String,
         /// Where it stops making sense.
         source: tracing_subscriber::filter::ParseError,
     },
+    /// The log file cannot be written to.
+    #[error("cannot write the log file {}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// Somebody set up a log already.
     #[error("the log is set up already")]
     Twice,
 }
 
+/// What is logged, how, and where besides stderr.
+#[derive(Debug, Clone, Default)]
+pub struct LogOptions<'a> {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// How many `-v` were given.
+    pub verbosity: u8,
+    /// Errors only.
+    pub is_quiet: bool,
+    /// What RUST_LOG holds, if anything.
+    pub rust_log: Option<&'a str>,
+    /// Whether lines on stderr are painted.
+    pub color: bool,
+    /// A file that takes the lines as well.
+    pub file: Option<&'a Path>,
+}
+
 /// Sets up the log for the whole process; to be called once, before the first event.
 ///
-/// `rust_log` is what RUST_LOG holds, if anything; `verbosity` counts `-v`.
-pub fn init(
-    terminal: &Terminal,
-    format: LogFormat,
-    verbosity: u8,
-    rust_log: Option<&str>,
-    color: bool,
-) -> Result<(), LogError> {
-    let filter = filter(verbosity, rust_log)?;
+/// # Errors
+/// A filter that does not parse, a file that cannot be written to, or a log that is set up already.
+pub fn init(terminal: &Terminal, options: &LogOptions<'_>) -> Result<(), LogError> {
+    let verbosity = (!options.is_quiet).then_some(options.verbosity);
+    let filter = filter(verbosity, options.rust_log)?;
     // Where in the code a line comes from is for those who look into it.
-    let with_target = verbosity >= 2 || rust_log.is_some_and(|text| !text.is_empty());
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(with_target)
-        .with_writer(Writer(terminal.clone()));
-    let result = match format {
-        LogFormat::Text => builder.with_ansi(color).try_init(),
-        LogFormat::Json => builder.with_ansi(false).json().try_init(),
+    let with_target = options.verbosity >= 2 || options.rust_log.is_some_and(|text| !text.is_empty());
+    let file = options.file.map(open).transpose()?;
+    // The file's first: what a layer writes of a span is kept for the next one, and a file takes no color.
+    let file = file.map(|file| layer(options.format, false, with_target, std::sync::Mutex::new(file)));
+    let stderr = layer(
+        options.format,
+        options.color,
+        with_target,
+        Writer(terminal.clone()),
+    );
+    let layers: Vec<_> = file.into_iter().chain([stderr]).collect();
+    let log = tracing_subscriber::registry().with(layers.with_filter(filter));
+    log.try_init().map_err(|_| LogError::Twice)
+}
+
+fn layer<W>(
+    format: LogFormat,
+    color: bool,
+    with_target: bool,
+    writer: W,
+) -> Box<dyn Layer<Registry> + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    match format {
+        LogFormat::Text => layer.with_ansi(color).with_target(with_target).boxed(),
+        LogFormat::Json => layer.with_ansi(false).json().boxed(),
+    }
+}
+
+/// Opens a log file to append to; made for its owner alone, and never through a symbolic link.
+fn open(path: &Path) -> Result<File, LogError> {
+    let failed = |source| LogError::File {
+        path: path.to_owned(),
+        source,
     };
-    result.map_err(|_| LogError::Twice)
+    let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    let mut options = File::options();
+    options
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .custom_flags(no_link);
+    let file = options.open(path).map_err(|error| match error.raw_os_error() {
+        Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => {
+            failed(io::Error::other("it is a symbolic link"))
+        }
+        _ => failed(error),
+    })?;
+    Ok(file)
 }
 
 const QUIET: &str = "rustls=warn,sled=off,tokio_postgres=warn";
 
-fn filter(verbosity: u8, rust_log: Option<&str>) -> Result<EnvFilter, LogError> {
+/// `None` is errors only.
+fn filter(verbosity: Option<u8>, rust_log: Option<&str>) -> Result<EnvFilter, LogError> {
     let text = match (rust_log.filter(|text| !text.is_empty()), verbosity) {
         (Some(text), _) => text,
-        (None, 0) => "warn",
-        (None, 1) => "warn,longhaul=info",
-        (None, 2) => "warn,longhaul=debug",
-        (None, _) => "info,longhaul=trace",
+        (None, None) => "error",
+        (None, Some(0)) => "warn",
+        (None, Some(1)) => "warn,longhaul=info",
+        (None, Some(2)) => "warn,longhaul=debug",
+        (None, Some(_)) => "info,longhaul=trace",
     };
     // tokio_postgres logs statements, and so keys of rows: it is kept quiet whatever the operator asked for. What sled
     // logs comes as an error too.
@@ -150,7 +219,7 @@ mod tests {
             (2, Some("error"), "error"),
             (1, Some(""), "longhaul=info,warn"),
         ] {
-            let filter = filter(verbosity, rust_log).expect("a filter").to_string();
+            let filter = filter(Some(verbosity), rust_log).expect("a filter").to_string();
             let mut directives: Vec<_> = filter.split(',').collect();
             directives.retain(|directive| !QUIET.split(',').any(|quiet| quiet == *directive));
             assert_eq!(directives.join(","), shown);
@@ -164,8 +233,26 @@ mod tests {
 
     #[test]
     fn a_rust_log_that_does_not_parse_is_an_error_that_shows_it() {
-        let error = filter(0, Some("longhaul=loud=er")).expect_err("no filter");
+        let error = filter(Some(0), Some("longhaul=loud=er")).expect_err("no filter");
         assert!(error.to_string().contains("longhaul=loud=er"));
+    }
+
+    #[test]
+    fn a_log_file_is_its_owners_is_appended_to_and_is_reached_through_no_link() {
+        use std::io::Write;
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().expect("a directory");
+        let (path, link) = (directory.path().join("log"), directory.path().join("link"));
+        for line in ["one", "two"] {
+            writeln!(open(&path).expect("it can be made"), "{line}").expect("written");
+        }
+        assert_eq!(std::fs::read_to_string(&path).expect("readable"), "one\ntwo\n");
+        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        std::os::unix::fs::symlink(&path, &link).expect("linked");
+        let error = open(&link).expect_err("it is a link");
+        let cause = std::error::Error::source(&error).expect("why").to_string();
+        assert_eq!(cause, "it is a symbolic link");
     }
 
     #[test]

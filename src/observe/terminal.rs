@@ -48,11 +48,22 @@ impl Terminal {
 
     /// Writes a line of data to stdout, flushed. Errors are the stream's, except that a reader who has gone is none.
     pub fn print(&self, line: &str) -> io::Result<()> {
+        self.write_data(&harmless(&format!("{line}\n")))
+    }
+
+    /// Writes lines of data over what stands on the terminal that stdout is. Errors as [`print`](Self::print).
+    pub fn print_over(&self, lines: &str) -> io::Result<()> {
+        // From the first column of the first line, each line to its end, and nothing below.
+        let lines = harmless(lines).replace('\n', "\x1b[K\n");
+        self.write_data(&format!("\x1b[H{lines}\x1b[K\x1b[J\n"))
+    }
+
+    fn write_data(&self, text: &str) -> io::Result<()> {
         self.beside_the_bar(|streams| {
             if streams.reader_gone {
                 return Ok(());
             }
-            let written = streams.out.write_all(harmless(&format!("{line}\n")).as_bytes());
+            let written = streams.out.write_all(text.as_bytes());
             match written.and_then(|()| streams.out.flush()) {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                     streams.reader_gone = true;
@@ -193,6 +204,8 @@ pub(crate) mod tests {
         terminal.say(text);
         let harmless = "\x1b[1;31merror:\x1b[0m a [2Jb c 5m d\ne\x1b[m \n";
         assert_eq!((out.text().as_str(), err.text().as_str()), (harmless, harmless));
+        terminal.print_over("a\x1b[2J\nb").expect("paper takes all");
+        assert!(out.text().ends_with("\n\x1b[Ha [2J\x1b[K\nb\x1b[K\x1b[J\n"));
     }
 
     #[test]

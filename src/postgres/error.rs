@@ -157,7 +157,7 @@ impl Kind {
             ),
             Self::Constraint => (
                 Retry::Never,
-                "mend the row or the constraint, then run the same command again",
+                "fix the row or the constraint, then run the same command again",
             ),
             Self::InvalidValue => (
                 Retry::Never,
@@ -169,7 +169,7 @@ impl Kind {
             ),
             Self::TableChanged | Self::TargetRewound => (
                 Retry::Again,
-                "the job looks at both tables again, and goes on where it can",
+                "the job looks at both tables again, and continues where it can",
             ),
             Self::SourceRewound => (
                 Retry::Never,
@@ -181,7 +181,7 @@ impl Kind {
             ),
             Self::Emptied => (
                 Retry::Never,
-                "bring its rows back; or empty it and begin anew: --restart; or copy every row again, over those that are \
+                "bring its rows back; or empty it and start over: --restart; or copy every row again, over those that are \
                  there: --restart --on-conflict update",
             ),
             Self::ReadOnly => (

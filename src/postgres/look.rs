@@ -1,12 +1,13 @@
-//! The look before a job starts, and once more when it does: everything that can be found wrong before a row moves.
+//! The look before a job starts, and once more when it does: everything that can be found wrong before a row moves, all of
+//! it at once.
 //!
 //! Reads both catalogs, sees to it that the ledger is there, and holds what it says against what the target has. Moves
-//! nothing; the one thing it may write is the empty ledger.
+//! nothing; the one thing that [`look`] may write is the empty ledger, and [`survey`] writes nothing at all.
 
-use super::catalog::{check_sequence, check_temporary, examine, target_is_empty};
+use super::catalog::{self, Purpose, Right, Survey, check_sequence, target_is_empty};
 use super::connect::Session;
 use super::error::{Error, Kind, Result, Side};
-use super::ledger;
+use super::ledger::{self, State};
 use super::rewind;
 use crate::table::{Growth, OnConflict, Plan, TableSpec, Tally};
 
@@ -32,52 +33,164 @@ pub struct Look {
     pub known: bool,
 }
 
-/// Looks at both sides.
+/// What stands in the way of a job: at least one thing.
+#[derive(Debug)]
+pub struct Troubles {
+    first: Error,
+    others: Vec<Error>,
+}
+
+impl Troubles {
+    /// All of them, where there is one.
+    #[must_use]
+    pub fn of(troubles: Vec<Error>) -> Option<Self> {
+        let mut troubles = troubles.into_iter();
+        Some(Self {
+            first: troubles.next()?,
+            others: troubles.collect(),
+        })
+    }
+
+    /// The first that was found.
+    #[must_use]
+    pub fn first(&self) -> &Error {
+        &self.first
+    }
+
+    /// All of them, to be kept.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<Error> {
+        std::iter::once(self.first).chain(self.others).collect()
+    }
+
+    /// All of them, in the order in which they were found.
+    pub fn iter(&self) -> impl Iterator<Item = &Error> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+}
+
+impl From<Error> for Troubles {
+    fn from(first: Error) -> Self {
+        Self {
+            first,
+            others: Vec::new(),
+        }
+    }
+}
+
+impl From<Troubles> for Error {
+    /// The first: where one is enough to end an attempt.
+    fn from(troubles: Troubles) -> Self {
+        troubles.first
+    }
+}
+
+/// Looks at both sides, and sees to it that the ledger is there.
 ///
 /// # Errors
-/// Each thing that stands in the way, named, with its hint.
-pub async fn look(source: &Session, target: &Session, spec: &TableSpec, ask: &Ask) -> Result<Look> {
-    let plan = examine(source, target, spec).await?;
-    if ask.sync && !ask.lookback {
-        refuse_sync(&plan)?;
-        check_sequence(source, &plan).await?;
-    }
-    if ask.sync {
-        check_temporary(target).await?;
-    }
-    ledger::ensure(target, spec.ledger_owner.as_deref()).await?;
-    let found = if ask.restart {
-        ledger::Found::default()
-    } else {
-        let found = ledger::inspect(target, spec, &plan).await?;
-        if !ask.sync {
-            ledger::check_source(source, target, spec, &plan).await?;
+/// Everything that stands in the way, each thing named, with its hint.
+pub async fn look(
+    source: &Session,
+    target: &Session,
+    spec: &TableSpec,
+    ask: &Ask,
+) -> std::result::Result<Look, Troubles> {
+    let mut survey = survey(source, target, spec, ask).await;
+    if survey.troubles.is_empty() {
+        let ensured = ledger::ensure(target, spec.ledger_owner.as_deref()).await;
+        survey.keep(ensured);
+        if survey.ledger == Some(State::Earlier) {
+            inspect(source, target, spec, ask, &mut survey).await;
         }
-        rewind::check(source, target, spec, &plan).await?;
-        found
-    };
-    if found.tally.batches == 0
-        && plan.on_conflict == OnConflict::Error
-        && !target_is_empty(target, &plan).await?
-    {
-        let words = if ask.restart {
-            format!(
-                "target table {} is not empty, and --restart begins job {} anew",
-                plan.target, spec.job
-            )
-        } else {
-            format!(
-                "target table {} is not empty, and the ledger has no batch of job {}",
-                plan.target, spec.job
-            )
-        };
-        return Err(Error::new(Side::Target, Kind::NotEmpty, words));
     }
-    Ok(Look {
+    let Survey {
         plan,
-        found: found.tally,
-        known: found.known,
-    })
+        found,
+        known,
+        troubles,
+        ..
+    } = survey;
+    match (Troubles::of(troubles), plan) {
+        (None, Some(plan)) => Ok(Look { plan, found, known }),
+        (Some(troubles), _) => Err(troubles),
+        (None, None) => Err(Error::new(Side::Source, Kind::Unknown, "no plan could be made").into()),
+    }
+}
+
+/// Looks at both sides and finds all that stands in the way. Writes nothing.
+pub async fn survey(source: &Session, target: &Session, spec: &TableSpec, ask: &Ask) -> Survey {
+    let purpose = if ask.sync { Purpose::Sync } else { Purpose::Copy };
+    let mut survey = catalog::survey(source, target, spec, purpose).await;
+    if let (Some(plan), true, false) = (&survey.plan, ask.sync, ask.lookback) {
+        let refused = refuse_sync(plan);
+        let may_read = |right: &Right| right.side == Side::Target || right.granted;
+        let behind = match survey.rights.iter().all(may_read) {
+            true => check_sequence(source, plan).await,
+            // That it may not be read is told already.
+            false => Ok(()),
+        };
+        survey.keep(refused);
+        survey.keep(behind);
+    }
+    let probed = ledger::probe(target, spec.ledger_owner.as_deref()).await;
+    if let Some(probe) = survey.keep(probed) {
+        survey.ledger = probe.state;
+        survey.need(probe.rights, |_, _| probe.hint.clone());
+        // The layout before it kept less; what it has is looked at once it is upgraded.
+        if probe.state == Some(State::Absent) || probe.state == Some(State::Current) {
+            inspect(source, target, spec, ask, &mut survey).await;
+        }
+    }
+    survey
+        .troubles
+        .sort_by_key(|trouble| trouble.side() == Side::Target);
+    survey
+}
+
+/// Holds the ledger, where there is one, against the plan, and the target against both.
+async fn inspect(source: &Session, target: &Session, spec: &TableSpec, ask: &Ask, survey: &mut Survey) {
+    let Some(plan) = survey.plan.clone() else {
+        return;
+    };
+    let is_there = survey.ledger != Some(State::Absent);
+    if is_there && !ask.restart && !survey.troubles.is_empty() {
+        // Tables that do not fit are not what was copied either, and that need not be said twice.
+        let found = ledger::tally(target, spec, &plan).await;
+        let Some(found) = survey.keep(found) else { return };
+        survey.found = found;
+    } else if is_there && !ask.restart {
+        let found = ledger::inspect(target, spec, &plan).await;
+        let Some(found) = survey.keep(found) else { return };
+        (survey.found, survey.known) = (found.tally, found.known);
+        if !ask.sync {
+            let checked = ledger::check_source(source, target, spec, &plan).await;
+            survey.keep(checked);
+        }
+        let rewound = rewind::check(source, target, spec, &plan).await;
+        survey.keep(rewound);
+    }
+    let must_be_empty = survey.found.batches == 0 && plan.on_conflict == OnConflict::Error;
+    let may_look = |survey: &Survey| {
+        let mut rights = survey.rights.iter();
+        rights.all(|right| right.side == Side::Source || right.right != "SELECT" || right.granted)
+    };
+    if must_be_empty && may_look(survey) {
+        let refused = refuse_rows(target, spec, &plan, ask).await;
+        survey.keep(refused);
+    }
+}
+
+/// Rows that this job did not put there would be in its way, or be taken for its own.
+async fn refuse_rows(target: &Session, spec: &TableSpec, plan: &Plan, ask: &Ask) -> Result<()> {
+    if target_is_empty(target, plan).await? {
+        return Ok(());
+    }
+    let why = match ask.restart {
+        true => format!("--restart starts job {} over", spec.job),
+        false => format!("the ledger has no batch of job {}", spec.job),
+    };
+    let words = format!("target table {} is not empty, and {why}", plan.target);
+    Err(Error::new(Side::Target, Kind::NotEmpty, words))
 }
 
 fn refuse_sync(plan: &Plan) -> Result<()> {

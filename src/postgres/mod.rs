@@ -33,16 +33,21 @@ mod server;
 mod service;
 mod throttle;
 mod tls;
+mod trial;
 pub mod verify;
 mod words;
 pub mod writers;
 
-pub use catalog::{check_repair, check_sequence, examine, examine_to_read, identify, target_is_empty};
+pub use catalog::{
+    Right, Survey, check_repair, check_sequence, examine, examine_to_read, identify, look_at_one,
+    target_is_empty,
+};
 pub use connect::{Session, connect};
 pub use connection_string::ConnectionString;
 pub use copy::copy_batch;
 pub use error::{BRIEF, Error, Kind, Result, Retry, Side, UNKNOWN_ATTEMPTS};
-pub use look::{Ask, Look, look};
+pub use look::{Ask, Look, Troubles, look, survey};
 pub use pool::{Lease, Pool};
 pub use server::{Backup, ServerError, ServerOptions, Standby, StopMode, ThrowawayServer};
 pub use throttle::{Meter, Throttle, Unmetered};
+pub use trial::{Trial, read_some};

@@ -17,13 +17,13 @@ pub struct TableName {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Nothing between two dots, or nothing at all.
-    #[error("`{0}` is no table name: a part of it is empty")]
+    #[error("`{0}` is not a table name: a part of it is empty")]
     EmptyPart(String),
     /// A quote is opened and never closed, or text follows a closed one.
-    #[error("`{0}` is no table name: its quotes do not match")]
+    #[error("`{0}` is not a table name: its quotes do not match")]
     Quotes(String),
     /// More than `schema.table`.
-    #[error("`{0}` is no table name: it has more than two parts (schema.table)")]
+    #[error("`{0}` is not a table name: it has more than two parts (schema.table)")]
     TooManyParts(String),
 }
 

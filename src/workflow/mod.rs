@@ -15,7 +15,7 @@ mod verifying;
 mod witnesses;
 
 pub use copy_table::CopyTable;
-pub use pace::{Moved, Pace};
+pub use pace::{Moved, Pace, batch_rows};
 pub use progress::{Phase, Progress};
 pub use state::{JobInput, Round, TableState};
 pub use verifying::VerifyState;

@@ -47,7 +47,7 @@ fn a_job_that_the_first_version_has_finished_is_shown_in_full_and_there_is_nothi
     state.assert_says(&["list"], 0, &[JOB, "completed", "20,000"]);
     state.assert_says(&["status", JOB], 0, &["completed", "20,000 rows"]);
     state.assert_says(
-        &["history", JOB],
+        &["history", JOB, "--events"],
         0,
         &["WorkflowExecutionCompleted", "copy_batch"],
     );
@@ -74,7 +74,8 @@ fn an_open_job_of_the_first_version_is_told_the_way_out_and_left_as_it_is() {
             &["an earlier version of longhaul began it", WAY_OUT],
         );
         state.assert_says(&["list"], 0, &[JOB]);
-        state.assert_says(&["history", JOB], 0, &["WorkflowExecutionStarted"]);
+        state.assert_says(&["history", JOB, "--events"], 0, &["WorkflowExecutionStarted"]);
+        state.assert_says(&["history", JOB], 0, &["begun: small -> small"]);
         assert_eq!(state.statuses()[0]["state"], "INTERRUPTED", "{name}");
     }
 }

@@ -39,7 +39,8 @@ fn journals_of_the_second_version_open_and_their_jobs_say_how_they_stand() {
                 "{job}: {status}"
             );
             assert_eq!(status["worker_pid"], Value::Null);
-            state.assert_says(&["history", job], 0, &["WorkflowExecutionStarted"]);
+            state.assert_says(&["history", job, "--events"], 0, &["WorkflowExecutionStarted"]);
+            state.assert_says(&["history", job], 0, &["begun: audio_downloads -> "]);
             match job {
                 "failed" => assert!(
                     status["last_failure"].as_str().unwrap().contains("odd"),

@@ -99,7 +99,7 @@ fn a_migrate_of_the_first_version_is_gone_on_with_by_its_own_command() {
     let before = ask(&stage.target, "SELECT count(*) FROM longhaul.batches");
     let ended = stage.begin(&mut stage.migrate(&[])).end().assert_code(0);
     ended.assert_said(&[
-        "goes on from the ledger found on the target",
+        "continues from the ledger found on the target",
         "is complete: 3,000 rows",
     ]);
     stage.assert_moved();
@@ -121,7 +121,7 @@ fn a_migrate_of_the_first_version_is_gone_on_with_by_its_own_command() {
 fn a_migrate_of_the_first_version_is_gone_on_with_by_resume() {
     let stage = left_open(&json!("migrate"));
     let resumed = stage.run(&["resume"]).assert_code(0);
-    resumed.assert_said(&["goes on from the ledger found on the target"]);
+    resumed.assert_said(&["continues from the ledger found on the target"]);
     stage.assert_moved();
 }
 

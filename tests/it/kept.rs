@@ -141,7 +141,7 @@ fn a_target_that_is_made_anew_under_the_job_is_found_before_it_is_complete() {
     assert!(matches!(ended.code, Some(1 | 4)), "{ended:?}");
     again(&stage, &[])
         .assert_code(4)
-        .assert_said(&["has lost rows", "made anew"]);
+        .assert_said(&["has lost rows", "created again"]);
     again(&stage, &ALL_AGAIN).assert_code(0);
     stage.assert_moved();
 }

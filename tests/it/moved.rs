@@ -168,7 +168,7 @@ fn resume_points_a_job_at_where_its_servers_are_now_and_it_stays_there_until_it_
         "given up after",
         "of trying again",
         "target",
-        "the same command goes on",
+        "the same command continues",
     ]);
     let fast = ["--max-rate", "none", "--give-up-after", "never"];
     stage

@@ -361,7 +361,7 @@ fn a_verification_that_is_killed_goes_on_where_it_was_and_finds_the_same() {
     );
     let ended = command("none").end().assert_code(1);
     planted.assert_named(&ended);
-    ended.assert_said(&["goes on"]);
+    ended.assert_said(&["continues"]);
     let after = status_of_verification(&stage).unwrap();
     assert_eq!(after["run_id"], before["run_id"], "it was not begun anew");
     let history = stage
@@ -882,7 +882,7 @@ fn what_cannot_be_compared_or_repaired_is_said_with_a_way_out_of_verify_itself()
     let ended = ended.assert_said(&[
         "kept",
         "ALTER TABLE \"public\".\"w2\" DISABLE TRIGGER \"kept\"",
-        "verifies anew",
+        "verifies again",
     ]);
     assert!(!ended.stderr.contains("--fire-triggers"), "{ended:?}");
 }

@@ -317,13 +317,13 @@ async fn missing_rights_are_named() {
         (
             source_url,
             "GRANT SELECT ON s.t TO limited",
-            "the target's user lacks SELECT on table s.t",
+            "the target's user lacks SELECT, INSERT, UPDATE on table s.t",
             Side::Target,
         ),
         (
             target_url,
             "GRANT SELECT ON s.t TO limited",
-            "the target's user lacks INSERT on table s.t",
+            "the target's user lacks INSERT, UPDATE on table s.t",
             Side::Target,
         ),
         (

@@ -1,7 +1,7 @@
 //! What an error means for who has to do something about it, by what a server really says.
 
 use crate::servers::{Databases, batch, range, session, spec, sql};
-use longhaul::postgres::{Kind, Retry, ServerOptions, Side, ThrowawayServer, examine, ledger};
+use longhaul::postgres::{Error, Kind, Retry, ServerOptions, Side, ThrowawayServer, examine, ledger};
 use longhaul::table::{CopyFormat, OnConflict};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, a text)";
@@ -55,9 +55,10 @@ async fn a_target_that_is_a_standby_is_named_before_the_job_starts() {
     let target = session(&standby.url("postgres"), Side::Target).await;
     let wanted = spec("t", OnConflict::Error);
     let ask = longhaul::postgres::Ask::default();
-    let error = longhaul::postgres::look(&databases.source, &target, &wanted, &ask)
+    let error: Error = longhaul::postgres::look(&databases.source, &target, &wanted, &ask)
         .await
-        .unwrap_err();
+        .unwrap_err()
+        .into();
     assert_eq!(
         (error.kind(), error.side()),
         (Kind::ReadOnly, Side::Target),

@@ -85,7 +85,9 @@ async fn walk(databases: &Databases, last: &str) {
     };
     for mode in [OnConflict::Error, OnConflict::Skip, OnConflict::Update] {
         let wanted = spec("t", mode);
-        look(source, target, &wanted, &ask).await.unwrap_or_else(said);
+        look(source, target, &wanted, &ask)
+            .await
+            .unwrap_or_else(|troubles| said(troubles.into()));
         let run = databases.run(wanted).await;
         let all = range(None, last);
         let number = run.position.next_batch;

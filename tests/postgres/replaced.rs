@@ -24,7 +24,7 @@ async fn refused(table: &str, source: &str, target: &str) -> Option<Error> {
     let found = look(&databases.source, &databases.target, &wanted, &Ask::default()).await;
     let plan = match found {
         Ok(found) => found.plan,
-        Err(error) => return Some(error),
+        Err(troubles) => return Some(troubles.into()),
     };
     let read_back = ledger::check_rewritten(&databases.target, &databases.source, &wanted, &plan).await;
     match read_back {
@@ -183,7 +183,7 @@ async fn a_sequence_below_the_highest_key_is_refused_by_a_sync() {
         .await
     };
     assert!(looked("t", false).await.is_ok());
-    let error = looked("u", false).await.unwrap_err();
+    let error = Error::from(looked("u", false).await.unwrap_err());
     assert_eq!((error.kind(), error.side()), (Kind::Unsupported, Side::Source));
     assert!(
         error
@@ -195,6 +195,10 @@ async fn a_sequence_below_the_highest_key_is_refused_by_a_sync() {
         looked("u", true).await.is_ok(),
         "a lookback is the operator's word"
     );
+    sql(&databases.target_url, "INSERT INTO u VALUES (1)").await;
+    let troubles = looked("u", false).await.unwrap_err().into_vec();
+    let kinds: Vec<_> = troubles.iter().map(Error::kind).collect();
+    assert_eq!(kinds, [Kind::Unsupported, Kind::NotEmpty], "each is told");
     let plan = databases.examine("t").await.unwrap();
     longhaul::postgres::check_sequence(&databases.source, &plan)
         .await

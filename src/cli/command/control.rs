@@ -50,7 +50,7 @@ async fn speak_to(context: &Context<'_>, name: &str) -> Result<Spoken, Report> {
     if job.is_earlier() {
         let words = format!("an earlier version of longhaul began job {name}");
         return Err(Report::of(words, ExitStatus::Failed)
-            .with_hint("run its own command again: it goes on from the ledger on the target".to_owned()));
+            .with_hint("run its own command again: it continues from the ledger on the target".to_owned()));
     }
     let live = match connected.place {
         Place::Process(_) => jobs::worker_pid(&connected.client, &job.spec.name)

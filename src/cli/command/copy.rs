@@ -9,6 +9,7 @@ use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
 use super::super::resources;
 use super::super::settings::Setting;
+use super::check::{self, Phase};
 use super::ends::{self, By, Connections, Refusal, of_side};
 use super::inspect::unknown;
 use super::jobs::{self, Job};
@@ -18,7 +19,7 @@ use super::{Context, refused, unreachable};
 use crate::connect::{self, ConnectError, Connected, Place};
 use crate::job::status::JobKind;
 use crate::job::{Ends, JobSpec, TuningChange};
-use crate::postgres::{Ask, Error, Look, Session, Side, ledger, look};
+use crate::postgres::{Look, Session, Side, ledger, look};
 use crate::service::Mode;
 use crate::table::{Position, Tally};
 use crate::worker;
@@ -41,13 +42,7 @@ struct Found {
 }
 
 pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outcome {
-    let connections = Connections {
-        source: ends::parse(context.settings.source()?.expose(), Side::Source)?,
-        target: ends::parse(context.settings.target()?.expose(), Side::Target)?,
-    };
-    let (source, target) = connections.names();
-    let spec = context.settings.job_spec(kind, source, target)?;
-    spec.validate()?;
+    let (spec, connections) = check::asked_for(context.settings, kind)?;
     for warning in context.state_dir.prepare()? {
         context.printer.warn(&warning);
     }
@@ -182,7 +177,7 @@ async fn unpause(
     send_resume(job).await?;
     context
         .printer
-        .talk(&format!("job {name} goes on, in process {owner}"));
+        .talk(&format!("job {name} continues, in process {owner}"));
     Ok(ExitStatus::Done)
 }
 
@@ -198,7 +193,7 @@ pub(super) async fn own(context: &Context<'_>) -> Result<Connected, Report> {
     }
     let aside = connect::set_aside(context.path()).map_err(|error| unreachable(&error))?;
     context.printer.warn(&format!(
-        "{error}; it is set aside as {}, and the jobs in it go on from the ledgers on their targets",
+        "{error}; it is set aside as {}, and the jobs in it continue from the ledgers on their targets",
         aside.display()
     ));
     connect::own(context.path())
@@ -270,7 +265,7 @@ async fn begin(
     let is_paused = current.as_ref().is_some_and(|it| it.paused) && open.is_some();
     let begins = match (&open, &before) {
         (Some(_), _) if is_paused => Begins::Paused,
-        (Some(_), _) => Begins::GoesOn,
+        (Some(_), _) => Begins::Continues,
         (None, Some(job)) if !restart => Begins::Again(job.status),
         (None, _) => Begins::First,
     };
@@ -302,7 +297,7 @@ async fn end_the_one_before(job: &Job, restart: bool) -> Result<(), Report> {
     let reason = if restart {
         "--restart"
     } else if job.is_earlier() {
-        "an earlier version of longhaul began it: it goes on from the ledger"
+        "an earlier version of longhaul began it: it continues from the ledger"
     } else {
         "its settings were changed"
     };
@@ -350,19 +345,25 @@ async fn look_at(
     job: Option<&Job>,
     again: Again,
 ) -> Result<Found, Refusal> {
-    let reached = async {
-        let source = ends::reach(&connections.source, Side::Source, spec).await?;
-        let target = ends::reach(&connections.target, Side::Target, spec).await?;
-        Ok::<_, Error>((source, target))
-    };
-    let ((source, from), (target, to)) = match (reached.await, job) {
-        (Ok(reached), _) => reached,
+    let reached = tokio::join!(
+        ends::reach(&connections.source, Side::Source, spec),
+        ends::reach(&connections.target, Side::Target, spec)
+    );
+    let ((source, from), (target, to)) = match (reached, job) {
+        ((Ok(source), Ok(target)), _) => (source, target),
         // Nobody there can say that it is the same database.
-        (Err(error), Some(job)) if ends::went_by_another_address(&job.spec, spec) => {
+        ((Err(error), _) | (_, Err(error)), Some(job)) if ends::went_by_another_address(&job.spec, spec) => {
             let other = ends::other(&job.spec, spec, again.by);
             return Err(other.caused_by(&error.chain()).into());
         }
-        (Err(error), _) => return Err(error.into()),
+        ((source, target), _) => {
+            let (source, target) = (
+                source.map(|(session, _)| session),
+                target.map(|(session, _)| session),
+            );
+            let (troubles, _) = check::look_at_the_other(spec, source, target).await;
+            return Err(Refusal::Postgres(troubles));
+        }
     };
     for session in [&source, &target] {
         let version = session.server_version();
@@ -383,12 +384,12 @@ async fn look_at(
         Some(job) => ends::are_of(&job.spec, &spec, again.by)?,
         None => false,
     };
-    let ask = Ask {
-        sync: spec.kind.label() == JobKind::Sync,
-        lookback: spec.lookback_keys.is_some(),
-        restart: again.restart,
-    };
-    let look = look(&source, &target, &spec.table_spec(), &ask).await?;
+    let ask = check::ask(&spec, again.restart);
+    let look = look(&source, &target, &spec.table_spec(), &ask).await;
+    let look = look.map_err(|troubles| {
+        let troubles = troubles.into_vec().into_iter();
+        Refusal::Postgres(troubles.map(|error| (Phase::Looking, error)).collect())
+    })?;
     if let Some(job) = job.filter(|_| in_doubt && !look.known) {
         return Err(ends::other(&job.spec, &spec, again.by).into());
     }
@@ -427,7 +428,7 @@ pub(super) async fn apply_tuning(job: &Job, change: TuningChange) -> Result<(), 
 /// What a command that is given begins with.
 enum Begins {
     /// An open job, which goes on.
-    GoesOn,
+    Continues,
     /// An open job that the operator has paused, and that stays so.
     Paused,
     /// A job that has ended that way.
@@ -443,10 +444,10 @@ fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, look: &Look, begin
     let name = &spec.name;
     let from = match look.found.batches {
         0 => "begins".to_owned(),
-        _ => format!("goes on from the ledger found on the target ({rows} rows in {batches} batches)"),
+        _ => format!("continues from the ledger found on the target ({rows} rows in {batches} batches)"),
     };
     let words = match begins {
-        Begins::GoesOn => format!("job {name} goes on: {place}"),
+        Begins::Continues => format!("job {name} continues: {place}"),
         Begins::Paused => {
             format!("job {name} is paused, and stays so until: longhaul resume {name}   ({place})")
         }

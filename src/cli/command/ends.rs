@@ -11,6 +11,7 @@ use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 
 use super::super::exit::ExitStatus;
 use super::super::report::Report;
+use super::check::{self, Phase, Told};
 use super::jobs::Job;
 use super::{Context, refused};
 use crate::job::{ConnectionName, End, Ends, JobSpec, Mismatch};
@@ -31,15 +32,15 @@ pub(super) struct Connections {
 
 /// Why an attempt to get to the servers failed.
 pub(super) enum Refusal {
-    /// It may be one that passes.
-    Postgres(Error),
+    /// Each may be one that passes.
+    Postgres(Vec<Told>),
     /// Waiting does not help.
     Final(Report),
 }
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        Self::Postgres(error)
+        Self::Postgres(vec![(Phase::Connecting, error)])
     }
 }
 
@@ -100,7 +101,7 @@ pub(super) async fn patiently<T>(
     let (mut pause, longest) = PAUSES;
     let mut said = String::new();
     loop {
-        let error = match attempt().await {
+        let troubles = match attempt().await {
             Ok(done) => {
                 if !said.is_empty() {
                     context.printer.talk(&format!("reached after {}", waited(began)));
@@ -108,17 +109,19 @@ pub(super) async fn patiently<T>(
                 return Ok(done);
             }
             Err(Refusal::Final(report)) => return Err(report),
-            Err(Refusal::Postgres(error)) => error,
+            Err(Refusal::Postgres(troubles)) => troubles,
         };
         let left = context.settings.wait.left(began.elapsed());
-        let Some(left) = left.filter(|_| error.retry() == Retry::Retry) else {
-            let report = of_side(&error);
+        let Some(left) = left.filter(|_| troubles.iter().all(|(_, error)| error.retry() == Retry::Retry))
+        else {
+            let report = check::of_sides(context.settings, troubles.iter());
             return Err(match said.is_empty() {
                 true => report,
                 false => report.with_hint(format!("it was waited for {} (--wait)", waited(began))),
             });
         };
-        let words = error.chain();
+        let words: Vec<_> = troubles.iter().map(|(_, error)| error.chain()).collect();
+        let words = words.join("; ");
         if words != said {
             context
                 .printer

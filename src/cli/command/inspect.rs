@@ -1,11 +1,9 @@
-//! `status`, `list`, `history`: questions to the service of a live process, or to the journal where there is none.
+//! `status` and `list`: questions to the service of a live process, or to the journal where there is none.
 
-use temporalio_client::WorkflowFetchHistoryOptions;
-use temporalio_protos::temporal::api::history::v1::HistoryEvent;
-use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
+use std::time::{Duration, SystemTime};
 
 use super::super::exit::ExitStatus;
-use super::super::report::{self, HistoryRow, Outcome, Report};
+use super::super::report::{self, Outcome, Report};
 use super::jobs::{self, Job};
 use super::{Context, refused, unreachable};
 use crate::connect::{self, Connected, Place};
@@ -14,7 +12,7 @@ use crate::service::Mode;
 use crate::worker;
 
 /// A connection for questions, and who is asked. `None`: nothing was ever journaled here.
-async fn connect(context: &Context<'_>) -> Result<Option<Connected>, Report> {
+pub(super) async fn connect(context: &Context<'_>) -> Result<Option<Connected>, Report> {
     if !context.state_dir.exists()? {
         return Ok(None);
     }
@@ -51,9 +49,32 @@ pub async fn status(context: &Context<'_>, name: Option<&str>, json: bool) -> Ou
     print(context, &statuses, json, texts)
 }
 
+/// How often `--watch` looks.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+
+/// Shows the status again and again, until every job that is shown has ended. Ctrl-C ends it as it ends any command.
+pub async fn watch(context: &Context<'_>, name: Option<&str>, json: bool) -> Outcome {
+    loop {
+        let statuses = statuses(context, name).await?;
+        if json || statuses.is_empty() {
+            print(context, &statuses, json, |_| String::new())?;
+        } else {
+            let texts: Vec<_> = statuses.iter().map(report::status).collect();
+            context.printer.screen(&texts.join("\n\n"))?;
+        }
+        if statuses.iter().all(|status| status.closed_at.is_some()) {
+            return Ok(ExitStatus::Done);
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
 pub async fn list(context: &Context<'_>, json: bool) -> Outcome {
     let statuses = statuses(context, None).await?;
-    print(context, &statuses, json, report::list)
+    let color = context.printer.color_data();
+    print(context, &statuses, json, |statuses| {
+        report::list(statuses, SystemTime::now(), color)
+    })
 }
 
 fn print(
@@ -90,68 +111,8 @@ pub(super) async fn statuses(context: &Context<'_>, name: Option<&str>) -> Resul
     Ok(statuses)
 }
 
-pub async fn history(context: &Context<'_>, name: &str, json: bool) -> Outcome {
-    let connected = connect(context).await?.ok_or_else(|| unknown(name))?;
-    let job = jobs::named(&connected.client, name).await?;
-    let events = job
-        .handle
-        .fetch_history(WorkflowFetchHistoryOptions::default())
-        .into_events()
-        .await;
-    let events = events.map_err(|error| refused(&error))?;
-    if json {
-        for event in &events {
-            context.printer.json(&report::event_json(event))?;
-        }
-    } else {
-        let rows: Vec<_> = events.iter().map(row).collect();
-        context.printer.data(report::history(&rows).trim_end())?;
-    }
-    Ok(ExitStatus::Done)
-}
-
 pub fn unknown(name: &str) -> Report {
     Report::of(format!("there is no job named {name}"), ExitStatus::Usage).with_hint(
         "nothing was ever run from this state directory; --state-dir says where else to look".to_owned(),
     )
-}
-
-fn row(event: &HistoryEvent) -> HistoryRow {
-    HistoryRow {
-        event_id: event.event_id.unsigned_abs(),
-        time: jobs::time(event.event_time).map(jobs::rfc3339),
-        event_type: format!("{:?}", event.event_type()),
-        detail: detail(event).unwrap_or_default(),
-    }
-}
-
-fn detail(event: &HistoryEvent) -> Option<String> {
-    Some(match event.attributes.as_ref()? {
-        Attributes::ActivityTaskScheduledEventAttributes(it) => it.activity_type.clone()?.name,
-        Attributes::ActivityTaskStartedEventAttributes(it) if it.attempt > 1 => {
-            let failure = it
-                .last_failure
-                .as_ref()
-                .map(|failure| format!(" after: {}", jobs::innermost(failure)));
-            format!("attempt {}{}", it.attempt, failure.unwrap_or_default())
-        }
-        Attributes::ActivityTaskFailedEventAttributes(it) => {
-            jobs::innermost(it.failure.as_ref()?).to_string()
-        }
-        Attributes::ActivityTaskTimedOutEventAttributes(it) => it.failure.as_ref()?.message.clone(),
-        Attributes::WorkflowExecutionFailedEventAttributes(it) => {
-            jobs::innermost(it.failure.as_ref()?).to_string()
-        }
-        Attributes::WorkflowTaskFailedEventAttributes(it) => it.failure.as_ref()?.message.clone(),
-        Attributes::WorkflowExecutionSignaledEventAttributes(it) => it.signal_name.clone(),
-        Attributes::WorkflowExecutionUpdateAcceptedEventAttributes(it) => {
-            it.accepted_request.clone()?.input?.name
-        }
-        Attributes::WorkflowExecutionTerminatedEventAttributes(it) => it.reason.clone(),
-        Attributes::TimerStartedEventAttributes(it) => {
-            let duration = std::time::Duration::try_from(it.start_to_fire_timeout?).ok()?;
-            humantime::format_duration(duration).to_string()
-        }
-        _ => return None,
-    })
 }

@@ -253,7 +253,7 @@ impl Job {
         let last_failure = match state {
             JobState::Failed => self.failure().await.map(|failure| failure.to_string()),
             _ if self.is_earlier() && state.is_open() => Some(
-                "an earlier version of longhaul began it; its own command goes on from the ledger on the target".to_owned(),
+                "an earlier version of longhaul began it; its own command continues from the ledger on the target".to_owned(),
             ),
             _ => stands.pending.iter().find_map(|activity| activity.last_failure.clone()),
         };

@@ -1,9 +1,12 @@
 //! One file a group of commands: what each does, in the order in which it does it.
 
+mod check;
+mod config;
 mod control;
 mod copy;
 mod demo;
 mod ends;
+mod history;
 mod inspect;
 mod jobs;
 mod kept;
@@ -23,6 +26,8 @@ use super::settings::Settings;
 use super::state_dir::StateDir;
 use crate::connect::ConnectError;
 use crate::job::status::JobKind;
+
+pub use config::manual;
 
 /// What every command has at hand.
 pub(super) struct Context<'a> {
@@ -64,17 +69,38 @@ pub async fn execute(args: &Args, settings: &Settings, printer: &Printer) -> Out
 async fn carry_out(args: &Args, context: Context<'_>) -> Outcome {
     let (settings, printer) = (context.settings, context.printer);
     match &args.command {
+        Command::Check(args) => {
+            let kind = if args.sync {
+                JobKind::Sync
+            } else {
+                JobKind::Migrate
+            };
+            check::check(&context, kind, args.job.copy.restart, args.json).await
+        }
+        Command::Migrate(args) if args.dry.dry_run => {
+            check::check(&context, JobKind::Migrate, args.copy.restart, args.dry.json).await
+        }
+        Command::Sync(args) if args.dry.dry_run => {
+            check::check(&context, JobKind::Sync, args.copy.restart, args.dry.json).await
+        }
         Command::Migrate(migrate) => copy::copy(&context, JobKind::Migrate, &migrate.copy).await,
         Command::Verify(verify) => verify::verify(&context, verify).await,
         Command::Sync(sync) => copy::copy(&context, JobKind::Sync, &sync.copy).await,
         Command::Resume(resume) => copy::resume(&context, resume).await,
-        Command::Status(status) => inspect::status(&context, status.job.as_deref(), status.json).await,
+        Command::Status(status) => {
+            if status.watch {
+                return inspect::watch(&context, status.job.as_deref(), status.json).await;
+            }
+            inspect::status(&context, status.job.as_deref(), status.json).await
+        }
         Command::List(list) => inspect::list(&context, list.json).await,
-        Command::History(history) => inspect::history(&context, &history.job, history.json).await,
+        Command::History(args) => history::history(&context, args).await,
         Command::Pause(pause) => control::pause(&context, &pause.job, pause.wait).await,
         Command::Cancel(cancel) => control::cancel(&context, &cancel.job, cancel.wait).await,
         Command::Tune(tune) => control::tune(&context, &tune.job, tune.change()).await,
         Command::Demo(demo) => demo::run(demo, printer, settings).await,
+        Command::Config(args) => config::config(&args.command, settings, printer),
+        Command::Completions(_) | Command::Man(_) => manual(args, printer).unwrap_or(Ok(ExitStatus::Done)),
     }
 }
 
@@ -85,11 +111,11 @@ fn unreachable(error: &ConnectError) -> Report {
             "one process runs the jobs of a state directory: wait for process {pid}, or give this job its own --state-dir"
         )),
         ConnectError::Journal(journal) if journal.is_damage() => Some(
-            "run the job's own command again: it sets the damaged journal aside, finds the ledger on the target and goes on \
+            "run the job's own command again: it sets the damaged journal aside, finds the ledger on the target and continues \
              from it"
                 .to_owned(),
         ),
-        ConnectError::Journal(_) => Some("make room, mend the disk's rights, or raise the limit that is reached, then run the same command again".to_owned()),
+        ConnectError::Journal(_) => Some("make room, fix the disk's rights, or raise the limit that is reached, then run the same command again".to_owned()),
         ConnectError::Silent { pid, .. } => Some(format!("if process {pid} hangs, end it and run its command again")),
         ConnectError::Directory(error) => Some(error.hint()),
         ConnectError::Lock { .. } | ConnectError::Listen(_) => Some("look at the rights of the state directory".to_owned()),

@@ -168,17 +168,17 @@ fn checked(name: &JobName, status: &JobStatus) -> String {
         };
     }
     format!(
-        "checked on the target: its ledger has every batch, without a gap, and the table was not emptied, rewritten or made \
-         anew since; to read the rows back: longhaul verify {name}"
+        "checked on the target: its ledger has every batch, without a gap, and the table was not emptied, rewritten or created \
+         again since; to read the rows back: longhaul verify {name}"
     )
 }
 
-/// What the same command does once the cause is mended; `None` where only another one helps, which the failure names.
+/// What the same command does once the cause is fixed; `None` where only another one helps, which the failure names.
 fn goes_on(job: Kind, failure: &str) -> Option<&'static str> {
     match failure {
-        _ if job == Kind::Verify => Some("once the cause is mended, the same command verifies anew"),
+        _ if job == Kind::Verify => Some("once the cause is fixed, the same command verifies again"),
         "Different" | "Emptied" | "Incompatible" | "Fenced" | "SourceRewound" => None,
-        _ => Some("once the cause is mended, the same command goes on from here"),
+        _ => Some("once the cause is fixed, the same command continues from here"),
     }
 }
 
@@ -187,7 +187,7 @@ fn must_be_well(connected: &Connected, ready: &Ready) -> Result<(), Report> {
     if let Place::Here(owner) = &connected.place {
         owner.service.check().map_err(|error| {
             Report::new(&error, ExitStatus::Service).with_hint(
-                "nothing is lost: make room or mend the disk, then run the same command again".to_owned(),
+                "nothing is lost: make room or repair the disk, then run the same command again".to_owned(),
             )
         })?;
     }

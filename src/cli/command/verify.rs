@@ -62,7 +62,7 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
         Some(Against::Source) => "the source",
         _ => "the receipts of its ledger",
     };
-    let begins = if open.is_some() { "goes on" } else { "begins" };
+    let begins = if open.is_some() { "continues" } else { "begins" };
     let up_to = match (&args.job, spec.verify.as_ref().map(|verify| verify.against)) {
         (None, _) => "",
         (Some(_), Some(Against::Source)) => {
@@ -71,7 +71,7 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
         (Some(_), _) => ", up to what the job has copied",
     };
     context.printer.talk(&format!(
-        "verification of {} {begins}: the target is held against {what}{up_to}",
+        "verification of {} {begins}: the target is compared with {what}{up_to}",
         what_is_verified(&spec)
     ));
     if let Some(job) = &open {
@@ -117,7 +117,7 @@ async fn of_job(
     if job.spec.kind == Kind::Verify {
         let words = format!("{name} is a verification itself");
         return Err(Report::of(words, ExitStatus::Usage)
-            .with_hint("name the job that it verified; a verification is begun anew each time".to_owned()));
+            .with_hint("name the job that it verified; a verification starts over each time".to_owned()));
     }
     if job.spec.kind == Kind::Migrate && !job.is_complete() {
         context.printer.warn(&format!(

@@ -1,6 +1,133 @@
-//! `longhaul history` for people: an event a line.
+//! `longhaul history`: what a job has done, a step a line, in plain words; with `--events` Temporal's events, a line each.
 
-use super::{aligned, second};
+use std::time::{Duration, SystemTime};
+
+use super::{aligned, plural, second};
+use crate::observe::figures;
+use crate::table::{Batch, Findings, Pass, Tally};
+
+/// One thing that a job has done, or that happened to it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// When it was over.
+    pub time: Option<SystemTime>,
+    /// How long it took, where it took any time.
+    pub took: Option<Duration>,
+    /// What it was.
+    pub what: What,
+    /// How many attempts failed before, and how the last of them did.
+    pub retried: Option<(u32, String)>,
+}
+
+/// What a step was.
+#[derive(Debug, Clone, PartialEq)]
+pub enum What {
+    /// In words that need nothing else.
+    Words(String),
+    /// A batch committed.
+    Copied(Batch, Tally),
+    /// A range was verified.
+    Verified(Findings),
+}
+
+/// A job's steps, a line each, and their sum.
+pub fn history(steps: &[Step]) -> String {
+    let mut lines: Vec<_> = steps.iter().map(line).collect();
+    let mut sum = Tally::default();
+    let mut retries = 0;
+    for step in steps {
+        if let What::Copied(_, tally) = &step.what {
+            sum += *tally;
+        }
+        retries += step.retried.as_ref().map_or(0, |(number, _)| u64::from(*number));
+    }
+    let mut told = vec![format!(
+        "in all: {} rows, {} in {}",
+        figures::count(sum.rows),
+        figures::bytes(sum.bytes as f64),
+        batches(sum.batches)
+    )];
+    if retries > 0 {
+        told.push(format!(
+            "{} failed and were tried again",
+            plural(retries, "attempt")
+        ));
+    }
+    lines.push(told.join("; "));
+    lines.join("\n")
+}
+
+fn line(step: &Step) -> String {
+    let time = step.time.map_or("-".to_owned(), |time| {
+        humantime::format_rfc3339_seconds(time).to_string()
+    });
+    let mut text = format!("{time}  {}", words(&step.what));
+    if let Some(took) = step.took {
+        text += &format!(" in {}", seconds(took));
+    }
+    if let Some((number, why)) = &step.retried {
+        text += &format!(
+            ", after {} ({})",
+            plural(u64::from(*number), "failed attempt"),
+            why.replace('\n', " ")
+        );
+    }
+    text
+}
+
+fn words(what: &What) -> String {
+    match what {
+        What::Words(words) => words.clone(),
+        What::Copied(batch, tally) => {
+            let pass = match batch.pass {
+                Pass::Copy => "batch",
+                Pass::Look => "second look, batch",
+            };
+            let high = batch.range.high.shown();
+            let keys = match &batch.range.low {
+                None => format!("keys up to ({high})"),
+                Some(low) => format!("keys after ({}) up to ({high})", low.shown()),
+            };
+            let skipped = match tally.skipped {
+                0 => String::new(),
+                some => format!(" ({} were there before)", figures::count(some)),
+            };
+            format!(
+                "{pass} {}: {}{skipped}, {}, {keys}",
+                batch.number,
+                plural(tally.rows, "row"),
+                figures::bytes(tally.bytes as f64)
+            )
+        }
+        What::Verified(findings) => {
+            let verdict = match findings.differences() {
+                0 => "no difference".to_owned(),
+                some => plural(some, "difference"),
+            };
+            format!(
+                "verified {}, {}: {verdict}",
+                plural(findings.rows, "row"),
+                figures::bytes(findings.bytes as f64)
+            )
+        }
+    }
+}
+
+/// `1 batch`, `2 batches`.
+pub fn batches(number: u64) -> String {
+    match number {
+        1 => "1 batch".to_owned(),
+        some => format!("{} batches", figures::count(some)),
+    }
+}
+
+/// Tenths of a second up to a minute, then the two largest units.
+pub fn seconds(took: Duration) -> String {
+    match took.as_secs() {
+        0..60 => format!("{:.1} s", took.as_secs_f64()),
+        some => figures::span(some),
+    }
+}
 
 /// One event of a job's history.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -15,8 +142,8 @@ pub struct HistoryRow {
     pub detail: String,
 }
 
-/// A history, an event a line, in columns.
-pub fn history(rows: &[HistoryRow]) -> String {
+/// A history's events, a line each, in columns.
+pub fn events(rows: &[HistoryRow]) -> String {
     let cells = |row: &HistoryRow| {
         let time = row.time.as_deref().map_or("-".to_owned(), second);
         vec![
@@ -32,6 +159,69 @@ pub fn history(rows: &[HistoryRow]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::{Key, KeyRange};
+
+    #[test]
+    fn a_job_is_told_a_step_a_line_and_summed_up() {
+        let time = humantime::parse_rfc3339("2026-11-21T12:45:25.7Z").ok();
+        let key = |text: &str| Key(vec![text.to_owned()]);
+        let batch = |number, low: Option<&str>, high: &str, pass| Batch {
+            number,
+            pass,
+            range: KeyRange {
+                low: low.map(key),
+                high: key(high),
+            },
+        };
+        let tally = |rows, skipped| Tally {
+            rows,
+            skipped,
+            bytes: rows * 300,
+            batches: 1,
+            ..Tally::default()
+        };
+        let step = |what| Step {
+            time,
+            took: None,
+            what,
+            retried: None,
+        };
+        let steps = [
+            step(What::Words("begun".to_owned())),
+            Step {
+                took: Some(Duration::from_millis(1234)),
+                ..step(What::Copied(
+                    batch(0, None, "50000", Pass::Copy),
+                    tally(50_000, 0),
+                ))
+            },
+            Step {
+                took: Some(Duration::from_secs(125)),
+                retried: Some((2, "connection\nrefused".to_owned())),
+                ..step(What::Copied(
+                    batch(1, Some("50000"), "a\n", Pass::Look),
+                    tally(1, 1),
+                ))
+            },
+            Step {
+                time: None,
+                ..step(What::Verified(Findings {
+                    rows: 7,
+                    bytes: 70,
+                    ..Findings::default()
+                }))
+            },
+        ];
+        assert_eq!(
+            history(&steps),
+            "2026-11-21T12:45:25Z  begun\n\
+             2026-11-21T12:45:25Z  batch 0: 50,000 rows, 15.0 MB, keys up to (50000) in 1.2 s\n\
+             2026-11-21T12:45:25Z  second look, batch 1: 1 row (1 were there before), 300 B, keys after (50000) up to (a\\n) \
+             in 2m 05s, after 2 failed attempts (connection refused)\n\
+             -  verified 7 rows, 70 B: no difference\n\
+             in all: 50,001 rows, 15.0 MB in 2 batches; 2 attempts failed and were tried again"
+        );
+    }
 
     #[test]
     fn events_stand_in_columns_one_a_line() {
@@ -50,11 +240,11 @@ mod tests {
             },
         ];
         assert_eq!(
-            history(&rows),
+            events(&rows),
             "9   2026-11-21T12:45:25Z  ActivityTaskScheduled  copy_batch\n\
              10  2026-11-21T12:45:25Z  TimerStarted\n\
              11  -                     ActivityTaskFailed     lost connection"
         );
-        assert_eq!(history(&[]), "");
+        assert_eq!(events(&[]), "");
     }
 }

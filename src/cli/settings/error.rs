@@ -22,8 +22,8 @@ pub enum SettingsError {
         /// The setting that was meant, perhaps.
         nearest: Option<Setting>,
     },
-    /// A job file that is no TOML.
-    #[error("{}, line {line}, is no TOML: {message}", .path.display())]
+    /// A job file that is not TOML.
+    #[error("{}, line {line}, is not valid TOML: {message}", .path.display())]
     Syntax {
         /// The job file.
         path: PathBuf,
@@ -63,12 +63,23 @@ pub enum SettingsError {
     /// A setting that has no default and was not given.
     #[error("no {} was given", .0.key().replace('_', " "))]
     Missing(Setting),
+    /// Several of these at once.
+    #[error("{} settings are missing or wrong", .0.len())]
+    Several(Vec<SettingsError>),
     /// Settings that do not make a job.
     #[error(transparent)]
     Job(#[from] JobError),
 }
 
 impl SettingsError {
+    /// All of them as one; `None` where there are none.
+    pub(super) fn of(mut errors: Vec<Self>) -> Option<Self> {
+        match errors.len() {
+            0 | 1 => errors.pop(),
+            _ => Some(Self::Several(errors)),
+        }
+    }
+
     /// What the operator may do.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -92,13 +103,17 @@ impl SettingsError {
                 "chmod 0600 {}, or keep the password in ~/.pgpass",
                 path.display()
             )),
-            Self::Unreadable { .. } | Self::Value { .. } | Self::Job(_) => None,
+            Self::Unreadable { .. } | Self::Value { .. } | Self::Several(_) | Self::Job(_) => None,
         }
     }
 }
 
 impl From<SettingsError> for Report {
     fn from(error: SettingsError) -> Self {
-        Self::new(&error, ExitStatus::Usage).with_hint(error.hint())
+        let words = Self::new(&error, ExitStatus::Usage).with_hint(error.hint());
+        match error {
+            SettingsError::Several(errors) => Self::all(errors.into_iter().map(Self::from)).unwrap_or(words),
+            _ => words,
+        }
     }
 }

@@ -14,27 +14,34 @@ pub(super) struct Entry {
     pub(super) line: usize,
 }
 
-/// The entries of a job file, in the order in which they stand. An unknown key is an error, as is a value that is no
-/// text, whole number or truth.
-pub(super) fn entries(path: &Path, text: &str) -> Result<Vec<Entry>, SettingsError> {
+/// The entries of a job file, in the order in which they stand, and what is wrong in it: a key that is no setting, a value
+/// that is not text, a whole number, true or false.
+pub(super) fn entries(path: &Path, text: &str) -> (Vec<Entry>, Vec<SettingsError>) {
     let syntax = |error: toml::de::Error| SettingsError::Syntax {
         path: path.to_owned(),
         line: line_of(text, error.span().map_or(0, |span| span.start)),
         message: error.message().to_owned(),
     };
-    let table = DeTable::parse(text).map_err(syntax)?;
-    let mut entries = Vec::new();
+    let table = match DeTable::parse(text) {
+        Ok(table) => table,
+        Err(error) => return (Vec::new(), vec![syntax(error)]),
+    };
+    let (mut entries, mut errors) = (Vec::new(), Vec::new());
     for (key, value) in table.get_ref() {
         let line = line_of(text, key.span().start);
         let Some(setting) = Setting::of_key(key.get_ref()) else {
             let key = key.get_ref().to_string();
             let nearest = Setting::nearest(&key);
-            return Err(SettingsError::UnknownKey {
-                key,
-                path: path.to_owned(),
+            errors.push((
                 line,
-                nearest,
-            });
+                SettingsError::UnknownKey {
+                    key,
+                    path: path.to_owned(),
+                    line,
+                    nearest,
+                },
+            ));
+            continue;
         };
         let text = match value.get_ref() {
             DeValue::String(text) => text.to_string(),
@@ -46,17 +53,22 @@ pub(super) fn entries(path: &Path, text: &str) -> Result<Vec<Entry>, SettingsErr
                     line,
                 };
                 let rule = "it must be a text in quotes, a whole number, true or false".to_owned();
-                return Err(SettingsError::Value {
-                    setting,
-                    origin,
-                    rule,
-                });
+                errors.push((
+                    line,
+                    SettingsError::Value {
+                        setting,
+                        origin,
+                        rule,
+                    },
+                ));
+                continue;
             }
         };
         entries.push(Entry { setting, text, line });
     }
     entries.sort_by_key(|entry| entry.line);
-    Ok(entries)
+    errors.sort_by_key(|(line, _)| *line);
+    (entries, errors.into_iter().map(|(_, error)| error).collect())
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
@@ -69,7 +81,7 @@ mod tests {
     use super::*;
 
     fn error(text: &str) -> SettingsError {
-        entries(Path::new("job.toml"), text).expect_err(text)
+        entries(Path::new("job.toml"), text).1.remove(0)
     }
 
     #[test]
@@ -98,7 +110,10 @@ mod tests {
     fn broken_toml_is_named_by_its_line_and_not_shown() {
         let error = error("table = \"t\"\n\nsource = postgres://u:hunter2@h/d\n");
         let text = error.to_string();
-        assert!(text.starts_with("job.toml, line 3, is no TOML: "), "{text}");
+        assert!(
+            text.starts_with("job.toml, line 3, is not valid TOML: "),
+            "{text}"
+        );
         assert!(
             !text.contains("hunter2") && !format!("{error:?}").contains("hunter2"),
             "{text}"
@@ -116,11 +131,11 @@ mod tests {
 
     #[test]
     fn numbers_and_texts_are_both_taken() {
-        let entries = entries(
+        let (entries, errors) = entries(
             Path::new("job.toml"),
             "concurrency = 8\nbatch_rows = \"2000\"\r\nname = 'n'",
-        )
-        .expect("good");
+        );
+        assert!(errors.is_empty(), "{errors:?}");
         let seen: Vec<_> = entries
             .iter()
             .map(|e| (e.setting, e.text.as_str(), e.line))

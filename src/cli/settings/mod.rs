@@ -22,11 +22,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::args::{Args, Command, ConnectionArgs, CopyArgs, PatienceArgs, ProgressArgs, VerifyArgs};
+use super::args::{
+    AnyJobArgs, Args, Command, ConfigCommand, ConnectionArgs, CopyArgs, PatienceArgs, ProgressArgs,
+    RoundArgs, VerifyArgs,
+};
 use super::printer::ColorChoice;
 use crate::job::status::JobKind;
 use crate::job::{
-    BatchRows, ConnectionName, GiveUpAfter, JobName, JobSpec, Kind, OnConflict, RateLimit, Tuning,
+    BatchRows, ConnectionName, GiveUpAfter, JobError, JobName, JobSpec, Kind, OnConflict, RateLimit, Tuning,
     TuningChange, VerifySpec,
 };
 use crate::job::{parse_concurrency, parse_interval, parse_lookback};
@@ -80,6 +83,8 @@ pub struct Settings {
     pub progress: ProgressMode,
     /// The form of the log.
     pub log_format: LogFormat,
+    /// A file that takes the log as well.
+    pub log_file: Option<PathBuf>,
     /// When color is used.
     pub color: ColorChoice,
     /// The state directory, where it is not the platform's.
@@ -106,17 +111,18 @@ impl Settings {
         args: &Args,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, SettingsError> {
-        let mut settings = Self::defaults()?;
+        let mut settings = Self::default();
+        let mut errors = settings.take_defaults();
         let (variables, job_file) = settings.look_at(environment);
         if let Some(path) = args.global.config.clone().or(job_file) {
-            settings.read_file(&path)?;
+            errors.extend(settings.read_file(&path));
         }
         for (setting, value) in variables {
-            settings.set_os(setting, &value, Origin::Environment)?;
+            errors.extend(settings.set_os(setting, &value, Origin::Environment).err());
         }
         settings.take_flags(args);
         settings.warn_of_typed_passwords();
-        Ok(settings)
+        SettingsError::of(errors).map_or(Ok(settings), Err)
     }
 
     /// What is typed on a command line is seen by every user of the machine: said once, with the ways round it.
@@ -134,46 +140,58 @@ impl Settings {
         }
     }
 
-    fn defaults() -> Result<Self, SettingsError> {
-        let mut settings = Self::default();
-        for entry in file::entries(Path::new("config/default.toml"), DEFAULTS)? {
-            settings.set(entry.setting, &entry.text, Origin::Default)?;
+    fn take_defaults(&mut self) -> Vec<SettingsError> {
+        let (entries, mut errors) = file::entries(Path::new("config/default.toml"), DEFAULTS);
+        for entry in entries {
+            errors.extend(self.set(entry.setting, &entry.text, Origin::Default).err());
         }
-        Ok(settings)
+        errors
     }
 
-    fn read_file(&mut self, path: &Path) -> Result<(), SettingsError> {
-        let read = |source| SettingsError::Unreadable {
-            path: path.to_owned(),
-            source,
+    /// Takes what a job file has; what is wrong in it comes back.
+    fn read_file(&mut self, path: &Path) -> Vec<SettingsError> {
+        let read = || -> std::io::Result<(u32, String)> {
+            let mut file = std::fs::File::open(path)?;
+            let mode = file.metadata()?.mode();
+            let mut text = String::new();
+            file.read_to_string(&mut text)?;
+            Ok((mode, text))
         };
-        let mut file = std::fs::File::open(path).map_err(read)?;
-        let mode = file.metadata().map_err(read)?.mode();
-        let mut text = String::new();
-        file.read_to_string(&mut text).map_err(read)?;
-        for entry in file::entries(path, &text)? {
+        let (mode, text) = match read() {
+            Ok(read) => read,
+            Err(source) => {
+                let path = path.to_owned();
+                return vec![SettingsError::Unreadable { path, source }];
+            }
+        };
+        let (entries, mut errors) = file::entries(path, &text);
+        for entry in entries {
             let is_connection = matches!(entry.setting, Setting::Source | Setting::Target);
             if is_connection
                 && mode & 0o077 != 0
                 && Secret::from_str(&entry.text).is_ok_and(|s| s.has_password())
             {
-                return Err(SettingsError::OpenToOthers {
+                errors.push(SettingsError::OpenToOthers {
                     setting: entry.setting,
                     path: path.to_owned(),
                     line: entry.line,
                 });
+                continue;
             }
             let origin = Origin::File {
                 path: path.to_owned(),
                 line: entry.line,
             };
-            self.set(entry.setting, &entry.text, origin)?;
-            if let (Setting::StateDir, Some(dir)) = (entry.setting, &self.state_dir) {
-                // A job file means the same wherever the command is typed.
-                self.state_dir = Some(path.parent().unwrap_or(Path::new("")).join(dir));
+            errors.extend(self.set(entry.setting, &entry.text, origin).err());
+            let below = |given: &Path| path.parent().unwrap_or(Path::new("")).join(given);
+            // A job file means the same wherever the command is typed.
+            match entry.setting {
+                Setting::StateDir => self.state_dir = self.state_dir.as_deref().map(below),
+                Setting::LogFile => self.log_file = self.log_file.as_deref().map(below),
+                _ => {}
             }
         }
-        Ok(())
+        errors
     }
 
     /// Sorts the environment into settings, the job file's path, and warnings.
@@ -206,7 +224,7 @@ impl Settings {
                     format!("; did you mean {}?", near.environment())
                 });
                 self.warnings
-                    .push(format!("{name} is set, and is no setting of longhaul{meant}"));
+                    .push(format!("{name} is set, and is not a setting of longhaul{meant}"));
             }
         }
         (variables, job_file)
@@ -215,8 +233,12 @@ impl Settings {
     fn set_os(&mut self, setting: Setting, value: &OsString, origin: Origin) -> Result<(), SettingsError> {
         match value.to_str() {
             Some(text) => self.set(setting, text, origin),
-            None if setting == Setting::StateDir => {
-                self.state_dir = Some(PathBuf::from(value));
+            None if matches!(setting, Setting::StateDir | Setting::LogFile) => {
+                let path = Some(PathBuf::from(value));
+                match setting {
+                    Setting::LogFile => self.log_file = path,
+                    _ => self.state_dir = path,
+                }
                 self.origins.insert(setting, origin);
                 Ok(())
             }
@@ -246,27 +268,30 @@ impl Settings {
         fn shown(error: impl std::fmt::Display) -> String {
             error.to_string()
         }
+        // The place of the value is told with it, and need not be told twice.
+        let rule = |error: JobError| error.rule();
         match setting {
             Setting::Source => self.source = Some(text.parse()?),
             Setting::Target => self.target = Some(text.parse()?),
             Setting::Table => self.table = Some(text.parse().map_err(shown)?),
             Setting::TargetTable => self.target_table = Some(text.parse().map_err(shown)?),
             Setting::Name => self.name = Some(text.parse().map_err(shown)?),
-            Setting::Concurrency => self.concurrency = parse_concurrency(text).map_err(shown)?,
-            Setting::BatchRows => self.batch_rows = text.parse().map_err(shown)?,
-            Setting::MaxRate => self.max_rate = text.parse().map_err(shown)?,
-            Setting::OnConflict => self.on_conflict = text.parse().map_err(shown)?,
+            Setting::Concurrency => self.concurrency = parse_concurrency(text).map_err(rule)?,
+            Setting::BatchRows => self.batch_rows = text.parse().map_err(rule)?,
+            Setting::MaxRate => self.max_rate = text.parse().map_err(rule)?,
+            Setting::OnConflict => self.on_conflict = text.parse().map_err(rule)?,
             Setting::FireTriggers => self.fire_triggers = read_bool(text)?,
             Setting::LedgerOwner => self.ledger_owner = Some(text.to_owned()),
             Setting::Verify => self.verify = read_bool(text)?,
-            Setting::Interval => self.interval_ms = parse_interval(text).map_err(shown)?,
-            Setting::Lookback => self.lookback_keys = Some(parse_lookback(text).map_err(shown)?),
+            Setting::Interval => self.interval_ms = parse_interval(text).map_err(rule)?,
+            Setting::Lookback => self.lookback_keys = Some(parse_lookback(text).map_err(rule)?),
             Setting::Wait => self.wait = text.parse()?,
-            Setting::GiveUpAfter => self.give_up_after = text.parse().map_err(shown)?,
+            Setting::GiveUpAfter => self.give_up_after = text.parse().map_err(rule)?,
             Setting::Progress => self.progress = text.parse().map_err(shown)?,
             Setting::LogFormat => self.log_format = text.parse().map_err(shown)?,
             Setting::Color => self.color = text.parse()?,
-            Setting::StateDir if text.is_empty() => return Err("it is empty".to_owned()),
+            Setting::StateDir | Setting::LogFile if text.is_empty() => return Err("it is empty".to_owned()),
+            Setting::LogFile => self.log_file = Some(PathBuf::from(text)),
             Setting::StateDir => self.state_dir = Some(PathBuf::from(text)),
         }
         Ok(())
@@ -279,6 +304,9 @@ impl Settings {
         self.flag(Setting::LogFormat, &args.global.log_format, |s, v| {
             s.log_format = v
         });
+        self.flag(Setting::LogFile, &args.global.log_file, |s, v| {
+            s.log_file = Some(v)
+        });
         self.flag(Setting::Color, &args.global.color, |s, v| s.color = v);
         match &args.command {
             Command::Migrate(migrate) => {
@@ -290,10 +318,12 @@ impl Settings {
             Command::Verify(verify) => self.take_verify_flags(verify),
             Command::Sync(sync) => {
                 self.take_copy_flags(&sync.copy);
-                self.flag(Setting::Interval, &sync.interval, |s, v| s.interval_ms = v);
-                self.flag(Setting::Lookback, &sync.lookback, |s, v| {
-                    s.lookback_keys = Some(v)
-                });
+                self.take_sync_flags(&sync.rounds);
+            }
+            Command::Check(check) => self.take_job_flags(&check.job),
+            Command::Config(config) => {
+                let ConfigCommand::Show(show) = &config.command;
+                self.take_job_flags(&show.job);
             }
             Command::Resume(resume) => {
                 self.take_connection_flags(&resume.connections);
@@ -303,7 +333,21 @@ impl Settings {
             Command::Demo(demo) => self.take_progress_flag(&demo.progress),
             Command::Status(_) | Command::List(_) | Command::History(_) => {}
             Command::Pause(_) | Command::Cancel(_) | Command::Tune(_) => {}
+            Command::Completions(_) | Command::Man(_) => {}
         }
+    }
+
+    fn take_job_flags(&mut self, job: &AnyJobArgs) {
+        self.take_copy_flags(&job.copy);
+        self.take_sync_flags(&job.rounds);
+        self.flag(Setting::Verify, &job.verify.then_some(true), |s, v| s.verify = v);
+    }
+
+    fn take_sync_flags(&mut self, sync: &RoundArgs) {
+        self.flag(Setting::Interval, &sync.interval, |s, v| s.interval_ms = v);
+        self.flag(Setting::Lookback, &sync.lookback, |s, v| {
+            s.lookback_keys = Some(v)
+        });
     }
 
     fn take_copy_flags(&mut self, copy: &CopyArgs) {
@@ -393,6 +437,24 @@ impl Settings {
     /// The table on the source, or the error that asks for one.
     pub fn table(&self) -> Result<&TableName, SettingsError> {
         self.table.as_ref().ok_or(SettingsError::Missing(Setting::Table))
+    }
+
+    /// Source, target and table, or the error that asks for all that are missing.
+    pub fn needed(&self) -> Result<(&Secret, &Secret, &TableName), SettingsError> {
+        match (self.source(), self.target(), self.table()) {
+            (Ok(source), Ok(target), Ok(table)) => Ok((source, target, table)),
+            (source, target, table) => {
+                let missing = [source.err(), target.err(), table.err()];
+                let missing: Vec<_> = missing.into_iter().flatten().collect();
+                Err(SettingsError::of(missing).unwrap_or(SettingsError::Missing(Setting::Table)))
+            }
+        }
+    }
+
+    /// Where a setting that the operator gave comes from, in words.
+    pub fn place(&self, setting: Setting) -> Option<String> {
+        let origin = self.origin(setting).filter(|_| self.is_explicit(setting))?;
+        Some(origin.place(setting))
     }
 
     /// The job's name: as given, or made of the table's.

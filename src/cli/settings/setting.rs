@@ -29,13 +29,14 @@ pub enum Setting {
     GiveUpAfter,
     Progress,
     LogFormat,
+    LogFile,
     Color,
     StateDir,
 }
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Source,
         Self::Target,
         Self::Table,
@@ -54,6 +55,7 @@ impl Setting {
         Self::GiveUpAfter,
         Self::Progress,
         Self::LogFormat,
+        Self::LogFile,
         Self::Color,
         Self::StateDir,
     ];
@@ -79,6 +81,7 @@ impl Setting {
             Self::GiveUpAfter => "give_up_after",
             Self::Progress => "progress",
             Self::LogFormat => "log_format",
+            Self::LogFile => "log_file",
             Self::Color => "color",
             Self::StateDir => "state_dir",
         }

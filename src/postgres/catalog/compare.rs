@@ -20,16 +20,21 @@ const INFINITE_INTERVALS: u32 = 170_000;
 /// The first version that writes a "char" above 127 as a backslash and three digits.
 const ESCAPED_BYTES: u32 = 160_000;
 
-/// The source's columns, less those that the target generates itself.
-pub(super) fn columns_to_copy(source: &Relation, target: &Relation) -> Result<Vec<Column>> {
+/// The source's columns, less those that the target generates itself. What does not fit is a trouble each.
+pub(super) fn columns_to_copy(
+    source: &Relation,
+    target: &Relation,
+    troubles: &mut Vec<Error>,
+) -> Vec<Column> {
     let mut columns = Vec::with_capacity(source.columns.len());
     for column in &source.columns {
         let Some(counterpart) = target.column(&column.name) else {
-            return Err(missing_on_target(source, target, column));
+            troubles.push(missing_on_target(source, target, column));
+            continue;
         };
-        check_type(source, target, column, counterpart)?;
+        troubles.extend(check_type(source, target, column, counterpart).err());
         if counterpart.generated.is_some() {
-            check_generated(target, column, counterpart)?;
+            troubles.extend(check_generated(target, column, counterpart).err());
             continue;
         }
         columns.push(Column {
@@ -44,18 +49,17 @@ pub(super) fn columns_to_copy(source: &Relation, target: &Relation) -> Result<Ve
         let filled =
             !column.not_null || column.has_default || column.generated.is_some() || column.identity.is_some();
         if source.column(&column.name).is_none() && !filled {
-            return Err(Error::new(
-                Side::Target,
-                Kind::MissingColumn,
-                format!(
-                    "target table {} wants a value for column \"{}\", which source table {} does not have",
-                    target.name, column.name, source.name
-                ),
-            )
-            .hinted("give the target's column a default, or let it be null"));
+            let words = format!(
+                "target table {} needs a value for column \"{}\", which source table {} does not have",
+                target.name, column.name, source.name
+            );
+            troubles.push(
+                Error::new(Side::Target, Kind::MissingColumn, words)
+                    .hinted("give the target's column a default, or let it be null"),
+            );
         }
     }
-    Ok(columns)
+    columns
 }
 
 fn missing_on_target(source: &Relation, target: &Relation, column: &Attribute) -> Error {
@@ -235,16 +239,35 @@ fn copied<'a>(table: &'a Relation, columns: &'a [Column]) -> impl Iterator<Item 
 
 /// Binary where every column's bytes mean the same on both servers, else text.
 pub(super) fn format(source: &Relation, target: &Relation, columns: &[Column]) -> CopyFormat {
+    match text_reason(source, target, columns) {
+        None => CopyFormat::Binary,
+        Some(_) => CopyFormat::Text,
+    }
+}
+
+/// Why rows travel as text: the first column whose bytes need not mean the same on both servers, in words.
+pub(super) fn text_reason(source: &Relation, target: &Relation, columns: &[Column]) -> Option<String> {
     let interval_differs = are_across(INFINITE_INTERVALS, source.server_version, target.server_version);
-    let exact = |attribute: &Attribute| {
-        attribute.type_oid < FIRST_UNPINNED_OID
-            && attribute.can_binary
-            // regclass and its like travel as OIDs, which name other objects elsewhere.
-            && !attribute.type_name.trim_start_matches('_').starts_with("reg")
-            && !(interval_differs && attribute.structure.contains(INTERVAL))
+    let reason = |attribute: &Attribute| {
+        let why = if attribute.type_oid >= FIRST_UNPINNED_OID {
+            "which is not a built-in type"
+        } else if !attribute.can_binary {
+            "which has no binary form"
+        } else if attribute.type_name.trim_start_matches('_').starts_with("reg") {
+            // regclass and its like travel as OIDs.
+            "whose binary form names another object on another server"
+        } else if interval_differs && attribute.structure.contains(INTERVAL) {
+            "whose binary form is another since version 17"
+        } else {
+            return None;
+        };
+        Some(format!(
+            "column \"{}\" is {}, {why}",
+            attribute.name, attribute.shown
+        ))
     };
-    let all = copied(source, columns).all(exact) && copied(target, columns).all(exact);
-    if all { CopyFormat::Binary } else { CopyFormat::Text }
+    let mut attributes = copied(source, columns).chain(copied(target, columns));
+    attributes.find_map(reason)
 }
 
 /// Whether one of two servers is of that version and the other is older.

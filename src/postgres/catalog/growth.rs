@@ -123,7 +123,7 @@ pub async fn check_sequence(source: &Session, plan: &Plan) -> Result<()> {
         plan.source
     );
     Err(Error::new(Side::Source, Kind::Unsupported, words).hinted(format!(
-        "let the sync look back a number of keys (--lookback KEYS), or let the sequence go on above them: \
+        "let the sync look back a number of keys (--lookback KEYS), or let the sequence continue above them: \
          SELECT setval({}, {highest}); rows that have come below it already are named by longhaul verify --against source",
         quote_literal(&sequence)
     )))

@@ -5,13 +5,11 @@ use super::columns::{Attribute, FIRST_UNPINNED_OID, UniqueIndex};
 use super::structure::Structure;
 use super::table::Relation;
 use crate::postgres::error::{Error, Kind, Result, Side};
-use crate::table::{Column, KeyColumn};
+use crate::table::{Column, KeyColumn, OnConflict};
 
 /// The primary key, or else the unique index of fewest columns that orders not-null columns.
 pub(super) fn choose(source: &Relation, target: &Relation) -> Result<Vec<KeyColumn>> {
-    let never_null = |name: &String| source.column(name).is_some_and(|column| column.never_null);
-    let serves = |index: &&UniqueIndex| index.is_ordered && index.columns.iter().all(never_null);
-    let Some(index) = source.indexes.iter().find(serves) else {
+    let Some(index) = chosen(source) else {
         return Err(no_key(source));
     };
     let columns = index.columns.iter().filter_map(|name| source.column(name));
@@ -38,6 +36,45 @@ pub(super) fn choose(source: &Relation, target: &Relation) -> Result<Vec<KeyColu
         key.iter_mut().for_each(|column| column.is_exact = false);
     }
     Ok(key)
+}
+
+/// The first index that serves: the primary key is the first, then those of fewest columns.
+fn chosen(source: &Relation) -> Option<&UniqueIndex> {
+    let never_null = |name: &String| source.column(name).is_some_and(|column| column.never_null);
+    let serves = |index: &&UniqueIndex| index.is_ordered && index.columns.iter().all(never_null);
+    source.indexes.iter().find(serves)
+}
+
+/// Why this is the key, in words.
+pub(super) fn reason(source: &Relation, key: &[KeyColumn]) -> String {
+    let has_primary = source.indexes.iter().any(|index| index.is_primary);
+    let others = source.indexes.len().saturating_sub(1);
+    match chosen(source) {
+        Some(index) if index.is_primary => "it is the primary key".to_owned(),
+        _ if has_primary => {
+            "a unique index over not-null columns; the primary key does not serve (it is not a plain ascending btree)".to_owned()
+        }
+        _ if others > 0 => format!(
+            "the table has no primary key; of its unique indexes over not-null columns this has the fewest columns ({})",
+            key.len()
+        ),
+        _ => "the table has no primary key; this is its unique index over not-null columns".to_owned(),
+    }
+}
+
+/// Rows that are there already are found by their key, and so by an index.
+pub(super) fn check_unique(target: &Relation, key: &[KeyColumn], on_conflict: OnConflict) -> Result<()> {
+    if on_conflict == OnConflict::Error || target.unique_indexes_on(key).next().is_some() {
+        return Ok(());
+    }
+    let names: Vec<_> = key.iter().map(|column| column.name.as_str()).collect();
+    let words = format!(
+        "target table {} has no unique index on exactly {}",
+        target.name,
+        names.join(", ")
+    );
+    Err(Error::new(Side::Target, Kind::Unsupported, words)
+        .hinted("add that index to the target table: it is how --on-conflict finds the row"))
 }
 
 /// The type that a literal is cast to: under a domain the domain's base, so that no check of a domain runs in a comparison.

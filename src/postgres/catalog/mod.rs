@@ -13,6 +13,7 @@ mod key;
 mod order;
 mod server;
 mod structure;
+mod survey;
 mod table;
 mod triggers;
 
@@ -20,12 +21,14 @@ use super::connect::Session;
 use super::cursor::rows_of;
 use super::error::{Error, Kind, Result, Side};
 use super::words::plain;
-use crate::table::{DatabaseIdentity, KeyColumn, OnConflict, Plan, PlanDigest, TableName, TableSpec};
+use crate::table::{DatabaseIdentity, Plan, PlanDigest, TableName, TableSpec};
 use server::ServerIdentity;
 use table::Relation;
 
 pub(super) use digest::{digest_sql, files_sql};
 pub use growth::check_sequence;
+pub(super) use survey::Purpose;
+pub use survey::{Right, Survey};
 pub use triggers::check_repair;
 
 /// How often both catalogs are read before tables that change all the time are left alone for now.
@@ -38,7 +41,7 @@ const ATTEMPTS: u32 = 5;
 /// # Errors
 /// The first reason why it cannot be copied, with a hint; or what goes wrong in reading the catalogs.
 pub async fn examine(source: &Session, target: &Session, spec: &TableSpec) -> Result<Plan> {
-    examine_for(source, target, spec, true).await
+    survey(source, target, spec, Purpose::Copy).await.into_plan()
 }
 
 /// The same for a verification: what would stop or change only what is written is passed over. [`check_repair`] asks for that.
@@ -46,26 +49,94 @@ pub async fn examine(source: &Session, target: &Session, spec: &TableSpec) -> Re
 /// # Errors
 /// As [`examine`].
 pub async fn examine_to_read(source: &Session, target: &Session, spec: &TableSpec) -> Result<Plan> {
-    examine_for(source, target, spec, false).await
+    survey(source, target, spec, Purpose::Verify).await.into_plan()
 }
 
-async fn examine_for(source: &Session, target: &Session, spec: &TableSpec, writes: bool) -> Result<Plan> {
+/// The same, with all the reasons, and with what is needed.
+pub(super) async fn survey(source: &Session, target: &Session, spec: &TableSpec, purpose: Purpose) -> Survey {
+    let mut survey = Survey::default();
     let (read, written) = tokio::join!(
         table::resolve(source, &spec.source_table),
         table::resolve(target, &spec.target_table)
     );
-    let (read, written) = (read?, written?);
-    let mut before = read_state(source, target, &read, &written).await?;
+    let (read, written) = match (read, written) {
+        (Ok(read), Ok(written)) => (read, written),
+        (read, written) => {
+            let alone = match (&read, &written) {
+                (Ok(read), Err(_)) => Some((source, read.clone())),
+                (Err(_), Ok(written)) => Some((target, written.clone())),
+                _ => None,
+            };
+            survey.troubles = unresolved(spec, read.err(), written.err());
+            if let Some((session, name)) = alone {
+                let found = survey_one(session, &name, spec).await;
+                survey.keep(found).into_iter().for_each(|one| survey.add(one));
+            }
+            return survey;
+        }
+    };
+    let found = settle(source, target, spec, (&read, &written), purpose).await;
+    survey.keep(found).unwrap_or(survey)
+}
+
+/// What one misspelt name leads to is said once: where both sides take the same name, the source's trouble is the cause.
+fn unresolved(spec: &TableSpec, read: Option<Error>, written: Option<Error>) -> Vec<Error> {
+    let follows = |read: &Error, written: &Error| {
+        spec.source_table == spec.target_table
+            && matches!(read.kind(), Kind::UndefinedObject | Kind::NotATable)
+            && written.kind() == Kind::UndefinedObject
+    };
+    match (read, written) {
+        (Some(read), Some(written)) if follows(&read, &written) => vec![read],
+        (read, written) => read.into_iter().chain(written).collect(),
+    }
+}
+
+/// What can be said of a table when the other side's is not known.
+async fn survey_one(session: &Session, name: &TableName, spec: &TableSpec) -> Result<Survey> {
+    let mut survey = Survey::default();
+    let table = table::read(session, name).await?;
+    survey.need_table(&table, session.side(), spec.on_conflict, Purpose::Copy);
+    if session.side() == Side::Source {
+        survey.keep(key::choose(&table, &table));
+    }
+    Ok(survey)
+}
+
+/// What can be found of one side alone, where the other cannot be reached.
+pub async fn look_at_one(session: &Session, spec: &TableSpec) -> Survey {
+    let wanted = match session.side() {
+        Side::Source => &spec.source_table,
+        Side::Target => &spec.target_table,
+    };
+    let mut survey = Survey::default();
+    if let Some(name) = survey.keep(table::resolve(session, wanted).await) {
+        let found = survey_one(session, &name, spec).await;
+        survey.keep(found).into_iter().for_each(|one| survey.add(one));
+    }
+    survey
+}
+
+/// Reads both catalogs until they hold still.
+async fn settle(
+    source: &Session,
+    target: &Session,
+    spec: &TableSpec,
+    (read, written): (&TableName, &TableName),
+    purpose: Purpose,
+) -> Result<Survey> {
+    let mut before = read_state(source, target, read, written).await?;
     for _ in 0..ATTEMPTS {
-        let decided = decide(source, target, spec, (&read, &written), writes).await;
-        let after = read_state(source, target, &read, &written).await?;
+        let decided = decide(source, target, spec, (read, written), purpose).await;
+        let after = read_state(source, target, read, written).await?;
         if before == after {
-            return Ok(Plan {
-                digest: after.digest,
-                source_files: after.source_files,
-                target_files: after.target_files,
-                ..decided?
-            });
+            let mut survey = decided?;
+            if let Some(plan) = &mut survey.plan {
+                plan.digest = after.digest;
+                plan.source_files = after.source_files;
+                plan.target_files = after.target_files;
+            }
+            return Ok(survey);
         }
         before = after;
     }
@@ -116,40 +187,53 @@ async fn read_state(
     })
 }
 
-/// A plan without digest and files.
+/// A plan without digest and files, with all that stands in its way.
+///
+/// # Errors
+/// What goes wrong in reading the catalogs: then nothing is known.
 async fn decide(
     source: &Session,
     target: &Session,
     spec: &TableSpec,
     (source_name, target_name): (&TableName, &TableName),
-    writes: bool,
-) -> Result<Plan> {
+    purpose: Purpose,
+) -> Result<Survey> {
+    let mut survey = Survey::default();
     let (read, written) = tokio::join!(table::read(source, source_name), table::read(target, target_name));
     let (read, written) = (read?, written?);
     let (from, to) = tokio::join!(server::read_identity(source), server::read_identity(target));
     let (from, to) = (from?, to?);
-    check_not_same(&read, &written, &from, &to)?;
-    check_rights_to_read(&read, &written)?;
-    if writes {
-        check_rights_to_write(&written, &to, spec.on_conflict)?;
+    if survey.keep(check_not_same(&read, &written, &from, &to)).is_none() {
+        return Ok(survey);
     }
-    table::refuse_foreign_partitions(target, &written).await?;
-    let columns = compare::columns_to_copy(&read, &written)?;
-    compare::check_money(&read, &columns, &from, &to)?;
-    let mut key = key::choose(&read, &written)?;
-    order::read((source, &read), (target, &written), &mut key).await?;
-    key::check_on_target(&written, &columns, &key)?;
-    let target_key_is_unique = written.unique_indexes_on(&key).next().is_some();
+    survey.need_all(&read, &written, &to, spec.on_conflict, purpose);
+    let foreign = table::foreign_partition(target, &written).await?;
+    survey.troubles.extend(foreign);
+    let columns = compare::columns_to_copy(&read, &written, &mut survey.troubles);
+    let money = compare::check_money(&read, &columns, &from, &to);
+    survey.keep(money);
     let mut reactions = triggers::Reactions::default();
-    if writes {
-        compare::check_updates(&written, &columns, &key, spec.on_conflict)?;
-        check_unique(&written, &key, spec.on_conflict, target_key_is_unique)?;
+    if purpose.writes() {
         reactions = triggers::read(target, &written, spec.on_conflict).await?;
-        reactions.check(&written, spec.on_conflict, spec.fire_triggers)?;
     }
+    let mut key = survey.keep(key::choose(&read, &written));
+    if let Some(key) = &mut key {
+        order::read((source, &read), (target, &written), key).await?;
+        survey.keep(key::check_on_target(&written, &columns, key));
+        if purpose.writes() {
+            survey.keep(compare::check_updates(&written, &columns, key, spec.on_conflict));
+            survey.keep(key::check_unique(&written, key, spec.on_conflict));
+        }
+    }
+    let checked = reactions.check(&written, spec.on_conflict, spec.fire_triggers);
+    survey.troubles.extend(checked);
+    let Some(key) = key else { return Ok(survey) };
+    let target_key_is_unique = written.unique_indexes_on(&key).next().is_some();
     let mut warnings = reactions.warnings(&written);
     warnings.extend(compare::warnings(&read, &written, &columns, target_key_is_unique));
-    Ok(Plan {
+    survey.key_reason = key::reason(&read, &key);
+    survey.text_reason = compare::text_reason(&read, &written, &columns);
+    survey.plan = Some(Plan {
         growth: growth::read(source, &read, &key).await?,
         same_order: key::same_order(&read, &written, &key, from.encoding == to.encoding),
         source_identity: DatabaseIdentity {
@@ -173,7 +257,8 @@ async fn decide(
         warnings: warnings.iter().map(|warning| plain(warning)).collect(),
         source: read.name,
         target: written.name,
-    })
+    });
+    Ok(survey)
 }
 
 /// Which database a session is connected to.
@@ -194,22 +279,6 @@ pub(super) async fn with_order_of_target(target: &Session, plan: Plan) -> Result
     let mut key = plan.key;
     order::read_target(target, &written, &mut key).await?;
     Ok(Plan { key, ..plan })
-}
-
-/// That temporary tables can be made on the target: by way of them a sync finds out which rows are missing.
-///
-/// # Errors
-/// `Privilege`; or what goes wrong in asking.
-pub(super) async fn check_temporary(target: &Session) -> Result<()> {
-    let to = server::read_identity(target).await?;
-    if to.may_create_temporary {
-        return Ok(());
-    }
-    Err(lacks(
-        Side::Target,
-        "TEMPORARY",
-        &format!("database {}", to.database),
-    ))
 }
 
 /// Whether the target table has no row.
@@ -241,70 +310,4 @@ fn check_not_same(
             read.name, from.database
         ),
     ))
-}
-
-fn lacks(side: Side, right: &str, on: &str) -> Error {
-    let hint = format!("GRANT {right} ON {on} TO the user that connects to the {side}");
-    Error::new(
-        side,
-        Kind::Privilege,
-        format!("the {side}'s user lacks {right} on {on}"),
-    )
-    .hinted(hint)
-}
-
-/// The target finds the row that is there by a unique index on the key.
-fn check_unique(
-    written: &Relation,
-    key: &[KeyColumn],
-    on_conflict: OnConflict,
-    is_unique: bool,
-) -> Result<()> {
-    if on_conflict == OnConflict::Error || is_unique {
-        return Ok(());
-    }
-    let names: Vec<_> = key.iter().map(|column| column.name.as_str()).collect();
-    let words = format!(
-        "target table {} has no unique index on exactly {}",
-        written.name,
-        names.join(", ")
-    );
-    Err(Error::new(Side::Target, Kind::Unsupported, words)
-        .hinted("add that index to the target table: it is how --on-conflict finds the row"))
-}
-
-fn check_rights_to_read(read: &Relation, written: &Relation) -> Result<()> {
-    for (relation, side) in [(read, Side::Source), (written, Side::Target)] {
-        if !relation.may_select {
-            return Err(lacks(side, "SELECT", &format!("table {}", relation.name)));
-        }
-    }
-    for (relation, side) in [(read, Side::Source), (written, Side::Target)] {
-        if relation.row_security_hides {
-            return Err(Error::new(
-                side,
-                Kind::Privilege,
-                format!(
-                    "row security on {side} table {} hides rows from this user",
-                    relation.name
-                ),
-            )
-            .hinted("connect as the table's owner or as a role with BYPASSRLS, so that no row is missed"));
-        }
-    }
-    Ok(())
-}
-
-fn check_rights_to_write(written: &Relation, to: &ServerIdentity, on_conflict: OnConflict) -> Result<()> {
-    let missing = |right: &str, on: String| Err(lacks(Side::Target, right, &on));
-    if !written.may_insert {
-        return missing("INSERT", format!("table {}", written.name));
-    }
-    if on_conflict == OnConflict::Update && !written.may_update {
-        return missing("UPDATE", format!("table {}", written.name));
-    }
-    if on_conflict != OnConflict::Error && !to.may_create_temporary {
-        return missing("TEMPORARY", format!("database {}", to.database));
-    }
-    Ok(())
 }

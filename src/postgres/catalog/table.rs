@@ -151,10 +151,11 @@ fn about(session: &Session, table: &TableName) -> String {
     format!("read the catalog of the {} about table {table}", session.side())
 }
 
-/// What a foreign server does with rows is in no transaction of the target's: they may be kept out, or stay.
-pub(super) async fn refuse_foreign_partitions(target: &Session, table: &Relation) -> Result<()> {
+/// What a foreign server does with rows is in no transaction of the target's: they may be kept out, or stay. The trouble
+/// with a partition that is there.
+pub(super) async fn foreign_partition(target: &Session, table: &Relation) -> Result<Option<Error>> {
     if table.kind != 'p' {
-        return Ok(());
+        return Ok(None);
     }
     let sql = format!(
         "SELECT n.nspname, c.relname FROM pg_catalog.pg_partition_tree({}::pg_catalog.oid::pg_catalog.regclass) p
@@ -163,7 +164,7 @@ pub(super) async fn refuse_foreign_partitions(target: &Session, table: &Relation
         table.oid
     );
     let Some(row) = target.rows(&about(target, &table.name), &sql).await?.pop() else {
-        return Ok(());
+        return Ok(None);
     };
     let mut row = Fields::of(row);
     let partition = TableName {
@@ -174,8 +175,9 @@ pub(super) async fn refuse_foreign_partitions(target: &Session, table: &Relation
         "partition {partition} of target table {} is a foreign table: its rows are in no transaction of the target's",
         table.name
     );
-    Err(Error::new(Side::Target, Kind::Unsupported, words)
-        .hinted("copy into the foreign server itself, or detach the partition for the time of the copy"))
+    let trouble = Error::new(Side::Target, Kind::Unsupported, words)
+        .hinted("copy into the foreign server itself, or detach the partition for the time of the copy");
+    Ok(Some(trouble))
 }
 
 fn check_kind(side: Side, name: &TableName, kind: char) -> Result<()> {
@@ -187,7 +189,7 @@ fn check_kind(side: Side, name: &TableName, kind: char) -> Result<()> {
         'S' => "a sequence",
         'i' | 'I' => "an index",
         'c' => "a composite type",
-        _ => "no table",
+        _ => "something else",
     };
     Err(Error::new(
         side,

@@ -162,31 +162,32 @@ impl Reactions {
         !self.triggers.is_empty()
     }
 
-    /// Refuses what would make rows other than they were sent.
-    pub(super) fn check(&self, table: &Relation, on_conflict: OnConflict, fire_triggers: bool) -> Result<()> {
+    /// What would make rows other than they were sent, a trouble each.
+    pub(super) fn check(&self, table: &Relation, on_conflict: OnConflict, fire_triggers: bool) -> Vec<Error> {
+        let mut troubles = Vec::new();
         if let (Some(disable), false) = (self.disable_triggers(&table.name), fire_triggers) {
             let words = format!(
                 "triggers of target table {} would fire for the rows that are copied, and can change, drop or add rows: {}",
                 table.name,
                 self.triggers_shown()
             );
-            return Err(Error::new(Side::Target, Kind::Unsupported, words).hinted(format!(
+            troubles.push(Error::new(Side::Target, Kind::Unsupported, words).hinted(format!(
                 "disable them for the time of the copy ({disable}), or let them fire: --fire-triggers"
             )));
         }
-        if on_conflict != OnConflict::Error && !self.rules.is_empty() {
+        if let (Some(first), true) = (self.rules.first(), on_conflict != OnConflict::Error) {
             let words = format!(
                 "target table {} has rules for INSERT or UPDATE, which would rewrite what --on-conflict does: {}",
                 table.name,
                 shown(&self.rules)
             );
-            return Err(Error::new(Side::Target, Kind::Unsupported, words).hinted(format!(
+            troubles.push(Error::new(Side::Target, Kind::Unsupported, words).hinted(format!(
                 "disable them for the time of the copy: ALTER TABLE {} DISABLE RULE {}",
                 quote_table(&table.name),
-                quote_identifier(&self.rules[0])
+                quote_identifier(first)
             )));
         }
-        Ok(())
+        troubles
     }
 
     /// Refuses what would make rows other than a repair wrote them.

@@ -4,9 +4,11 @@
 //! range by a hash of where it begins, so that a key may be as long as it likes. What layout 1 did not keep stays null.
 
 use super::trust;
+use crate::postgres::catalog::Right;
 use crate::postgres::connect::Session;
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::quote_identifier;
+use serde::Serialize;
 
 /// The layout that this version writes; a ledger of a later one is refused, one of an earlier one is upgraded.
 pub const FORMAT: u32 = 2;
@@ -93,6 +95,128 @@ UPDATE longhaul.format SET version = 2;
 "
 );
 
+/// How the ledger on the target is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Not there: the first job makes it.
+    Absent,
+    /// Of an earlier layout: the next job upgrades it.
+    Earlier,
+    /// There, and of this version's layout.
+    Current,
+}
+
+/// What was found of the ledger without writing anything.
+#[derive(Debug)]
+pub struct Probe {
+    /// How it is; `None` where the rights to ask are missing.
+    pub state: Option<State>,
+    /// The rights that a job needs to make it, or to write to it.
+    pub rights: Vec<Right>,
+    /// What an administrator can run where one is missing.
+    pub hint: String,
+}
+
+/// What a job does with each table of the ledger.
+const USES: [(&str, &[&str]); 4] = [
+    ("format", &["SELECT"]),
+    ("jobs", &["SELECT", "INSERT", "UPDATE"]),
+    ("tables", &["SELECT", "INSERT", "UPDATE"]),
+    ("batches", &["SELECT", "INSERT"]),
+];
+
+/// Looks whether the ledger is there and may be written to, or could be made. Reads only.
+///
+/// # Errors
+/// `Ledger` where a later version wrote it, or it is not to be trusted; or what goes wrong in asking.
+pub async fn probe(target: &Session, owner: Option<&str>) -> Result<Probe> {
+    trust::check(target, owner).await?;
+    let what = "look for the ledger (schema longhaul) on the target";
+    let sql = "SELECT n.oid IS NOT NULL, current_user, pg_catalog.has_database_privilege(current_database(), 'CREATE'),
+                      pg_catalog.has_schema_privilege(n.oid, 'USAGE'), pg_catalog.has_schema_privilege(n.oid, 'CREATE')
+               FROM (SELECT pg_catalog.to_regnamespace('longhaul')::pg_catalog.oid) n(oid)";
+    let row = target.row(what, sql).await?;
+    let field = |number: usize| row.get(number).and_then(Option::as_deref).unwrap_or_default();
+    let right = |right, on: &str, granted: bool| Right {
+        side: Side::Target,
+        right,
+        on: on.to_owned(),
+        granted,
+    };
+    let is_there = |granted: &str| granted == "t";
+    let hint = grants(field(1));
+    if field(0) != "t" {
+        let database = format!(
+            "database {}, where the ledger is made (schema longhaul)",
+            target.database()
+        );
+        let rights = vec![right("CREATE", &database, is_there(field(2)))];
+        let state = Some(State::Absent);
+        return Ok(Probe { state, rights, hint });
+    }
+    let schema = "schema longhaul, the ledger's";
+    let mut rights = vec![right("USAGE", schema, is_there(field(3)))];
+    let mut found = Vec::new();
+    for (table, uses) in USES {
+        let asked: Vec<_> = uses
+            .iter()
+            .map(|right| format!("pg_catalog.has_table_privilege(c.oid, '{right}')"))
+            .collect();
+        let sql = format!(
+            "SELECT {} FROM pg_catalog.pg_class c WHERE c.relkind = 'r' AND c.relname = '{table}'
+             AND c.relnamespace = pg_catalog.to_regnamespace('longhaul')",
+            asked.join(", ")
+        );
+        let Some(row) = target.rows(what, &sql).await?.pop() else {
+            continue;
+        };
+        found.push(table);
+        let on = format!("table longhaul.{table}");
+        rights.extend(
+            uses.iter()
+                .zip(row)
+                .map(|(name, granted)| right(*name, &on, granted.as_deref() == Some("t"))),
+        );
+    }
+    if !["format", "jobs", "batches"]
+        .iter()
+        .all(|table| found.contains(table))
+    {
+        rights.push(right("CREATE", schema, is_there(field(4))));
+        return Ok(Probe {
+            state: Some(State::Absent),
+            rights,
+            hint,
+        });
+    }
+    if rights.iter().any(|right| !right.granted) {
+        return Ok(Probe {
+            state: None,
+            rights,
+            hint,
+        });
+    }
+    let state = match version(target).await? {
+        FORMAT => State::Current,
+        1 => State::Earlier,
+        version => return Err(unknown_version(version)),
+    };
+    Ok(Probe {
+        state: Some(state),
+        rights,
+        hint,
+    })
+}
+
+fn unknown_version(version: u32) -> Error {
+    let words = format!(
+        "the ledger on the target has format {version}; this version of longhaul knows formats up to {FORMAT}"
+    );
+    Error::new(Side::Target, Kind::Ledger, words)
+        .hinted("use the version of longhaul that wrote it, or a later one")
+}
+
 /// Creates the ledger where it is not there yet, and upgrades one of an earlier layout. Safe to race and to repeat.
 ///
 /// It must belong to this user, to a superuser, or to the role that the operator names: `owner`.
@@ -122,12 +246,7 @@ pub async fn ensure(target: &Session, owner: Option<&str>) -> Result<()> {
     match version(target).await? {
         FORMAT => Ok(()),
         1 => upgrade(target).await,
-        version => Err(Error::new(
-            Side::Target,
-            Kind::Ledger,
-            format!("the ledger on the target has format {version}; this version of longhaul knows formats up to {FORMAT}"),
-        )
-        .hinted("use the version of longhaul that wrote it, or a later one")),
+        version => Err(unknown_version(version)),
     }
 }
 
@@ -165,13 +284,18 @@ async fn change(target: &Session, what: &str, statements: &str) -> Result<()> {
 }
 
 fn with_grants(error: Error, user: &str) -> Error {
-    if error.kind() != Kind::Privilege {
-        return error;
+    match error.kind() {
+        Kind::Privilege => error.hinted(grants(user)),
+        _ => error,
     }
+}
+
+/// What lets a user make the ledger, or work with it.
+fn grants(user: &str) -> String {
     let user = quote_identifier(user);
-    error.hinted(format!(
+    format!(
         "an administrator of the target can run: CREATE SCHEMA longhaul AUTHORIZATION {user}; (or, if it is there and \
          belongs to another role: GRANT USAGE, CREATE ON SCHEMA longhaul TO {user}; GRANT SELECT, INSERT, UPDATE, DELETE \
          ON ALL TABLES IN SCHEMA longhaul TO {user}; and you name that role: --ledger-owner ROLE)"
-    ))
+    )
 }

@@ -17,7 +17,7 @@ use super::identifier::{quote_literal, quote_text_array};
 use crate::table::{Batch, Fence, Key, KeyRange, Plan, Position, TableSpec, Tally};
 use xxhash_rust::xxh3::xxh3_64;
 
-pub use layout::{FORMAT, ensure};
+pub use layout::{FORMAT, Probe, State, ensure, probe};
 pub use seen::{set_source_seen, source_seen};
 pub(super) use segments::{key_from_json, tally_of};
 pub use take_over::{Found, check_rewritten, check_source, inspect, lost, stored_plan, take_over};
@@ -128,6 +128,15 @@ pub async fn read(target: &Session, orders: &Session, spec: &TableSpec, plan: &P
         segments::read_position(target, orders, plan, &mine).await
     })
     .await
+}
+
+/// What the job's batches did, by the ledger, whatever has become of the tables. The ledger must be there.
+///
+/// # Errors
+/// What goes wrong in asking.
+pub async fn tally(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<Tally> {
+    let (tally, _) = segments::read_tally(target, &of_table(spec, plan)).await?;
+    Ok(tally)
 }
 
 /// Keeps the key up to which nothing can appear any more. Idempotent.

@@ -53,7 +53,7 @@ pub async fn inspect(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<
 }
 
 /// Whether what was copied is still as it was sent, where the target table is in other files than when it was copied into:
-/// all of it is read back and held against the receipts. A TRUNCATE, a lossy ALTER TYPE and a table that was made anew
+/// all of it is read back and held against the receipts. A TRUNCATE, a lossy ALTER TYPE and a table that was created again
 /// leave such files, and so does a VACUUM FULL, which changes nothing.
 ///
 /// Reads as a verification does, outside of any transaction. What becomes of the table after that, the digest tells.
@@ -77,8 +77,8 @@ pub async fn check_rewritten(
         return Ok(());
     }
     tracing::warn!(
-        "target table {} was rewritten, or made anew, since job {} copied into it: what was copied is read back and held \
-         against what was sent",
+        "target table {} was rewritten, or created again, since job {} copied into it: what was copied is read back and compared \
+         with what was sent",
         plan.target,
         spec.job
     );
@@ -113,7 +113,7 @@ pub async fn check_rewritten(
         return Ok(());
     }
     let words = format!(
-        "target table {} was rewritten, or made anew, since job {} copied into it, and {different} of {ranges} ranges are not \
+        "target table {} was rewritten, or created again, since job {} copied into it, and {different} of {ranges} ranges are not \
          as they were sent: rows are missing or have other values",
         plan.target, spec.job
     );
@@ -195,7 +195,7 @@ pub async fn lost(
 ) -> Result<Option<Lost>> {
     if now.begun != 0 && now.begun < known.begun {
         let words = format!(
-            "the target was restored to an older state than job {} was begun anew in (--restart): the rows and the ledger \
+            "the target was restored to an older state than job {} was started over in (--restart): the rows and the ledger \
              that are there are of the time before",
             spec.job
         );
@@ -415,7 +415,7 @@ async fn check_entry(
     }
     let words = format!(
         "target table {} has lost rows that job {} has copied: {without_rows} of {} ranges with rows have none any more; \
-         it was emptied, or made anew",
+         it was emptied, or created again",
         plan.target,
         spec.job,
         ranges.len()
@@ -423,7 +423,7 @@ async fn check_entry(
     Err(Error::new(Side::Target, Kind::Emptied, words))
 }
 
-/// A partition that is gone or was emptied leaves rows in every range, of other partitions; a table that was made anew may
+/// A partition that is gone or was emptied leaves rows in every range, of other partitions; a table that was created again may
 /// have some of them: then all rows are counted.
 async fn count_rows(target: &Session, spec: &TableSpec, plan: &Plan, before: &str, mine: &str) -> Result<()> {
     let oid = |file: &str| {
@@ -442,7 +442,7 @@ async fn count_rows(target: &Session, spec: &TableSpec, plan: &Plan, before: &st
     let (tally, _) = super::segments::read_tally(target, mine).await?;
     let cause = match plan.target_is_partitioned {
         true => "a partition was emptied, detached or dropped",
-        false => "it was made anew with fewer",
+        false => "it was created again with fewer",
     };
     must_have_rows(target, spec, plan, tally.rows, cause).await
 }
@@ -489,7 +489,7 @@ pub async fn check_source(source: &Session, target: &Session, spec: &TableSpec, 
     }
     let words = format!(
         "source table {} has no row any more in {empty} of {} ranges that job {} has copied rows of: it was emptied, or \
-         filled anew",
+         filled again",
         plan.source,
         ranges.len(),
         spec.job
@@ -504,7 +504,7 @@ fn warn_of_rewrite(spec: &TableSpec, plan: &Plan, entry: &Entry) {
     let before = entry.plan.as_ref().map(|earlier| &earlier.source_files);
     if before.is_some_and(|before| *before != plan.source_files) {
         tracing::warn!(
-            "source table {} was rewritten, or emptied and filled anew, since job {} last looked at it: rows that were \
+            "source table {} was rewritten, or emptied and filled again, since job {} last looked at it: rows that were \
              copied before that are as they were then (longhaul verify {} --against source tells whether they differ)",
             plan.source,
             spec.job,
