@@ -10,7 +10,7 @@ use super::error::{Error, Kind, Result};
 pub const TABLE: &str = "audio_downloads";
 
 const CREATE: &str = "
-CREATE TABLE audio_downloads (
+CREATE TABLE public.audio_downloads (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     url text NOT NULL,
     title text,
@@ -56,7 +56,7 @@ pub async fn create(session: &Session) -> Result<()> {
 /// What goes wrong in writing.
 pub async fn fill(session: &Session, first: u64, last: u64) -> Result<()> {
     let sql = format!(
-        "INSERT INTO {TABLE} (url, title, duration_ms, checksum, tags, meta, created_at)
+        "INSERT INTO public.{TABLE} (url, title, duration_ms, checksum, tags, meta, created_at)
          SELECT 'https://cdn.example.net/audio/' || left(h, 2) || '/' || h || '.mp3',
                 CASE WHEN i % 97 = 0 THEN NULL ELSE 'Épisode ' || i || repeat(' ·', (i % 9)::int) END,
                 (i * 7919 % 5400000)::int,
@@ -75,9 +75,9 @@ pub async fn fill(session: &Session, first: u64, last: u64) -> Result<()> {
 /// What goes wrong in reading.
 pub async fn analyze(session: &Session) -> Result<u64> {
     let what = format!("analyze {TABLE}");
-    session.rows(&what, &format!("ANALYZE {TABLE}")).await?;
+    session.rows(&what, &format!("ANALYZE public.{TABLE}")).await?;
     let row = session
-        .row(&what, &format!("SELECT pg_table_size('{TABLE}')"))
+        .row(&what, &format!("SELECT pg_table_size('public.{TABLE}')"))
         .await?;
     number(session, &what, &row, 0)
 }
@@ -89,7 +89,7 @@ pub async fn analyze(session: &Session) -> Result<u64> {
 pub async fn sum(session: &Session) -> Result<Sum> {
     let what = format!("sum up {TABLE}");
     let sql = format!(
-        "SELECT count(*), count(DISTINCT id), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0) FROM {TABLE} t"
+        "SELECT count(*), count(DISTINCT id), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0) FROM public.{TABLE} t"
     );
     let row = session.row(&what, &sql).await?;
     let hash = row.get(2).cloned().flatten().unwrap_or_default();
@@ -128,7 +128,7 @@ pub async fn ledger(target: &Session) -> Result<(u64, u64)> {
 pub async fn held(target: &Session) -> Result<Held> {
     let what = "compare the ledger with the table";
     let sql = format!(
-        "SELECT (SELECT count(*) FROM {TABLE}), count(*), coalesce(sum(rows), 0) FROM longhaul.batches"
+        "SELECT (SELECT count(*) FROM public.{TABLE}), count(*), coalesce(sum(rows), 0) FROM longhaul.batches"
     );
     let row = target.row(what, &sql).await?;
     Ok(Held {
