@@ -6,6 +6,7 @@
 //! process cannot write behind our back, and whoever takes over waits for the batches in flight, and in turn.
 
 mod layout;
+mod rewritten;
 mod seen;
 mod segments;
 mod take_over;
@@ -18,9 +19,10 @@ use crate::table::{Batch, Fence, Key, KeyRange, Plan, Position, TableSpec, Tally
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use layout::{FORMAT, Probe, State, ensure, probe};
+pub use rewritten::check_rewritten;
 pub use seen::{set_source_seen, source_seen};
 pub(super) use segments::{key_from_json, tally_of};
-pub use take_over::{Found, check_rewritten, check_source, inspect, lost, stored_plan, take_over};
+pub use take_over::{Found, check_source, inspect, lost, stored_plan, take_over};
 
 /// What a batch's entry holds, in this order.
 pub(super) const BATCH_COLUMNS: &str =

@@ -1,5 +1,6 @@
 //! Taking a job's table over: who may, whether what was copied is still right and still there, and from where it goes on.
 
+use super::rewritten::must_have_rows;
 use super::segments::{key_from_json, read_position};
 use super::{in_transaction, lock_key, of_table};
 use crate::failpoint::failpoint;
@@ -7,14 +8,10 @@ use crate::postgres::connect::Session;
 use crate::postgres::cursor::{rows_of, where_range};
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::{quote_literal, quote_text_array};
-use crate::postgres::throttle::Unmetered;
-use crate::postgres::verify;
 use crate::table::{Key, KeyRange, Lost, Plan, Position, TableSpec, Tally};
 
 /// So long a take-over waits for the batches in flight of the run before; then their sessions are ended.
 const BATCHES_END_WITHIN: &str = "10s";
-/// So many rows at least are read back at a time.
-const ROWS_READ_BACK: u64 = 20_000;
 /// So many ranges are probed in one statement.
 const PROBED_AT_ONCE: usize = 200;
 
@@ -28,9 +25,9 @@ pub struct Found {
 }
 
 /// The ledger's row of a job's table.
-struct Entry {
+pub(super) struct Entry {
     plan: Option<Plan>,
-    target_files: Option<String>,
+    pub(super) target_files: Option<String>,
     settled: Option<Key>,
 }
 
@@ -50,74 +47,6 @@ pub async fn inspect(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<
         Ok(Found { known: true, tally })
     })
     .await
-}
-
-/// Whether what was copied is still as it was sent, where the target table is in other files than when it was copied into:
-/// all of it is read back and held against the receipts. A TRUNCATE, a lossy ALTER TYPE and a table that was created again
-/// leave such files, and so does a VACUUM FULL, which changes nothing.
-///
-/// Reads as a verification does, outside of any transaction. What becomes of the table after that, the digest tells.
-///
-/// # Errors
-/// `Emptied` where rows are missing or have other values; or what goes wrong in reading.
-pub async fn check_rewritten(
-    target: &Session,
-    source: &Session,
-    spec: &TableSpec,
-    plan: &Plan,
-) -> Result<()> {
-    let Some(entry) = read_entry(target, spec, plan).await? else {
-        return Ok(());
-    };
-    if entry.target_files.as_ref() == Some(&plan.target_files) {
-        return Ok(());
-    }
-    let found = super::read(target, source, spec, plan).await?;
-    if found.tally.rows == 0 {
-        return Ok(());
-    }
-    tracing::warn!(
-        "target table {} was rewritten, or created again, since job {} copied into it: what was copied is read back and compared \
-         with what was sent",
-        plan.target,
-        spec.job
-    );
-    let first = found.copied.map(|high| KeyRange { low: None, high });
-    let segments: Vec<_> = first.into_iter().chain(found.beyond).collect();
-    // Rows that triggers may have changed, or that lie in an order of their own with gaps between, can only be counted.
-    if spec.fire_triggers || (!plan.same_order && segments.len() > 1) {
-        return must_have_rows(target, spec, plan, found.tally.rows, "rows are missing").await;
-    }
-    let (mut different, mut ranges) = (0, 0);
-    for segment in &segments {
-        let mut low = segment.low.clone();
-        while low.as_ref() != Some(&segment.high) {
-            let rows = match plan.same_order {
-                true => ROWS_READ_BACK,
-                false => i64::MAX.cast_unsigned(),
-            };
-            let Some(high) = verify::next_unit(target, plan, spec, low.as_ref(), rows).await? else {
-                break;
-            };
-            let range = KeyRange {
-                low,
-                high: high.clone(),
-            };
-            let findings = verify::against_receipts(target, plan, spec, &range, &Unmetered).await?;
-            different += u64::from(findings.differences() > 0);
-            ranges += 1;
-            low = Some(high);
-        }
-    }
-    if different == 0 {
-        return Ok(());
-    }
-    let words = format!(
-        "target table {} was rewritten, or created again, since job {} copied into it, and {different} of {ranges} ranges are not \
-         as they were sent: rows are missing or have other values",
-        plan.target, spec.job
-    );
-    Err(Error::new(Side::Target, Kind::Emptied, words))
 }
 
 /// Takes the table over: a new epoch, the plan of now, and what is done so far.
@@ -283,7 +212,7 @@ async fn holders(target: &Session, what: &str, key: i64) -> Result<String> {
     Ok(format!("sessions {}", words.concat()))
 }
 
-async fn read_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<Option<Entry>> {
+pub(super) async fn read_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<Option<Entry>> {
     let what = format!("read job {} in the target's ledger", spec.job);
     let sql = format!(
         "SELECT coalesce(j.source_system, ''), j.source_database, t.table_name, t.target_table, to_json(t.key_columns),
@@ -445,28 +374,6 @@ async fn count_rows(target: &Session, spec: &TableSpec, plan: &Plan, before: &st
         false => "it was created again with fewer",
     };
     must_have_rows(target, spec, plan, tally.rows, cause).await
-}
-
-async fn must_have_rows(
-    target: &Session,
-    spec: &TableSpec,
-    plan: &Plan,
-    rows: u64,
-    cause: &str,
-) -> Result<()> {
-    let what = format!("count the rows of target table {}", plan.target);
-    let sql = format!("SELECT count(*) FROM {}", rows_of(Side::Target, plan));
-    let row = target.row(&what, &sql).await?;
-    let there = row.into_iter().next().flatten();
-    let there = there.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-    if there >= rows {
-        return Ok(());
-    }
-    let words = format!(
-        "target table {} has lost rows that job {} has copied: {there} are there, and {rows} were; {cause}",
-        plan.target, spec.job
-    );
-    Err(Error::new(Side::Target, Kind::Emptied, words))
 }
 
 /// Whether the source still has rows where a migrate has copied some: one that was emptied on the way has none to finish with.
