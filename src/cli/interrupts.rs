@@ -16,6 +16,8 @@ use super::report::Report;
 const END_WITHIN: Duration = Duration::from_millis(4500);
 /// And so long after the second.
 const STOP_WITHIN: Duration = Duration::from_millis(300);
+/// So long the last word may take.
+const TALK_WITHIN: Duration = Duration::from_millis(200);
 /// How a command goes on that had not begun a job.
 const SAME_COMMAND: &str = "interrupted; to go on, give the same command again";
 
@@ -83,7 +85,14 @@ impl Interrupts {
 fn end_within(time: Duration, printer: Printer, last_word: Arc<Mutex<String>>) {
     let end = move || {
         std::thread::sleep(time);
-        printer.talk(&last_word.lock().unwrap_or_else(PoisonError::into_inner));
+        // Whoever reads what we say may be what is waited for.
+        let talk = move || printer.talk(&last_word.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Ok(talking) = std::thread::Builder::new().spawn(talk) {
+            let until = std::time::Instant::now() + TALK_WITHIN;
+            while !talking.is_finished() && std::time::Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
         std::process::exit(ExitStatus::Interrupted.code().into())
     };
     if std::thread::Builder::new().spawn(end).is_err() {

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use tracing_subscriber::fmt::MakeWriter;
@@ -124,13 +124,16 @@ where
     }
 }
 
-/// Opens a log file to append to; made for its owner alone, and never through a symbolic link.
+/// Opens a log file to append to; made for its owner alone. What is there must be a file of this user's that no other can
+/// write to, and no symbolic link.
 fn open(path: &Path) -> Result<File, LogError> {
     let failed = |source| LogError::File {
         path: path.to_owned(),
         source,
     };
-    let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    // A pipe without a reader would wait for one.
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let no_link = flags.bits().cast_signed();
     let mut options = File::options();
     options
         .create(true)
@@ -143,7 +146,14 @@ fn open(path: &Path) -> Result<File, LogError> {
         }
         _ => failed(error),
     })?;
-    Ok(file)
+    let found = file.metadata().map_err(failed)?;
+    let wrong = match () {
+        () if !found.is_file() => "it is not a file",
+        () if found.uid() != rustix::process::geteuid().as_raw() => "it belongs to another user",
+        () if found.mode() & 0o022 != 0 => "others can write to it",
+        () => return Ok(file),
+    };
+    Err(failed(io::Error::other(wrong)))
 }
 
 const QUIET: &str = "rustls=warn,sled=off,tokio_postgres=warn";
@@ -253,6 +263,10 @@ mod tests {
         let error = open(&link).expect_err("it is a link");
         let cause = std::error::Error::source(&error).expect("why").to_string();
         assert_eq!(cause, "it is a symbolic link");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("its mode is changed");
+        let error = open(&path).expect_err("others can write to it");
+        let cause = std::error::Error::source(&error).expect("why").to_string();
+        assert_eq!(cause, "others can write to it");
     }
 
     #[test]

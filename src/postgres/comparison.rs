@@ -150,6 +150,7 @@ mod tests {
             target_type: None,
             collation: None,
             is_exact: true,
+            is_coarser_on_target: false,
             source_order: order.map(|schema| Order {
                 type_name: format!("{schema}.citext"),
                 operators: ["<", "<=", "=", ">=", ">"].map(|name| format!("OPERATOR({schema}.{name})")),

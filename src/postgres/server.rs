@@ -1,7 +1,7 @@
 //! A PostgreSQL server to be thrown away: for the demo and for tests.
 //!
-//! Finds the server's programs, makes a cluster in a temporary directory, starts it on a free port of 127.0.0.1 with
-//! trust authentication, and removes all of it when dropped. Started as root it runs as `postgres` or `nobody`, since
+//! Finds the server's programs, makes a cluster in a temporary directory, starts it on a free port of 127.0.0.1, or on a
+//! socket of its own, with trust authentication, and removes all of it when dropped. Started as root it runs as `postgres` or `nobody`, since
 //! PostgreSQL refuses root. Every call blocks.
 
 mod backup;
@@ -23,6 +23,8 @@ pub struct ServerOptions {
     pub fsync: bool,
     /// Lines for postgresql.conf, after ours.
     pub settings: Vec<String>,
+    /// Reached by this user alone: through a socket in a directory that is closed to others, and not by TCP.
+    pub is_private: bool,
     /// Where the server's programs are; looked for if `None`.
     pub programs: Option<PathBuf>,
 }
@@ -32,6 +34,7 @@ impl Default for ServerOptions {
         Self {
             fsync: true,
             settings: Vec::new(),
+            is_private: false,
             programs: None,
         }
     }
@@ -82,6 +85,7 @@ pub struct ThrowawayServer {
     programs: PathBuf,
     directory: tempfile::TempDir,
     port: u16,
+    is_private: bool,
     /// Who runs it, where we are root.
     account: Option<(u32, u32)>,
 }
@@ -101,6 +105,7 @@ impl ThrowawayServer {
             programs,
             directory: directory(account)?,
             port: 0,
+            is_private: options.is_private,
             account,
         };
         server.initialize(options)?;
@@ -117,8 +122,12 @@ impl ThrowawayServer {
             self.run("initdb", with("C"))?;
         }
         let fsync = if options.fsync { "on" } else { "off" };
+        let (addresses, sockets) = match self.is_private {
+            true => (String::new(), self.directory.path().display().to_string()),
+            false => ("127.0.0.1".to_owned(), String::new()),
+        };
         let mut settings = format!(
-            "\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nfsync = {fsync}\nwal_level = logical\n\
+            "\nlisten_addresses = '{addresses}'\nunix_socket_directories = '{sockets}'\nfsync = {fsync}\nwal_level = logical\n\
              max_wal_size = 4GB\nshared_buffers = 256MB\nmax_prepared_transactions = 10\nmax_connections = 200\n"
         );
         for line in &options.settings {
@@ -159,6 +168,15 @@ impl ThrowawayServer {
     /// A URL of the superuser, `postgres`, for one of its databases.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
+        if self.is_private {
+            let directory = self.directory.path().to_string_lossy();
+            let directory: String = url::form_urlencoded::byte_serialize(directory.as_bytes()).collect();
+            let directory = directory.replace('+', "%20");
+            return format!(
+                "postgres://postgres@/{database}?host={directory}&port={}",
+                self.port
+            );
+        }
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
@@ -264,7 +282,11 @@ fn tail(text: &str) -> String {
 
 /// Made 0700, the server's, and removed when it is dropped.
 fn directory(account: Option<(u32, u32)>) -> Result<tempfile::TempDir, ServerError> {
-    let made = tempfile::Builder::new().prefix("longhaul-server-").tempdir();
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    let made = tempfile::Builder::new()
+        .prefix("longhaul-server-")
+        .permissions(closed)
+        .tempdir();
     let directory = made.map_err(|error| {
         ServerError::Io(
             format!("create a directory in {}", std::env::temp_dir().display()),

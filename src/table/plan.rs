@@ -126,6 +126,9 @@ pub struct KeyColumn {
     pub collation: Option<String>,
     /// Whether equal values have one spelling: not so for numeric (1 and 1.00), citext, nondeterministic collations.
     pub is_exact: bool,
+    /// Whether the target takes values for equal that the source tells apart: by a nondeterministic collation.
+    #[serde(default)]
+    pub is_coarser_on_target: bool,
     /// How the source compares its values; `None` where PostgreSQL's own operators do.
     #[serde(default)]
     pub source_order: Option<Order>,

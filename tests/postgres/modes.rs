@@ -257,7 +257,19 @@ async fn keys_that_only_the_target_takes_for_one_are_never_tried_for_ever() {
              CREATE TABLE t (k text COLLATE blind PRIMARY KEY)",
         )
         .await;
+        if on_conflict != OnConflict::Error {
+            let error = databases.examine_for("t", on_conflict).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Unsupported, "{}", error.chain());
+            assert!(
+                error.chain().contains("nondeterministic collation"),
+                "{}",
+                error.chain()
+            );
+            continue;
+        }
         let run = databases.opened_for("t", on_conflict).await;
+        let refused = longhaul::postgres::check_repair(&databases.target, &run.plan, &run.spec, false).await;
+        assert_eq!(refused.unwrap_err().kind(), Kind::Unsupported);
         let high = longhaul::postgres::cursor::highest_key(&databases.source, &run.plan)
             .await
             .unwrap();

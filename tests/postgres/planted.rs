@@ -1,7 +1,9 @@
 //! Whoever may make objects in a schema of the user's search path gets nothing run by it, and no ledger believed.
 
 use crate::servers::{Databases, Run, another_look, batch, key, range, session, spec, sql, try_sql, value};
-use longhaul::postgres::{Ask, Kind, Side, Unmetered, cursor, ledger, look, verify, writers};
+use longhaul::postgres::{
+    Ask, Kind, ServerOptions, Side, ThrowawayServer, Unmetered, cursor, ledger, look, verify, writers,
+};
 use longhaul::table::{Difference, KeyRange, OnConflict};
 
 /// Operators, functions, types and tables that fit what we write better than PostgreSQL's own, each of which raises.
@@ -327,6 +329,24 @@ async fn a_ledger_that_somebody_else_has_made_is_refused() {
         sql(url, uproot).await;
     }
     ledger::ensure(&databases.target, None).await.unwrap();
+}
+
+/// Whoever gets to it is its superuser: the demo's servers are for their user alone.
+#[test]
+fn a_private_server_is_reached_by_its_socket_only() {
+    let options = ServerOptions {
+        fsync: false,
+        is_private: true,
+        ..ServerOptions::default()
+    };
+    let server = ThrowawayServer::start(&options).unwrap();
+    assert!(std::net::TcpStream::connect(("127.0.0.1", server.port())).is_err());
+    let directory = server.data().parent().unwrap().to_owned();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(directory).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o700);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let reached = runtime.block_on(session(&server.url("postgres"), Side::Target));
+    assert_eq!(reached.database(), "postgres");
 }
 
 /// What a trigger, a check, an assertion or a cast puts into its message is in no error of ours.

@@ -217,5 +217,25 @@ async fn a_superuser_is_told_whose_code_runs_with_its_rights() {
         "{:?}",
         plan.warnings
     );
+    // A domain behind an array, and a partition, are as good.
+    let ddl = "CREATE DOMAIN d AS text; CREATE TABLE u (id int PRIMARY KEY, v d[]);
+        CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)";
+    for url in [&databases.source_url, &databases.target_url] {
+        sql(url, ddl).await;
+    }
+    for (table, handed_over) in [
+        ("u", "ALTER DOMAIN d OWNER TO table_owner"),
+        ("p", "ALTER TABLE p1 OWNER TO table_owner"),
+    ] {
+        let plan = databases.examine(table).await.unwrap();
+        assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
+        sql(&databases.target_url, handed_over).await;
+        let plan = databases.examine(table).await.unwrap();
+        assert!(
+            matches!(plan.warnings.as_slice(), [only] if only.contains("belongs to role table_owner, and you connect")),
+            "{table}: {:?}",
+            plan.warnings
+        );
+    }
     assert_eq!(value(&databases.target_url, "SELECT count(*) FROM t").await, "0");
 }

@@ -92,6 +92,9 @@ pub(super) async fn reach(
     Ok((session, end))
 }
 
+/// What takes longer than this is told.
+const SPEAKS_AFTER: Duration = Duration::from_secs(5);
+
 /// Tries until it is done, as long as the operator lets a command wait for its servers.
 pub(super) async fn patiently<T>(
     context: &Context<'_>,
@@ -101,7 +104,7 @@ pub(super) async fn patiently<T>(
     let (mut pause, longest) = PAUSES;
     let mut said = String::new();
     loop {
-        let troubles = match attempt().await {
+        let troubles = match spoken(context, attempt()).await {
             Ok(done) => {
                 if !said.is_empty() {
                     context.printer.talk(&format!("reached after {}", waited(began)));
@@ -130,6 +133,24 @@ pub(super) async fn patiently<T>(
         }
         tokio::time::sleep(pause.min(left)).await;
         pause = (pause * 2).min(longest);
+    }
+}
+
+/// Says that it takes its time, and where to look: nothing is waited for in silence.
+async fn spoken<T>(context: &Context<'_>, attempt: impl Future<Output = T>) -> T {
+    let mut attempt = std::pin::pin!(attempt);
+    let began = Instant::now();
+    let mut next = SPEAKS_AFTER;
+    loop {
+        match tokio::time::timeout(next, &mut attempt).await {
+            Ok(done) => return done,
+            Err(_) => context.printer.warn(&format!(
+                "looking at both sides takes {} so far: a server does not answer, or a table is locked (pg_stat_activity of \
+                 either shows the session \"longhaul ..\" and what it waits for)",
+                waited(began)
+            )),
+        }
+        next *= 4;
     }
 }
 

@@ -5,7 +5,7 @@ use super::columns::{Attribute, FIRST_UNPINNED_OID, UniqueIndex};
 use super::structure::Structure;
 use super::table::Relation;
 use crate::postgres::error::{Error, Kind, Result, Side};
-use crate::table::{Column, KeyColumn, OnConflict};
+use crate::table::{Column, KeyColumn, OnConflict, TableName};
 
 /// The primary key, or else the unique index of fewest columns that orders not-null columns.
 pub(super) fn choose(source: &Relation, target: &Relation) -> Result<Vec<KeyColumn>> {
@@ -23,6 +23,8 @@ pub(super) fn choose(source: &Relation, target: &Relation) -> Result<Vec<KeyColu
                 type_name,
                 collation: column.collation.as_ref().map(|collation| collation.name.clone()),
                 is_exact: is_exact(column) && counterpart.is_some_and(is_exact),
+                is_coarser_on_target: tells_apart(column)
+                    && counterpart.is_some_and(|there| there.collation.is_some() && !tells_apart(there)),
                 source_order: None,
                 target_order: None,
             }
@@ -33,7 +35,10 @@ pub(super) fn choose(source: &Relation, target: &Relation) -> Result<Vec<KeyColu
         .unique_indexes_on(&key)
         .any(|index| !index.is_deterministic)
     {
-        key.iter_mut().for_each(|column| column.is_exact = false);
+        for column in &mut key {
+            column.is_exact = false;
+            column.is_coarser_on_target |= source.column(&column.name).is_some_and(tells_apart);
+        }
     }
     Ok(key)
 }
@@ -62,8 +67,33 @@ pub(super) fn reason(source: &Relation, key: &[KeyColumn]) -> String {
     }
 }
 
+/// Whether the column has a collation by which only equal bytes are equal.
+fn tells_apart(column: &Attribute) -> bool {
+    column
+        .collation
+        .as_ref()
+        .is_some_and(|collation| collation.is_deterministic)
+}
+
+/// Refuses to write over, or pass by, a row of the target that has another key on the source.
+pub(super) fn check_coarser(target: &TableName, key: &[KeyColumn]) -> Result<()> {
+    let Some(column) = key.iter().find(|column| column.is_coarser_on_target) else {
+        return Ok(());
+    };
+    let words = format!(
+        "key column \"{}\" of target table {target} has a nondeterministic collation, by which keys are equal that are two on the \
+         source",
+        column.name
+    );
+    Err(Error::new(Side::Target, Kind::Unsupported, words)
+        .hinted("give the target's column, and its unique index, the collation of the source"))
+}
+
 /// Rows that are there already are found by their key, and so by an index.
 pub(super) fn check_unique(target: &Relation, key: &[KeyColumn], on_conflict: OnConflict) -> Result<()> {
+    if on_conflict != OnConflict::Error {
+        check_coarser(&target.name, key)?;
+    }
     if on_conflict == OnConflict::Error || target.unique_indexes_on(key).next().is_some() {
         return Ok(());
     }

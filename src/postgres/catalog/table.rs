@@ -1,6 +1,7 @@
 //! Reads one side's catalog about a table: which one a name means, what it is, and what its user may do with it.
 
 use super::columns::{Attribute, UniqueIndex, read_columns, read_indexes};
+use super::digest::PARTS;
 use super::fields::Fields;
 use crate::postgres::connect::{Session, TO_USERS_PATH};
 use crate::postgres::error::{Error, Kind, Result, Side};
@@ -20,7 +21,7 @@ pub(super) struct Relation {
     /// Whether it, or a partition of it, is.
     pub is_unlogged: bool,
     pub has_children: bool,
-    /// Its owner, where we are a superuser and that one is not.
+    /// Who owns it, a partition or a type of it, where we are a superuser and they are not.
     pub owner_below_us: Option<String>,
     pub row_security_hides: bool,
     pub may_select: bool,
@@ -101,8 +102,16 @@ pub(super) async fn read(session: &Session, name: &TableName) -> Result<Relation
     let what = about(session, name);
     let sql = format!(
         "SELECT c.oid, c.relkind, e.is_unlogged, c.relhassubclass,
-                (SELECT o.rolname FROM pg_catalog.pg_roles o, pg_catalog.pg_roles u
-                 WHERE o.oid = c.relowner AND NOT o.rolsuper AND u.rolname = current_user AND u.rolsuper),
+                (SELECT pg_catalog.string_agg(DISTINCT o.rolname, ', ') FROM pg_catalog.pg_roles o, pg_catalog.pg_roles u
+                 WHERE NOT o.rolsuper AND u.rolname = current_user AND u.rolsuper AND o.oid IN (
+                     SELECT p.relowner FROM pg_catalog.pg_class p WHERE p.oid IN (SELECT c.oid UNION ALL
+                         SELECT t.relid FROM pg_catalog.pg_partition_tree(CASE c.relkind WHEN 'p' THEN c.oid END) t)
+                     UNION ALL
+                     (WITH RECURSIVE type(oid) AS (
+                         SELECT a.atttypid FROM pg_catalog.pg_attribute a
+                         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                         UNION SELECT p.oid FROM type w, {PARTS} WHERE p.oid <> '0'::pg_catalog.oid)
+                      SELECT y.typowner FROM type w JOIN pg_catalog.pg_type y ON y.oid = w.oid))),
                 pg_catalog.row_security_active(c.oid),
                 pg_catalog.has_table_privilege(c.oid, 'SELECT'), pg_catalog.has_table_privilege(c.oid, 'INSERT'),
                 pg_catalog.has_table_privilege(c.oid, 'UPDATE'),

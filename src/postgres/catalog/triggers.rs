@@ -4,6 +4,7 @@
 //! refused where rows come by INSERT. A repair updates and deletes as well, and asks for what concerns that.
 
 use super::fields::Fields;
+use super::key::check_coarser;
 use super::table::Relation;
 use crate::postgres::connect::Session;
 use crate::postgres::error::{Error, Kind, Result, Side};
@@ -69,6 +70,7 @@ pub async fn check_repair(
     spec: &TableSpec,
     delete_extra: bool,
 ) -> Result<bool> {
+    check_coarser(&plan.target, &plan.key)?;
     let mut events = INSERT;
     if plan.target_key_is_unique {
         events |= UPDATE;

@@ -17,6 +17,7 @@ impl ThrowawayServer {
         let standby = Self {
             programs: self.programs.clone(),
             directory: directory(self.account)?,
+            is_private: false,
             port: 0,
             account: self.account,
         };

@@ -26,7 +26,7 @@ const MARK: &str = "mark";
 /// As many as sled keeps ready.
 const THREADS: usize = 7;
 /// How long a file that was closed in this process may stay locked.
-const RELEASED_WITHIN: Duration = Duration::from_secs(2);
+const RELEASED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A journal in a directory of its own. Dropping it releases sled's lock.
 pub struct SledJournal {
@@ -134,7 +134,7 @@ fn close_to_others(path: &Path) -> std::io::Result<()> {
 }
 
 /// Opens sled's file; one that this very process has just closed is waited for, since its threads let go of it in their
-/// own time. Another process is kept out before, by the lock of the state directory.
+/// own time. Another process is kept out before, by the lock of the state directory, which it may have let go a moment earlier.
 fn open_when_released(path: &Path, config: &sled::Config) -> Result<sled::Db, JournalError> {
     let end = Instant::now() + RELEASED_WITHIN;
     loop {

@@ -186,6 +186,8 @@ fn start() -> Result<ThrowawayServer, ServerError> {
     ThrowawayServer::start(&ServerOptions {
         fsync: false,
         settings,
+        // Whoever gets in is its superuser, and so can do all that this user can.
+        is_private: true,
         ..ServerOptions::default()
     })
 }
@@ -200,9 +202,9 @@ fn joined(
     }
 }
 
-/// Complete, so that no PGHOSTADDR or PGSSLMODE leads elsewhere.
+/// Complete, so that no PGSSLMODE asks for more.
 fn url(server: &ThrowawayServer) -> String {
-    format!("{}?hostaddr=127.0.0.1&sslmode=disable", server.url("postgres"))
+    format!("{}&sslmode=disable", server.url("postgres"))
 }
 
 /// Both are written to: a session of the source's side only reads.
