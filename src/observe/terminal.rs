@@ -74,6 +74,11 @@ impl Terminal {
         })
     }
 
+    /// Whether the reader of stdout has gone.
+    pub fn reader_is_gone(&self) -> bool {
+        lock(&self.shared.streams).reader_gone
+    }
+
     /// Writes a line of talk to stderr; if that fails, there is nobody left to tell.
     pub fn say(&self, line: &str) {
         self.write_talk(harmless(&format!("{line}\n")).as_bytes());
@@ -215,6 +220,7 @@ pub(crate) mod tests {
             Box::new(Broken(io::ErrorKind::BrokenPipe)),
         );
         assert!(gone.print("first").is_ok() && gone.print("second").is_ok());
+        assert!(gone.reader_is_gone());
         gone.say("nobody hears this");
         let full = Terminal::of(
             Box::new(Broken(io::ErrorKind::StorageFull)),

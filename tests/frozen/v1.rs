@@ -51,7 +51,7 @@ fn a_job_that_the_first_version_has_finished_is_shown_in_full_and_there_is_nothi
         0,
         &["WorkflowExecutionCompleted", "copy_batch"],
     );
-    state.assert_says(&["pause", JOB], 1, &["is completed", "nothing left to do"]);
+    state.assert_says(&["pause", JOB], 1, &["is completed", "nothing to change"]);
     state.assert_says(&["resume", JOB], 0, &["complete", "nothing to resume"]);
 }
 

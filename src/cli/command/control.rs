@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use temporalio_client::WorkflowExecutionStatus;
 use temporalio_client::errors::WorkflowUpdateError;
 use temporalio_client::{WorkflowCancelOptions, WorkflowExecuteUpdateOptions, WorkflowSignalOptions};
 
@@ -43,9 +44,12 @@ async fn speak_to(context: &Context<'_>, name: &str) -> Result<Spoken, Report> {
     if !job.is_open() {
         let state = format!("{:?}", job.status).to_lowercase();
         return Err(Report::of(
-            format!("job {name} is {state}: there is nothing left to do for it"),
+            format!("job {name} is {state}: it does not run, and there is nothing to change"),
             ExitStatus::Failed,
-        ));
+        )
+        .with_hint(format!(
+            "to run it again: longhaul resume {name}, or its own command"
+        )));
     }
     if job.is_earlier() {
         let words = format!("an earlier version of longhaul began job {name}");

@@ -62,7 +62,8 @@ pub async fn watch(context: &Context<'_>, name: Option<&str>, json: bool) -> Out
             let texts: Vec<_> = statuses.iter().map(report::status).collect();
             context.printer.screen(&texts.join("\n\n"))?;
         }
-        if statuses.iter().all(|status| status.closed_at.is_some()) {
+        let nobody_reads = context.printer.terminal().reader_is_gone();
+        if nobody_reads || statuses.iter().all(|status| status.closed_at.is_some()) {
             return Ok(ExitStatus::Done);
         }
         tokio::time::sleep(WATCH_EVERY).await;
