@@ -3,7 +3,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use temporalio_client::WorkflowExecutionStatus;
 use temporalio_client::errors::WorkflowUpdateError;
 use temporalio_client::{WorkflowCancelOptions, WorkflowExecuteUpdateOptions, WorkflowSignalOptions};
 
