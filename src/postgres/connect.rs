@@ -357,8 +357,6 @@ fn version_number(text: &str) -> u32 {
 /// What both sides and each side need, so that values read the same on both and a dead client's session ends.
 fn settings_sql(side: Side, server_version: u32) -> String {
     let mut settings = vec![
-        // First of all: what comes after it means PostgreSQL's own functions, operators and types, and nobody else's.
-        ("search_path", OUR_PATH),
         ("client_encoding", "UTF8"),
         ("datestyle", "ISO"),
         ("intervalstyle", "postgres"),
@@ -398,15 +396,10 @@ fn settings_sql(side: Side, server_version: u32) -> String {
     if server_version >= 170_000 {
         settings.push(("transaction_timeout", "0"));
     }
-    let mut sql = String::new();
+    // First of all: what comes after it means PostgreSQL's own functions, operators and types, and nobody else's.
+    let mut sql = format!("SET search_path = {OUR_PATH}; ");
     for (name, value) in settings {
-        // A path is a list of names, and one of them in quotes would be a single name.
-        let value = if name == "search_path" {
-            value.to_owned()
-        } else {
-            quote_literal(value)
-        };
-        sql.push_str(&format!("SET {name} = {value}; "));
+        sql.push_str(&format!("SET {name} = {}; ", quote_literal(value)));
     }
     if side == Side::Target {
         // A receipt is a promise: what the journal holds must survive a crash of the target.
