@@ -79,7 +79,7 @@ impl Activities {
         let (epoch, highest) = (fence.epoch, now.key.as_ref());
         rewind::note(&source, &target, table, &plan, epoch, highest, None).await?;
         if input.lookback_keys.is_none() {
-            check_sequence(&source, &plan).await?;
+            check_sequence(&source, &plan, highest).await?;
         }
         let look_from = match (settled, input.lookback_keys) {
             (Some(settled), Some(keys)) => cursor::key_before(&source, &plan, settled, keys).await?,

@@ -6,6 +6,7 @@
 
 use super::catalog::{self, Purpose, Right, Survey, check_sequence, target_is_empty};
 use super::connect::Session;
+use super::cursor;
 use super::error::{Error, Kind, Result, Side};
 use super::ledger::{self, State};
 use super::rewind;
@@ -125,9 +126,9 @@ pub async fn survey(source: &Session, target: &Session, spec: &TableSpec, ask: &
         let refused = refuse_sync(plan);
         let may_read = |right: &Right| right.side == Side::Target || right.granted;
         let behind = match survey.rights.iter().all(may_read) {
-            true => check_sequence(source, plan).await,
-            // That it may not be read is told already.
-            false => Ok(()),
+            true if plan.growth == Growth::Grows => sequence_is_ahead(source, plan).await,
+            // That it may not be read, or need not grow, is told already.
+            _ => Ok(()),
         };
         survey.keep(refused);
         survey.keep(behind);
@@ -191,6 +192,11 @@ async fn refuse_rows(target: &Session, spec: &TableSpec, plan: &Plan, ask: &Ask)
     };
     let words = format!("target table {} is not empty, and {why}", plan.target);
     Err(Error::new(Side::Target, Kind::NotEmpty, words))
+}
+
+async fn sequence_is_ahead(source: &Session, plan: &Plan) -> Result<()> {
+    let highest = cursor::highest_key(source, plan).await?;
+    check_sequence(source, plan, highest.as_ref()).await
 }
 
 fn refuse_sync(plan: &Plan) -> Result<()> {

@@ -3,10 +3,9 @@
 use super::fields::Fields;
 use super::table::Relation;
 use crate::postgres::connect::Session;
-use crate::postgres::cursor;
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::{quote_literal, quote_table};
-use crate::table::{Growth, KeyColumn, Plan};
+use crate::table::{Growth, Key, KeyColumn, Plan};
 
 /// Calls of the server's clock as PostgreSQL spells them.
 const CLOCKS: [&str; 5] = [
@@ -78,17 +77,16 @@ pub(super) async fn read(session: &Session, table: &Relation, key: &[KeyColumn])
 /// Refuses a source whose sequence stands below the highest key: it was set back, or rows were inserted with keys of their
 /// own, and new rows come where a sync does not look any more.
 ///
+/// `highest` was read before the call: a key that is taken in between is then not above the sequence.
 /// Nothing is said of a key that no sequence fills, nor of a sequence that this user may not read.
 ///
 /// # Errors
 /// `Unsupported`; or what goes wrong in asking.
-pub async fn check_sequence(source: &Session, plan: &Plan) -> Result<()> {
+pub async fn check_sequence(source: &Session, plan: &Plan, highest: Option<&Key>) -> Result<()> {
     let [key] = plan.key.as_slice() else { return Ok(()) };
     if plan.growth != Growth::Grows {
         return Ok(());
     }
-    // In this order: a key that is taken in between is not above the sequence.
-    let highest = cursor::highest_key(source, plan).await?;
     let highest = highest.and_then(|key| key.0.first()?.parse::<i64>().ok());
     let Some(highest) = highest else { return Ok(()) };
     let sql = format!(
