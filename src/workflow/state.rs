@@ -64,7 +64,7 @@ pub struct TableState {
     /// Rounds of a sync that are over.
     #[serde(default)]
     pub rounds: u64,
-    /// The round that is going on (sync).
+    /// The round that is going on (sync), or a migrate's look at what the ledger had when it began.
     #[serde(default)]
     pub round: Option<Round>,
     /// When the next round begins, in milliseconds of Unix time, if the run before ended asleep.
@@ -88,7 +88,8 @@ pub struct Round {
 impl TableState {
     /// A table that was prepared for the first time.
     pub(super) fn begin(prepared: PrepareOutput, is_sync: bool) -> Self {
-        Self {
+        let again = prepared.again;
+        let mut state = Self {
             plan: prepared.plan,
             told: Witnesses::default(),
             until: prepared.highest.filter(|_| !is_sync),
@@ -101,7 +102,11 @@ impl TableState {
             rounds: 0,
             round: None,
             sleep_until_ms: None,
+        };
+        if let Some(found) = again {
+            state.begin_round(found);
         }
+        state
     }
 
     /// The table was prepared again: what the ledger says now is what holds.
@@ -121,6 +126,9 @@ impl TableState {
             self.lost.batches += lost.batches;
             self.lost.rows += lost.rows;
             self.lost.since = lost.since;
+        }
+        if let Some(found) = prepared.again {
+            self.begin_round(found);
         }
     }
 
@@ -171,6 +179,18 @@ impl TableState {
             frontier: self.position.end().cloned(),
             found,
         });
+    }
+
+    /// What a migrate found in the ledger was looked at again: whatever was visible when it was noted is there by now, or will
+    /// be copied.
+    pub(super) fn end_look(&mut self) {
+        let Some(Round { found, .. }) = self.round.take() else {
+            return;
+        };
+        if found.now.holders.is_empty() {
+            let settled = &mut self.position.settled;
+            *settled = found.now.key.or(settled.take());
+        }
     }
 
     /// A round is over: what was noted before it is settled if its writers had ended, and so is what was noted in it if
@@ -268,6 +288,7 @@ mod tests {
             },
             highest: highest.map(key),
             lost: None,
+            again: None,
         }
     }
 

@@ -407,3 +407,42 @@ fn a_sync_along_keys_that_need_not_grow_is_refused_with_the_way_out() {
     );
     until("new rows of every tenant", || (rows() == "33").then_some(()));
 }
+
+#[test]
+fn a_migrate_that_is_begun_again_brings_the_row_that_committed_late_whatever_copied_before() {
+    let (stage, late) = with_a_late_row();
+    let process = sync(&stage, "10m");
+    stage.until_state("SLEEPING");
+    assert_eq!(stage.rows(), 11);
+    commit(&late);
+    stage.run(&["cancel", JOB, "--wait"]).assert_code(0);
+    process.end().assert_code(1);
+    stage.begin(&mut stage.migrate(&[])).end().assert_code(0);
+    assert_eq!(stage.rows(), 12, "after a sync");
+    assert_eq!(stage.sums().0, stage.sums().1);
+
+    for forgets in [false, true] {
+        let (stage, late) = with_a_late_row();
+        stage
+            .begin(&mut stage.migrate(&[]))
+            .end()
+            .assert_code(0)
+            .assert_said(&["transactions are open on the source"]);
+        commit(&late);
+        if forgets {
+            std::fs::remove_dir_all(stage.state()).unwrap();
+        }
+        stage.begin(&mut stage.migrate(&[])).end().assert_code(0);
+        assert_eq!(
+            stage.rows(),
+            12,
+            "after a migrate, without its journal: {forgets}"
+        );
+        let settled = "SELECT settled[1] FROM longhaul.tables";
+        assert_eq!(
+            ask(&stage.target, settled),
+            "12",
+            "and nothing is looked at twice"
+        );
+    }
+}

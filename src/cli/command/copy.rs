@@ -18,10 +18,10 @@ use super::run::{self, Ready};
 use super::{Context, refused, unreachable};
 use crate::connect::{self, ConnectError, Connected, Place};
 use crate::job::status::JobKind;
-use crate::job::{Ends, JobSpec, TuningChange};
+use crate::job::{Ends, JobSpec, Kind, TuningChange};
 use crate::postgres::{Look, Session, Side, ledger, look};
 use crate::service::Mode;
-use crate::table::{Position, Tally};
+use crate::table::{Growth, Position, Tally};
 use crate::worker;
 use crate::workflow::{CopyTable, JobInput};
 
@@ -462,5 +462,13 @@ fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, look: &Look, begin
         }
         Begins::Again(_) | Begins::First => format!("job {name} {from}: {place}"),
     };
-    context.printer.talk(&words);
+    let is_same_run = matches!(begins, Begins::Continues | Begins::Paused);
+    let not_looked_for = match &look.plan.growth {
+        _ if is_same_run || look.found.batches == 0 || spec.kind != Kind::Migrate => String::new(),
+        Growth::Grows if !look.plan.source_is_standby => String::new(),
+        _ => format!(
+            "; rows that have come below its last key since are not looked for (longhaul verify {name} --against source names them)"
+        ),
+    };
+    context.printer.talk(&format!("{words}{not_looked_for}"));
 }
