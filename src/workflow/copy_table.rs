@@ -420,6 +420,7 @@ impl CopyTable {
                 .or(self.known.as_ref().map(|known| known.tally))
                 .unwrap_or_default(),
             begun: position.map_or(0, |position| position.begun),
+            told: self.known.clone().filter(|_| at.is_none()),
             found: at.map(|at| at.found).unwrap_or_default(),
             lost: at.map(|at| at.lost.clone()).unwrap_or_default(),
             prepared_again: at.map_or(0, |at| at.prepared_again),

@@ -446,3 +446,27 @@ fn a_migrate_that_is_begun_again_brings_the_row_that_committed_late_whatever_cop
         );
     }
 }
+
+#[test]
+fn a_target_of_the_time_before_a_restart_is_refused_however_often_the_command_is_given() {
+    let stage = Stage::new(100);
+    stage.begin(&mut stage.migrate(&[])).end().assert_code(0);
+    stage.keep_target();
+    tell(&stage.source, "UPDATE audio_downloads SET title = 'new'");
+    let anew = ["--restart", "--on-conflict", "update"];
+    stage.begin(&mut stage.migrate(&anew)).end().assert_code(0);
+    stage.bring_target_back();
+    let refused = ["restored to an older state", "--restart"];
+    let verify = || stage.run(&["verify", JOB, "--progress", "none"]);
+    verify().assert_code(1).assert_said(&refused);
+    for _ in 0..3 {
+        let again = stage
+            .begin(&mut stage.migrate(&["--on-conflict", "update"]))
+            .end();
+        again.assert_code(1).assert_said(&refused);
+    }
+    verify().assert_code(1).assert_said(&refused);
+    stage.begin(&mut stage.migrate(&anew)).end().assert_code(0);
+    verify().assert_code(0);
+    assert_eq!(stage.sums().0, stage.sums().1);
+}

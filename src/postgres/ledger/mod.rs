@@ -22,7 +22,7 @@ pub use layout::{FORMAT, Probe, State, ensure, probe};
 pub use rewritten::check_rewritten;
 pub use seen::{set_source_seen, source_seen};
 pub(super) use segments::{key_from_json, tally_of};
-pub use take_over::{Found, check_source, inspect, lost, stored_plan, take_over};
+pub use take_over::{Found, check_begun, check_source, inspect, lost, stored_plan, take_over};
 
 /// What a batch's entry holds, in this order.
 pub(super) const BATCH_COLUMNS: &str =
@@ -126,8 +126,18 @@ pub async fn find(target: &Session, spec: &TableSpec, plan: &Plan, batch: &Batch
 /// What goes wrong in asking.
 pub async fn read(target: &Session, orders: &Session, spec: &TableSpec, plan: &Plan) -> Result<Position> {
     let mine = of_table(spec, plan);
+    let what = format!("read job {} in the target's ledger", spec.job);
+    let sql = format!(
+        "SELECT (extract(epoch FROM created_at) * 1000000)::bigint FROM longhaul.jobs WHERE job = {}",
+        quote_literal(&spec.job)
+    );
     in_transaction(target, async || {
-        segments::read_position(target, orders, plan, &mine).await
+        let begun = target.rows(&what, &sql).await?.pop();
+        let begun = begun.and_then(|row| row.into_iter().next().flatten());
+        Ok(Position {
+            begun: begun.and_then(|text| text.parse().ok()).unwrap_or(0),
+            ..segments::read_position(target, orders, plan, &mine).await?
+        })
     })
     .await
 }

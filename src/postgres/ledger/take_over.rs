@@ -111,6 +111,22 @@ pub async fn stored_plan(target: &Session, spec: &TableSpec) -> Result<Plan> {
     crate::postgres::catalog::with_order_of_target(target, plan).await
 }
 
+/// Refuses a ledger whose account of the job begins before what an earlier run knew.
+///
+/// # Errors
+/// `Emptied`: the ledger, and the rows with it, are of a time before the job was begun anew.
+pub fn check_begun(spec: &TableSpec, known: &Position, now: &Position) -> Result<()> {
+    if now.begun == 0 || now.begun >= known.begun {
+        return Ok(());
+    }
+    let words = format!(
+        "the target was restored to an older state than job {} was started over in (--restart): the rows and the ledger \
+         that are there are of the time before",
+        spec.job
+    );
+    Err(Error::new(Side::Target, Kind::Emptied, words))
+}
+
 /// What the target had confirmed by `known` and does not have `now`.
 ///
 /// # Errors
@@ -122,14 +138,7 @@ pub async fn lost(
     known: &Position,
     now: &Position,
 ) -> Result<Option<Lost>> {
-    if now.begun != 0 && now.begun < known.begun {
-        let words = format!(
-            "the target was restored to an older state than job {} was started over in (--restart): the rows and the ledger \
-             that are there are of the time before",
-            spec.job
-        );
-        return Err(Error::new(Side::Target, Kind::Emptied, words));
-    }
+    check_begun(spec, known, now)?;
     let batches = known.tally.batches.saturating_sub(now.tally.batches);
     let rows = known.tally.rows.saturating_sub(now.tally.rows);
     // Fewer batches with the same rows: a repair has joined their receipts. Of a run that has ended all that is known is how
