@@ -6,6 +6,7 @@
 //! process cannot write behind our back, and whoever takes over waits for the batches in flight, and in turn.
 
 mod layout;
+mod others;
 mod rewritten;
 mod seen;
 mod segments;
@@ -238,20 +239,29 @@ pub(super) fn fence_sql(spec: &TableSpec, plan: &Plan, fence: &Fence) -> String 
     // The locks first, each in a statement of its own: what the last one sees is then younger than both.
     format!(
         "SELECT pg_catalog.pg_advisory_xact_lock_shared({}); LOCK TABLE ONLY {} IN ROW EXCLUSIVE MODE;
-         SELECT (SELECT epoch FROM longhaul.tables WHERE {mine}), {present}",
+         SELECT (SELECT epoch FROM longhaul.tables WHERE {mine}), {present}, {}",
         lock_key(spec, plan),
         super::identifier::quote_table(&plan.target),
+        others::other_sql(spec, plan),
     )
 }
 
-/// Whether the target still knows this run, by the last row of [`fence_sql`].
-pub(super) fn judge_fence(spec: &TableSpec, fence: &Fence, row: Option<&[Option<String>]>) -> Result<()> {
+/// Whether the target still knows this run, and no other job is in its way, by the last row of [`fence_sql`].
+pub(super) fn judge_fence(
+    spec: &TableSpec,
+    plan: &Plan,
+    fence: &Fence,
+    row: Option<&[Option<String>]>,
+) -> Result<()> {
     let field = |number: usize| row.and_then(|row| row.get(number)).and_then(Option::as_deref);
     let epoch = field(0).and_then(|text| text.parse::<u64>().ok());
     let present = field(1).and_then(|text| text.parse::<usize>().ok());
     match epoch {
         Some(epoch) if epoch > fence.epoch => Err(fenced(spec, Some(epoch))),
-        Some(epoch) if epoch == fence.epoch && present == Some(fence.witnesses.len()) => Ok(()),
+        Some(epoch) if epoch == fence.epoch && present == Some(fence.witnesses.len()) => match field(2) {
+            Some(other) => Err(others::shared(spec, plan, other)),
+            None => Ok(()),
+        },
         _ => {
             let words = format!(
                 "the target has lost what it had confirmed of job {}: it was failed over or restored to an older state",
@@ -284,7 +294,7 @@ pub(super) fn judge_digest(side: Side, plan: &Plan, fence: &Fence, digest: Optio
 pub(super) async fn pass_fence(target: &Session, spec: &TableSpec, plan: &Plan, fence: &Fence) -> Result<()> {
     let what = format!("ask the target about job {}", spec.job);
     let row = target.rows(&what, &fence_sql(spec, plan, fence)).await?.pop();
-    judge_fence(spec, fence, row.as_deref())?;
+    judge_fence(spec, plan, fence, row.as_deref())?;
     let digest = target
         .row(&what, &super::catalog::digest_sql(&plan.target))
         .await?;
