@@ -105,8 +105,10 @@ async fn settle(
     step("asking who writes to the source");
     let now = note(source, table, plan).await?;
     if position.end().is_some() {
-        // A sync that looks back has left a settled key, though nobody knows how its keys grow: it stays as it is.
-        let now = now.or_else(|| position.settled.as_ref().map(|_| nothing_noted()));
+        // A sync that looks back has left a settled key, though nobody knows how its keys grow: it stays as it is. So does the
+        // word that all of it must be looked at again.
+        let has_mark = position.settled.is_some() || ledger::is_unsettled(target, table, plan).await?;
+        let now = now.or_else(|| has_mark.then(nothing_noted));
         return Ok(now.map(|now| NoteWritersOutput {
             now,
             before: None,

@@ -7,6 +7,7 @@
 
 mod layout;
 mod others;
+mod partitions;
 mod rewritten;
 mod seen;
 mod segments;
@@ -20,6 +21,7 @@ use crate::table::{Batch, Fence, Key, KeyRange, Plan, Position, TableSpec, Tally
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use layout::{FORMAT, Probe, State, ensure, probe};
+pub use partitions::is_unsettled;
 pub use rewritten::check_rewritten;
 pub use seen::{set_source_seen, source_seen};
 pub(super) use segments::{key_from_json, tally_of};
@@ -152,7 +154,7 @@ pub async fn tally(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<Ta
     Ok(tally)
 }
 
-/// Keeps the key up to which nothing can appear any more. Idempotent.
+/// Keeps the key up to which nothing can appear any more; without one, what is kept stays. Idempotent.
 ///
 /// # Errors
 /// `Fenced` where a later run has taken over.
@@ -163,9 +165,9 @@ pub async fn set_settled(
     epoch: u64,
     settled: Option<&Key>,
 ) -> Result<()> {
-    let key = settled.map_or("NULL".to_owned(), |key| quote_text_array(&key.0));
+    let key = settled.map_or("NULL::text[]".to_owned(), |key| quote_text_array(&key.0));
     let sql = format!(
-        "UPDATE longhaul.tables SET settled = {key}, updated_at = now() WHERE {} AND epoch = {epoch} RETURNING 1",
+        "UPDATE longhaul.tables SET settled = coalesce({key}, settled), updated_at = now() WHERE {} AND epoch = {epoch} RETURNING 1",
         of_table(spec, plan)
     );
     let what = format!("write the settled key of job {} to the target's ledger", spec.job);

@@ -2,7 +2,7 @@
 
 use super::rewritten::must_have_rows;
 use super::segments::{key_from_json, read_position};
-use super::{in_transaction, lock_key, of_table};
+use super::{in_transaction, lock_key, of_table, partitions};
 use crate::failpoint::failpoint;
 use crate::postgres::connect::Session;
 use crate::postgres::cursor::{rows_of, where_range};
@@ -73,10 +73,20 @@ pub async fn take_over(
         }
         let (epoch, begun) = write_entry(target, spec, plan).await?;
         let position = read_position(target, source, plan, &mine).await?;
+        let mut settled = entry.as_ref().and_then(|entry| entry.settled.clone());
+        let earlier = entry.as_ref().and_then(|entry| entry.plan.as_ref());
+        if let (Some(earlier), Some(end)) = (earlier, position.end()) {
+            let passed = partitions::passed_by(source, plan, earlier, end).await?;
+            if !passed.is_empty() {
+                warn_of_partitions(spec, plan, &passed);
+                partitions::unsettle(target, spec, plan).await?;
+                settled = None;
+            }
+        }
         Ok(Position {
             epoch,
             begun,
-            settled: entry.and_then(|entry| entry.settled),
+            settled,
             ..position
         })
     })
@@ -361,19 +371,23 @@ async fn check_entry(
     Err(Error::new(Side::Target, Kind::Emptied, words))
 }
 
+/// The numbers of a table and of its partitions, of the files that they are in.
+pub(super) fn table_numbers(files: &str) -> Vec<String> {
+    let number = |file: &str| {
+        let number = file.trim_start_matches('(').split(',').next();
+        number.unwrap_or_default().to_owned()
+    };
+    let numbers = files.split(' ').map(number);
+    numbers.filter(|number| number.parse::<u32>().is_ok()).collect()
+}
+
 /// A partition that is gone or was emptied leaves rows in every range, of other partitions; a table that was created again may
 /// have some of them: then all rows are counted.
 async fn count_rows(target: &Session, spec: &TableSpec, plan: &Plan, before: &str, mine: &str) -> Result<()> {
-    let oid = |file: &str| {
-        file.trim_start_matches('(')
-            .split(',')
-            .next()
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let now: Vec<_> = plan.target_files.split(' ').map(oid).collect();
+    let now = table_numbers(&plan.target_files);
     // A batch that waited for a TRUNCATE of a partition has filled it again a little.
-    let suspicious = plan.target_is_partitioned || before.split(' ').any(|file| !now.contains(&oid(file)));
+    let is_gone = |number| !now.contains(number);
+    let suspicious = plan.target_is_partitioned || table_numbers(before).iter().any(is_gone);
     if !suspicious {
         return Ok(());
     }
@@ -413,6 +427,16 @@ pub async fn check_source(source: &Session, target: &Session, spec: &TableSpec, 
     Err(Error::new(Side::Source, Kind::Emptied, words).hinted(
         "bring its rows back; or copy what is there now, over what was copied: --restart --on-conflict update",
     ))
+}
+
+fn warn_of_partitions(spec: &TableSpec, plan: &Plan, passed: &[String]) {
+    tracing::warn!(
+        "source table {} has partitions that were not there when job {} came by: {}. The job looks again at all that it has copied, \
+         and adds the rows that are missing",
+        plan.source,
+        spec.job,
+        passed.join(", ")
+    );
 }
 
 /// Nobody can tell a VACUUM FULL of the source from a TRUNCATE that was followed by other rows.
