@@ -517,7 +517,7 @@ fn in_a_process(directory: &Path, test: impl AsyncFnOnce(Client)) {
         let Connected {
             client,
             place: _place,
-        } = connect::own(directory).await.unwrap();
+        } = connect::share(directory).await.unwrap();
         tokio::time::timeout(Duration::from_secs(120), test(client))
             .await
             .expect("the test takes too long");

@@ -24,6 +24,7 @@ mod rights;
 mod server_faults;
 #[path = "../support/servers.rs"]
 mod servers;
+mod shared;
 mod stage;
 mod sync;
 mod verified;

@@ -12,7 +12,7 @@ use super::inspect::{self, unknown};
 use super::jobs::{self, Job};
 use super::kept;
 use super::{Context, refused, unreachable};
-use crate::connect::{self, Connected, Place};
+use crate::connect::{self, Connected};
 use crate::job::status::{JobState, JobStatus};
 use crate::job::{Kind, TuningChange};
 use crate::observe::progress::waiting_in_words;
@@ -55,12 +55,8 @@ async fn speak_to(context: &Context<'_>, name: &str) -> Result<Spoken, Report> {
         return Err(Report::of(words, ExitStatus::Failed)
             .with_hint("run its own command again: it continues from the ledger on the target".to_owned()));
     }
-    let live = match connected.place {
-        Place::Process(_) => jobs::worker_pid(&connected.client, &job.spec.name)
-            .await?
-            .is_some(),
-        Place::Here(_) => false,
-    };
+    let runner = connected.runner_of(name).map_err(|error| unreachable(&error))?;
+    let live = runner.is_some();
     let worker = if live {
         None
     } else {
@@ -76,7 +72,7 @@ async fn speak_to(context: &Context<'_>, name: &str) -> Result<Spoken, Report> {
 
 impl Spoken {
     fn is_live(&self) -> bool {
-        self.worker.is_none() && matches!(self.connected.place, Place::Process(_))
+        self.worker.is_none()
     }
 
     /// Lets go of the journal, which others may want to ask.

@@ -6,7 +6,7 @@ use super::super::exit::ExitStatus;
 use super::super::report::{self, Outcome, Report};
 use super::jobs::{self, Job};
 use super::{Context, refused, unreachable};
-use crate::connect::{self, Connected, Place};
+use crate::connect::{self, Connected};
 use crate::job::status::JobStatus;
 use crate::service::Mode;
 use crate::worker;
@@ -24,10 +24,8 @@ pub(super) async fn connect(context: &Context<'_>) -> Result<Option<Connected>, 
 
 /// Asks a job's workflow; where no worker would answer, this process brings one that only decides and answers.
 async fn ask(connected: &Connected, job: &Job) -> Result<JobStatus, Report> {
-    let pid = match connected.place {
-        Place::Process(_) => jobs::worker_pid(&connected.client, &job.spec.name).await?,
-        Place::Here(_) => None,
-    };
+    let runner = connected.runner_of(job.spec.name.as_str());
+    let pid = runner.map_err(|error| unreachable(&error))?;
     if pid.is_some() {
         return Ok(job.to_status(pid).await);
     }

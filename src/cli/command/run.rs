@@ -12,7 +12,7 @@ use super::super::report::{Outcome, Report};
 use super::jobs::{self, Job};
 use super::trouble::{Said, Trouble};
 use super::{Context, refused};
-use crate::connect::{Connected, Place};
+use crate::connect::{Connected, JobLock, Place};
 use crate::job::status::JobStatus;
 use crate::job::{JobName, JobSpec, Kind, Tuning};
 use crate::observe::figures;
@@ -28,6 +28,7 @@ const LAST_LOOK_WITHIN: Duration = Duration::from_millis(500);
 
 /// A worker that has begun, and what it shows of itself.
 pub struct Ready {
+    _lock: JobLock,
     worker: Running,
     gauge: Arc<Gauge>,
     ending: Arc<AtomicBool>,
@@ -35,11 +36,17 @@ pub struct Ready {
 
 impl Ready {
     /// Starts the worker of a job.
-    pub fn start(connected: &Connected, job: &JobName, activities: Activities) -> Result<Self, Report> {
+    pub fn start(
+        connected: &Connected,
+        lock: JobLock,
+        job: &JobName,
+        activities: Activities,
+    ) -> Result<Self, Report> {
         let (gauge, ending) = (activities.gauge(), activities.ending());
         let worker =
             worker::start(&connected.client, job, Some(activities)).map_err(|error| refused(&error))?;
         Ok(Self {
+            _lock: lock,
             worker,
             gauge,
             ending,
@@ -77,13 +84,18 @@ pub async fn to_the_end(
         let looked = async {
             let refreshed = job.refresh().await;
             must_be_well(&connected, &ready)?;
+            if told.must_wait_for(context, &connected, refreshed.as_ref().err()) {
+                return Ok(None);
+            }
             refreshed?;
-            Ok::<_, Report>(job.to_status(Some(std::process::id())).await)
+            Ok::<_, Report>(Some(job.to_status(Some(std::process::id())).await))
         };
         let status = tokio::select! {
             status = looked => status?,
             () = context.interrupts.heard(1) => break,
         };
+        // What is in flight goes on meanwhile, and is reported when it can be.
+        let Some(status) = status else { continue };
         if let Some(tuning) = status.tuning {
             ready.limit(&tuning);
         }
@@ -115,6 +127,7 @@ fn goes_on_with(job: &JobName) -> String {
 /// What has been said once, and need not be said again.
 #[derive(Default)]
 struct Told {
+    waits: bool,
     up_to: bool,
     batches_lost: u64,
     rows_lost: u64,
@@ -122,6 +135,33 @@ struct Told {
 }
 
 impl Told {
+    /// Whether another process serves the journal and does not answer: it stands still, and nobody can take its place.
+    fn must_wait_for(
+        &mut self,
+        context: &Context<'_>,
+        connected: &Connected,
+        error: Option<&Report>,
+    ) -> bool {
+        let waits = error.is_some() && connected.is_served_elsewhere();
+        if waits && !self.waits {
+            let who = connected.served_by().map_or_else(
+                || "no process serves the journal of the state directory".to_owned(),
+                |pid| {
+                    format!("process {pid}, which serves the journal of the state directory, does not answer")
+                },
+            );
+            context
+                .printer
+                .warn(&format!("{who}: the job stands still until it does, or ends"));
+        } else if self.waits && !waits {
+            context
+                .printer
+                .talk("the journal is served again: the job goes on");
+        }
+        self.waits = waits;
+        waits
+    }
+
     fn tell(&mut self, context: &Context<'_>, spec: &JobSpec, status: &JobStatus) {
         for said in self.trouble.look(status, SystemTime::now()) {
             match said {
@@ -184,8 +224,8 @@ fn goes_on(job: Kind, failure: &str) -> Option<&'static str> {
 
 /// Without its journal or its worker a job stands still.
 fn must_be_well(connected: &Connected, ready: &Ready) -> Result<(), Report> {
-    if let Place::Here(owner) = &connected.place {
-        owner.service.check().map_err(|error| {
+    if let Place::Shared(member) = &connected.place {
+        member.check().map_err(|error| {
             Report::new(&error, ExitStatus::Service).with_hint(
                 "nothing is lost: make room or repair the disk, then run the same command again".to_owned(),
             )

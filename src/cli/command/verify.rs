@@ -9,7 +9,7 @@ use super::ends::{self, By, Connections, Refusal};
 use super::inspect::unknown;
 use super::jobs::{self, Job};
 use super::run::{self, Ready};
-use super::{Context, refused};
+use super::{Context, refused, unreachable};
 use crate::connect::Connected;
 use crate::job::status::JobKind;
 use crate::job::{Against, JobName, JobSpec, Kind, VerifySpec};
@@ -27,16 +27,17 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
     for warning in context.state_dir.prepare()? {
         context.printer.warn(&warning);
     }
-    let connected = super::copy::own(context).await?;
+    let connected = super::copy::share(context).await?;
     let (spec, connections, job) = match &args.job {
         Some(name) => of_job(context, args, &connected, name).await?,
         None => of_tables(context, args)?,
     };
     let was_told = match &args.job {
-        Some(name) => told(&connected, name).await?,
+        Some(name) => told(&connected, name, args.repair).await?,
         None => None,
     };
     spec.validate()?;
+    let lock = super::copy::take(&connected, &spec.name)?;
     super::super::resources::must_suffice_for(spec.tuning.concurrency)?;
     let attempt = async || reach(context, &spec, &connections, job.as_ref()).await;
     let spec = ends::patiently(context, attempt).await?;
@@ -78,7 +79,7 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
         ends::tell(job, &spec).await?;
     }
     let activities = worker::activities(&spec, connections.source, connections.target);
-    let ready = Ready::start(&connected, &spec.name, activities)?;
+    let ready = Ready::start(&connected, lock, &spec.name, activities)?;
     match open {
         Some(job) => super::copy::apply_tuning(&job, super::copy::given_tuning(context, &spec)).await?,
         None => super::copy::start(&connected, &spec, was_told, None).await?,
@@ -87,8 +88,17 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
 }
 
 /// What a job was told is on the target: a verification against a ledger that has less proves nothing.
-async fn told(connected: &Connected, name: &str) -> Result<Option<Position>, Report> {
+async fn told(connected: &Connected, name: &str, repairs: bool) -> Result<Option<Position>, Report> {
     let job = jobs::named(&connected.client, name).await?;
+    let runner = connected.runner_of(name).map_err(|error| unreachable(&error))?;
+    if let (Some(pid), true) = (runner, repairs) {
+        let words = format!("process {pid} runs job {name}, whose rows --repair would change meanwhile");
+        return Err(Report::of(words, ExitStatus::Usage)
+            .with_hint("interrupt that process (Ctrl-C), or wait for it; a verification that only reads may run beside it".to_owned()));
+    }
+    if runner.is_some() {
+        return Ok(job.told().await);
+    }
     // It answers only; this process does not run the job.
     let worker = worker::start(&connected.client, &job.spec.name, None).map_err(|error| refused(&error))?;
     let told = job.told().await;
