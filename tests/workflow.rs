@@ -517,6 +517,7 @@ fn in_a_process(directory: &Path, test: impl AsyncFnOnce(Client)) {
         let Connected {
             client,
             place: _place,
+            ..
         } = connect::share(directory).await.unwrap();
         tokio::time::timeout(Duration::from_secs(120), test(client))
             .await
