@@ -78,7 +78,7 @@ pub struct GlobalArgs {
     #[arg(long, value_name = "FORMAT", global = true, help_heading = "Global options",
         value_parser = PossibleValuesParser::new(LogFormat::NAMES).try_map(|s| s.parse::<LogFormat>()))]
     pub log_format: Option<LogFormat>,
-    /// File that takes the log as well, appended to [env: LONGHAUL_LOG_FILE]
+    /// File that takes the log and all that is said, with the time, appended to [env: LONGHAUL_LOG_FILE]
     #[arg(long, value_name = "FILE", global = true, help_heading = "Global options")]
     pub log_file: Option<PathBuf>,
     /// When to use color [env: LONGHAUL_COLOR, NO_COLOR] [default: auto]

@@ -126,7 +126,7 @@ impl Terminal {
 
 /// The text without what a terminal would obey: lines and colors stay, all else of that kind goes. Whoever prints a name or
 /// a value writes it out before; this is for what was forgotten.
-fn harmless(text: &str) -> String {
+pub(super) fn harmless(text: &str) -> String {
     let mut harmless = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(character) = rest.chars().next() {

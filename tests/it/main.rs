@@ -27,4 +27,5 @@ mod servers;
 mod stage;
 mod sync;
 mod verified;
+mod words;
 mod writers;
