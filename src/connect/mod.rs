@@ -97,7 +97,6 @@ pub struct Owner {
     _listening: Option<Listening>,
     /// The service itself, to learn of a failed journal.
     pub service: Service,
-    _lock: Lock,
     // The socket may be reached through its handle.
     _directory: Arc<Directory>,
 }
@@ -109,7 +108,7 @@ pub struct Owner {
 pub async fn own(state_directory: &Path) -> Result<Connected, ConnectError> {
     let directory = Arc::new(Directory::open(state_directory)?);
     let lock = take_from_askers(&directory).await?;
-    let service = open(&directory, Mode::Serve)?;
+    let service = open(&directory, lock, Mode::Serve)?;
     // One that a dead process of ours left is replaced.
     directory.has(SOCKET, FileType::Socket)?;
     let listening = listen(service.clone(), &directory.socket_path(SOCKET))?;
@@ -117,7 +116,6 @@ pub async fn own(state_directory: &Path) -> Result<Connected, ConnectError> {
     let owner = Owner {
         _listening: Some(listening),
         service,
-        _lock: lock,
         _directory: directory,
     };
     Ok(Connected {
@@ -152,12 +150,11 @@ pub async fn reach(state_directory: &Path, mode: Mode) -> Result<Connected, Conn
     loop {
         let pid = match Lock::take(&directory) {
             Ok(lock) => {
-                let service = open(&directory, mode)?;
+                let service = open(&directory, lock, mode)?;
                 let client = client_of(embedded(service.clone())).await?;
                 let owner = Owner {
                     _listening: None,
                     service,
-                    _lock: lock,
                     _directory: directory,
                 };
                 return Ok(Connected {
@@ -205,8 +202,8 @@ async fn ask(
 ///
 /// # Errors
 /// `Owned` where a live process has it; `Lock` where it cannot be renamed.
-pub fn set_aside(state_directory: &Path) -> Result<PathBuf, ConnectError> {
-    let lock = Lock::take(&Directory::open(state_directory)?)?;
+pub async fn set_aside(state_directory: &Path) -> Result<PathBuf, ConnectError> {
+    let lock = take_from_askers(&Arc::new(Directory::open(state_directory)?)).await?;
     let stamp = humantime::format_rfc3339_seconds(std::time::SystemTime::now())
         .to_string()
         .replace(':', "");
@@ -220,9 +217,11 @@ pub fn set_aside(state_directory: &Path) -> Result<PathBuf, ConnectError> {
     Ok(aside)
 }
 
-fn open(directory: &Directory, mode: Mode) -> Result<Service, ConnectError> {
+/// Opens the journal under the lock, which is held for as long as anybody has the journal: a call that is still under way has
+/// it longer than its [`Owner`].
+fn open(directory: &Directory, lock: Lock, mode: Mode) -> Result<Service, ConnectError> {
     directory.has(JOURNAL, FileType::Directory)?;
-    let journal = SledJournal::open(&directory.path().join(JOURNAL))?;
+    let journal = SledJournal::open(&directory.path().join(JOURNAL))?.holding(lock);
     Ok(Service::open(
         Store::open(Arc::new(journal))?,
         Clock::System,
@@ -279,4 +278,28 @@ fn identity() -> String {
 #[must_use]
 pub fn pid_of(identity: &str) -> Option<u32> {
     identity.split('@').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_lock_is_held_for_as_long_as_anybody_has_the_journal() {
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        let root = tempfile::Builder::new().permissions(private).tempdir();
+        let root = root.expect("a directory");
+        let connected = own(root.path()).await.expect("nobody has it");
+        let Place::Here(owner) = &connected.place else {
+            panic!("it is here");
+        };
+        let called = owner.service.clone();
+        drop(connected);
+        let directory = Directory::open(root.path()).expect("ours");
+        let taken = Lock::take(&directory);
+        assert!(matches!(taken, Err(ConnectError::Owned { .. })), "{taken:?}");
+        drop(called);
+        let again = tokio::time::timeout(OWNER_PATIENCE, own(root.path())).await;
+        again.expect("soon").expect("nobody has it any more");
+    }
 }

@@ -191,7 +191,9 @@ pub(super) async fn own(context: &Context<'_>) -> Result<Connected, Report> {
     if !damaged {
         return Err(unreachable(&error));
     }
-    let aside = connect::set_aside(context.path()).map_err(|error| unreachable(&error))?;
+    let aside = connect::set_aside(context.path())
+        .await
+        .map_err(|error| unreachable(&error))?;
     context.printer.warn(&format!(
         "{error}; it is set aside as {}, and the jobs in it continue from the ledgers on their targets",
         aside.display()
