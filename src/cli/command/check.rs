@@ -28,7 +28,7 @@ pub async fn check(context: &Context<'_>, kind: JobKind, restart: bool, json: bo
     let report = match asked_for(context.settings, kind) {
         Ok((spec, ends)) => {
             // Whatever else is wrong with it is found when it is made.
-            context.state_dir.exists()?;
+            context.has_state()?;
             checked.job = Some(spec.name.to_string());
             look_for(context.settings, &spec, &ends, restart, &mut checked).await
         }

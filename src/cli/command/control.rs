@@ -33,7 +33,7 @@ struct Spoken {
 }
 
 async fn speak_to(context: &Context<'_>, name: &str) -> Result<Spoken, Report> {
-    if !context.state_dir.exists()? {
+    if !context.has_state()? {
         return Err(unknown(name));
     }
     let connected = connect::reach(context.path(), Mode::Serve)

@@ -62,7 +62,7 @@ pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outc
 }
 
 pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
-    if !context.state_dir.exists()? {
+    if !context.has_state()? {
         return args
             .job
             .as_deref()

@@ -12,8 +12,8 @@ use crate::service::Mode;
 use crate::worker;
 
 /// A connection for questions, and who is asked. `None`: nothing was ever journaled here.
-pub(super) async fn connect(context: &Context<'_>) -> Result<Option<Connected>, Report> {
-    if !context.state_dir.exists()? {
+async fn connect(context: &Context<'_>) -> Result<Option<Connected>, Report> {
+    if !context.has_state()? {
         return Ok(None);
     }
     connect::reach(context.path(), Mode::Inspect)

@@ -21,7 +21,7 @@ use crate::worker;
 const SUFFIX: &str = ".verify";
 
 pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
-    if args.job.is_some() && !context.state_dir.exists()? {
+    if args.job.is_some() && !context.has_state()? {
         return Err(unknown(args.job.as_deref().unwrap_or_default()));
     }
     for warning in context.state_dir.prepare()? {
