@@ -8,9 +8,11 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use tracing::Level;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::{self, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
@@ -107,12 +109,16 @@ pub fn init(terminal: &Terminal, options: &LogOptions<'_>) -> Result<(), LogErro
         None => None,
     };
     let verbosity = (!options.is_quiet).then_some(options.verbosity);
-    let stderr = layer(
-        options.format,
-        options.color,
-        with_target,
-        Writer(terminal.clone()),
-    );
+    let writer = Writer(terminal.clone());
+    let is_asked_for = options.verbosity > 0 || options.rust_log.is_some_and(|text| !text.is_empty());
+    let stderr = match (options.format, is_asked_for) {
+        (LogFormat::Text, false) => tracing_subscriber::fmt::layer()
+            .with_writer(writer)
+            .with_ansi(options.color)
+            .event_format(Warnings)
+            .boxed(),
+        _ => layer(options.format, options.color, with_target, writer),
+    };
     let stderr = stderr.with_filter(filter(verbosity, options.rust_log, Told::Dropped)?);
     let layers: Vec<_> = file.into_iter().chain([stderr]).collect();
     let log = tracing_subscriber::registry().with(layers);
@@ -215,6 +221,33 @@ fn filter(verbosity: Option<u8>, rust_log: Option<&str>, told: Told) -> Result<E
     })
 }
 
+/// As the printer says what it warns of: where no log was asked for, nobody need know where a warning comes from.
+struct Warnings;
+
+impl<S, N> FormatEvent<S, N> for Warnings
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: format::Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        let (code, word) = match *event.metadata().level() {
+            Level::ERROR => ("1;31", "error:"),
+            _ => ("1;33", "warning:"),
+        };
+        match writer.has_ansi_escapes() {
+            true => write!(writer, "\x1b[{code}m{word}\x1b[0m ")?,
+            false => write!(writer, "{word} ")?,
+        }
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
 struct Writer(Terminal);
 
 /// One event: gathered, then written at once, so that lines of two threads do not mix.
@@ -309,6 +342,25 @@ mod tests {
         let error = open(&path).expect_err("others can write to it");
         let cause = std::error::Error::source(&error).expect("why").to_string();
         assert_eq!(cause, "others can write to it");
+    }
+
+    #[test]
+    fn a_warning_from_inside_reads_as_one_of_the_printer_s() {
+        let (out, err) = (Paper::default(), Paper::default());
+        let terminal = Terminal::of(Box::new(out.clone()), Box::new(err.clone()));
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .event_format(Warnings)
+            .with_writer(Writer(terminal))
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!("job {} is held by another process", "a");
+            tracing::error!(code = 5, "it is over");
+        });
+        assert_eq!(
+            err.text(),
+            "warning: job a is held by another process\nerror: it is over code=5\n"
+        );
     }
 
     #[test]
