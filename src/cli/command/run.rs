@@ -13,7 +13,7 @@ use super::jobs::{self, Job};
 use super::trouble::{Said, Trouble};
 use super::{Context, refused};
 use crate::connect::{Connected, Place};
-use crate::job::status::JobStatus;
+use crate::job::status::{JobState, JobStatus};
 use crate::job::{JobName, JobSpec, Kind, Tuning};
 use crate::observe::figures;
 use crate::observe::progress::Progress;
@@ -66,7 +66,8 @@ pub async fn to_the_end(
     ready: Ready,
     json: bool,
 ) -> Outcome {
-    context.interrupts.attend(goes_on_with(&spec.name));
+    let mut goes_on = goes_on_with(&spec.name, None);
+    context.interrupts.attend(goes_on.clone());
     let mut progress = Progress::new(context.settings.progress, context.printer.terminal());
     let began = std::time::Instant::now();
     let known = jobs::find(&connected.client, spec.name.as_str()).await?;
@@ -88,6 +89,8 @@ pub async fn to_the_end(
             ready.limit(&tuning);
         }
         told.tell(context, spec, &status);
+        goes_on = goes_on_with(&spec.name, Some(status.state));
+        context.interrupts.attend(goes_on.clone());
         if !job.is_open() {
             progress.finish(&status);
             drop(progress);
@@ -103,13 +106,19 @@ pub async fn to_the_end(
     // What happened since the last look is still to be said.
     if let Ok(status) = tokio::time::timeout(LAST_LOOK_WITHIN, job.to_status(None)).await {
         told.tell(context, spec, &status);
+        goes_on = goes_on_with(&spec.name, Some(status.state));
     }
-    interrupted(context, connected, spec, ready, progress).await
+    interrupted(context, connected, &goes_on, ready, progress).await
 }
 
-/// The last line of an interrupted job.
-fn goes_on_with(job: &JobName) -> String {
-    format!("go on with: longhaul resume {job}   (or the same command again)")
+/// The last line of an interrupted job: one that is paused stays so under its own command.
+fn goes_on_with(job: &JobName, state: Option<JobState>) -> String {
+    match state {
+        Some(JobState::Pausing | JobState::Paused) => {
+            format!("job {job} is paused; go on with: longhaul resume {job}")
+        }
+        _ => format!("go on with: longhaul resume {job}   (or the same command again)"),
+    }
 }
 
 /// What has been said once, and need not be said again.
@@ -201,7 +210,7 @@ fn must_be_well(connected: &Connected, ready: &Ready) -> Result<(), Report> {
 async fn interrupted(
     context: &Context<'_>,
     connected: Connected,
-    spec: &JobSpec,
+    goes_on: &str,
     ready: Ready,
     progress: Progress,
 ) -> Outcome {
@@ -215,7 +224,7 @@ async fn interrupted(
         () = context.interrupts.heard(2) => context.printer.talk("stopped at once: batches in flight are rolled back by the target"),
     }
     drop(connected);
-    context.printer.talk(&goes_on_with(&spec.name));
+    context.printer.talk(goes_on);
     Ok(ExitStatus::Interrupted)
 }
 
