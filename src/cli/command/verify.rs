@@ -13,8 +13,8 @@ use super::{Context, refused};
 use crate::connect::Connected;
 use crate::job::status::JobKind;
 use crate::job::{Against, JobName, JobSpec, Kind, VerifySpec};
-use crate::postgres::{Side, examine_to_read};
-use crate::table::Position;
+use crate::postgres::{Side, examine_to_read, ledger};
+use crate::table::{Plan, Position};
 use crate::worker;
 
 /// What a job's verification is called after the job.
@@ -197,15 +197,16 @@ async fn reach(
         ends.source = from;
         // Why the tables cannot be compared, the job itself will say.
         if let Ok(plan) = examine_to_read(&here, &there, &spec.table_spec()).await {
-            for warning in &plan.warnings {
-                context.printer.warn(warning);
-            }
+            warn(plan);
         }
     }
     let mut spec = spec.clone();
     spec.move_to(ends);
     if let Some(job) = job {
         // Where an end cannot be told, the ledger that is read tells: it is of this job, and of that source.
+    } else if let Ok(plan) = ledger::stored_plan(&there, &spec.table_spec()).await {
+        // As the job found them: the source is not asked.
+        warn(plan);
         ends::are_of(job, &spec, By::Name)?;
     }
     Ok(spec)
