@@ -249,7 +249,11 @@ async fn a_superuser_is_told_whose_code_runs_with_its_rights() {
         ALTER TABLE v3 ADD CHECK (f(w) = 1); CREATE INDEX ON v4 (f(w))";
     sql(&databases.target_url, uses).await;
     let is_warned = async |table: &str| {
-        let plan = databases.examine(table).await.unwrap();
+        let mut spec = spec(table, OnConflict::Error);
+        spec.fire_triggers = true;
+        let plan = examine(&databases.source, &databases.target, &spec)
+            .await
+            .unwrap();
         plan.warnings
             .iter()
             .any(|warning| warning.contains("belongs to role table_owner"))

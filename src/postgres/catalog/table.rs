@@ -48,22 +48,27 @@ impl Relation {
     }
 }
 
-/// The functions that run when rows of table `c` or of a partition of it are read or written: of its triggers, and what its
-/// defaults, checks and indexes are made with. Those that call them in turn are not known to the catalog.
-const FUNCTIONS: &str = "
-    WITH part(oid) AS (SELECT c.oid UNION ALL
-        SELECT t.relid FROM pg_catalog.pg_partition_tree(CASE c.relkind WHEN 'p' THEN c.oid END) t)
-    SELECT g.tgfoid FROM part JOIN pg_catalog.pg_trigger g ON g.tgrelid = part.oid WHERE NOT g.tgisinternal
-    UNION ALL
-    SELECT d.refobjid FROM pg_catalog.pg_depend d JOIN (
-        SELECT 'pg_catalog.pg_attrdef'::pg_catalog.regclass::pg_catalog.oid, e.oid
-            FROM part JOIN pg_catalog.pg_attrdef e ON e.adrelid = part.oid
-        UNION ALL SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass::pg_catalog.oid, e.oid
-            FROM part JOIN pg_catalog.pg_constraint e ON e.conrelid = part.oid
-        UNION ALL SELECT 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid, e.indexrelid
-            FROM part JOIN pg_catalog.pg_index e ON e.indrelid = part.oid) o(class, oid)
-        ON d.classid = o.class AND d.objid = o.oid
-    WHERE d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid";
+/// Gives the functions that run when rows of table `c` or of a partition of it are read, and on the target written: those that
+/// its indexes are made with, and its defaults and checks, and those of its triggers. What they call in turn no catalog tells.
+fn functions(side: Side) -> String {
+    let is_written = side == Side::Target;
+    format!(
+        "WITH part(oid) AS (SELECT c.oid UNION ALL
+             SELECT t.relid FROM pg_catalog.pg_partition_tree(CASE c.relkind WHEN 'p' THEN c.oid END) t)
+         SELECT g.tgfoid FROM part JOIN pg_catalog.pg_trigger g ON g.tgrelid = part.oid
+         WHERE {is_written} AND NOT g.tgisinternal AND g.tgenabled <> 'D'
+         UNION ALL
+         SELECT d.refobjid FROM pg_catalog.pg_depend d JOIN (
+             SELECT 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid, e.indexrelid
+                 FROM part JOIN pg_catalog.pg_index e ON e.indrelid = part.oid
+             UNION ALL SELECT 'pg_catalog.pg_attrdef'::pg_catalog.regclass::pg_catalog.oid, e.oid
+                 FROM part JOIN pg_catalog.pg_attrdef e ON e.adrelid = part.oid WHERE {is_written}
+             UNION ALL SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass::pg_catalog.oid, e.oid
+                 FROM part JOIN pg_catalog.pg_constraint e ON e.conrelid = part.oid WHERE {is_written}) o(class, oid)
+             ON d.classid = o.class AND d.objid = o.oid
+         WHERE d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid"
+    )
+}
 
 /// The table's name with its schema: which one it is, the user's own search path decides, whatever the session's is.
 pub(super) async fn resolve(session: &Session, wanted: &TableName) -> Result<TableName> {
@@ -124,7 +129,7 @@ pub(super) async fn read(session: &Session, name: &TableName) -> Result<Relation
                      SELECT p.relowner FROM pg_catalog.pg_class p WHERE p.oid IN (SELECT c.oid UNION ALL
                          SELECT t.relid FROM pg_catalog.pg_partition_tree(CASE c.relkind WHEN 'p' THEN c.oid END) t)
                      UNION ALL
-                     SELECT f.proowner FROM pg_catalog.pg_proc f WHERE f.oid IN ({FUNCTIONS})
+                     SELECT f.proowner FROM pg_catalog.pg_proc f WHERE f.oid IN ({})
                      UNION ALL
                      (WITH RECURSIVE type(oid) AS (
                          SELECT a.atttypid FROM pg_catalog.pg_attribute a
@@ -148,6 +153,7 @@ pub(super) async fn read(session: &Session, name: &TableName) -> Result<Relation
                        WHERE p.oid IN (SELECT c.oid UNION ALL
                              SELECT t.relid FROM pg_catalog.pg_partition_tree(CASE c.relkind WHEN 'p' THEN c.oid END) t)) e
          WHERE c.oid = pg_catalog.to_regclass({})",
+        functions(side),
         quote_literal(&quote_table(name))
     );
     let Some(row) = session.rows(&what, &sql).await?.pop() else {
