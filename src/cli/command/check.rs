@@ -228,8 +228,8 @@ fn estimate(spec: &JobSpec, trial: Option<Trial>, checked: &mut Checked) {
         (_, Some((speed, rows))) => (
             speed,
             format!(
-                "the speed at which one session read {} rows from the source; the target was not measured",
-                figures::count(rows)
+                "the speed at which one session read {} from the source; the target was not measured",
+                figures::counted(rows, "row")
             ),
         ),
         _ => return,

@@ -440,13 +440,16 @@ enum Begins {
 }
 
 fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, look: &Look, begins: &Begins) {
-    let count = crate::observe::figures::count;
+    let counted = crate::observe::figures::counted;
     let place = format!("{} -> {}", look.plan.source, look.plan.target);
-    let (rows, batches) = (count(look.found.rows), count(look.found.batches));
+    let (rows, batches) = (
+        counted(look.found.rows, "row"),
+        counted(look.found.batches, "batch"),
+    );
     let name = &spec.name;
     let from = match look.found.batches {
         0 => "begins".to_owned(),
-        _ => format!("continues from the ledger found on the target ({rows} rows in {batches} batches)"),
+        _ => format!("continues from the ledger found on the target ({rows} in {batches})"),
     };
     let words = match begins {
         Begins::Continues => format!("job {name} continues: {place}"),
@@ -454,7 +457,7 @@ fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, look: &Look, begin
             format!("job {name} is paused, and stays so until: longhaul resume {name}   ({place})")
         }
         Begins::Again(WorkflowExecutionStatus::Completed) if look.found.batches > 0 => format!(
-            "job {name} was complete, with {rows} rows in {batches} batches: looking whether it still is, and for new keys: {place}"
+            "job {name} was complete, with {rows} in {batches}: looking whether it still is, and for new keys: {place}"
         ),
         Begins::Again(WorkflowExecutionStatus::Canceled) => {
             format!("job {name} was canceled, and is run again: it {from}: {place}")

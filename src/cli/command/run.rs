@@ -151,10 +151,10 @@ impl Told {
         if table.batches_lost > self.batches_lost {
             let since = table.lost_since.as_deref().unwrap_or("its beginning");
             context.printer.warn(&format!(
-                "the target has lost {} batches ({} rows) of job {} that it had confirmed after {since}: it was failed over or \
-                 restored to an older state; they are copied again",
-                figures::count(table.batches_lost - self.batches_lost),
-                figures::count(table.rows_lost - self.rows_lost),
+                "the target has lost {} ({}) of job {} that it had confirmed after {since}: it was failed over or \
+                 restored to an older state; what was lost is copied again",
+                figures::counted(table.batches_lost - self.batches_lost, "batch"),
+                figures::counted(table.rows_lost - self.rows_lost, "row"),
                 spec.name
             ));
             (self.batches_lost, self.rows_lost) = (table.batches_lost, table.rows_lost);
@@ -165,14 +165,19 @@ impl Told {
 /// What was looked at before a job was called complete.
 fn checked(name: &JobName, status: &JobStatus) -> String {
     if let Some(findings) = &status.findings {
-        let read = figures::count(findings.rows);
+        let were = if findings.rows == 1 { "was" } else { "were" };
+        let read = format!(
+            "{} {were} read back from the target",
+            figures::counted(findings.rows, "row")
+        );
+        let ranges = figures::counted(findings.ranges, "range");
         return match findings.ranges_unproved {
-            0 => format!("checked: all {read} rows were read back from the target, and are what was sent"),
+            0 if findings.rows == 1 => format!("checked: {read}, and is what was sent"),
+            0 => format!("checked: all {read}, and are what was sent"),
             unproved => format!(
-                "checked: {read} rows were read back from the target; in {unproved} of {} ranges rows were there before, and \
-                 stayed as they were, so of those only the number was compared (longhaul verify {name} --against source \
-                 compares all of it)",
-                findings.ranges
+                "checked: {read}; in {unproved} of {ranges} rows were there before, and stayed as \
+                 they were, so of those only the number was compared (longhaul verify {name} --against source compares all of \
+                 it)"
             ),
         };
     }
@@ -241,10 +246,10 @@ async fn ended(
         (table.rows_done, table.bytes_done, table.batches_done)
     });
     let done = format!(
-        "{} rows, {}, {} batches",
-        figures::count(rows),
+        "{}, {}, {}",
+        figures::counted(rows, "row"),
         figures::bytes(bytes as f64),
-        figures::count(batches)
+        figures::counted(batches, "batch")
     );
     let skipped = match status.tables.first().map_or(0, |table| table.rows_skipped) {
         0 => String::new(),

@@ -192,6 +192,11 @@ async fn reach(
     let mut ends = spec.ends();
     let (there, to) = ends::reach(&connections.target, Side::Target, spec).await?;
     ends.target = to;
+    let warn = |plan: Plan| {
+        plan.warnings
+            .iter()
+            .for_each(|warning| context.printer.warn(warning))
+    };
     if needs_source {
         let (here, from) = ends::reach(&connections.source, Side::Source, spec).await?;
         ends.source = from;
@@ -199,14 +204,14 @@ async fn reach(
         if let Ok(plan) = examine_to_read(&here, &there, &spec.table_spec()).await {
             warn(plan);
         }
+    } else if let Ok(plan) = ledger::stored_plan(&there, &spec.table_spec()).await {
+        // As the job found them: the source is not asked.
+        warn(plan);
     }
     let mut spec = spec.clone();
     spec.move_to(ends);
     if let Some(job) = job {
         // Where an end cannot be told, the ledger that is read tells: it is of this job, and of that source.
-    } else if let Ok(plan) = ledger::stored_plan(&there, &spec.table_spec()).await {
-        // As the job found them: the source is not asked.
-        warn(plan);
         ends::are_of(job, &spec, By::Name)?;
     }
     Ok(spec)
