@@ -232,6 +232,7 @@ fn refused(kind: &str, prepare_again: bool) -> ActivityError {
         hint: String::new(),
         prepare_again,
         since_ms: None,
+        process: None,
     };
     let answer = ApplicationFailure::builder(failure.clone())
         .type_name(kind.to_owned())

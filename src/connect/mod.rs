@@ -16,6 +16,7 @@ use futures_util::future::BoxFuture;
 use rustix::fs::FileType;
 use temporalio_client::callback_based::{CallbackBasedGrpcService, GrpcRequest, GrpcSuccessResponse};
 use temporalio_client::{Client, ClientOptions, Connection, ConnectionOptions};
+use tokio::sync::watch;
 use tonic::{Code, Status};
 use url::Url;
 
@@ -140,11 +141,63 @@ pub enum Place {
 /// This process's own service. The order of the fields is the order in which they are dropped.
 pub struct Owner {
     listening: Option<Listening>,
-    /// The service itself, to learn of a failed journal.
-    pub service: Service,
-    _lock: Lock,
+    open: watch::Sender<Option<Service>>,
     // The socket may be reached through its handle.
     _directory: Arc<Directory>,
+}
+
+impl Owner {
+    fn of(service: Service, listening: Option<Listening>, directory: &Arc<Directory>) -> Self {
+        Self {
+            listening,
+            open: watch::channel(Some(service)).0,
+            _directory: Arc::clone(directory),
+        }
+    }
+
+    fn service(&self) -> Option<Service> {
+        self.open.borrow().clone()
+    }
+
+    /// Answers for as long as this lives. A call that is under way when it goes ends then, and has nothing of the journal.
+    fn embedded(&self) -> Callback {
+        let open = self.open.subscribe();
+        Arc::new(move |request: GrpcRequest| Box::pin(answer(open.clone(), request)))
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.open.send_replace(None);
+    }
+}
+
+async fn answer(
+    mut open: watch::Receiver<Option<Service>>,
+    request: GrpcRequest,
+) -> Result<GrpcSuccessResponse, Status> {
+    let closed = || Status::unavailable("the journal is closed");
+    let service = open.borrow().clone().ok_or_else(closed)?;
+    let proto = tokio::select! {
+        answer = service.call(Caller::Embedded, &request.rpc, &request.proto) => answer?,
+        _ = open.wait_for(Option::is_none) => return Err(closed()),
+    };
+    Ok(GrpcSuccessResponse {
+        headers: http::HeaderMap::new(),
+        proto,
+    })
+}
+
+/// Takes the lock; waits for whoever has it for a moment.
+async fn take(directory: &Directory) -> Result<Lock, ConnectError> {
+    let end = tokio::time::Instant::now() + OWNER_PATIENCE;
+    loop {
+        match Lock::take(directory) {
+            Err(ConnectError::Owned { .. }) if tokio::time::Instant::now() < end => {}
+            other => return other,
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Reaches the service of the process that serves `state_directory`; where none does, opens the journal here, in `mode`.
@@ -160,14 +213,9 @@ pub async fn reach(state_directory: &Path, mode: Mode) -> Result<Connected, Conn
         let pid = match Lock::take(&directory) {
             Ok(_) if is_shared => 0,
             Ok(lock) => {
-                let service = open(&directory, mode)?;
-                let client = client_of(embedded(service.clone())).await?;
-                let owner = Owner {
-                    listening: None,
-                    service,
-                    _lock: lock,
-                    _directory: Arc::clone(&directory),
-                };
+                let service = open(&directory, lock, mode)?;
+                let owner = Owner::of(service, None, &directory);
+                let client = client_of(owner.embedded()).await?;
                 return Ok(Connected {
                     client,
                     place: Place::Here(Box::new(owner)),
@@ -216,8 +264,8 @@ async fn ask(
 ///
 /// # Errors
 /// `Owned` where a live process has it; `Lock` where it cannot be renamed.
-pub fn set_aside(state_directory: &Path) -> Result<PathBuf, ConnectError> {
-    let lock = Lock::take(&Directory::open(state_directory)?)?;
+pub async fn set_aside(state_directory: &Path) -> Result<PathBuf, ConnectError> {
+    let lock = take(&Directory::open(state_directory)?).await?;
     let stamp = humantime::format_rfc3339_seconds(std::time::SystemTime::now())
         .to_string()
         .replace(':', "");
@@ -231,9 +279,11 @@ pub fn set_aside(state_directory: &Path) -> Result<PathBuf, ConnectError> {
     Ok(aside)
 }
 
-fn open(directory: &Directory, mode: Mode) -> Result<Service, ConnectError> {
+/// Opens the journal under the lock, which is held for as long as anybody has the journal: a call that is still under way has
+/// it longer than its [`Owner`].
+fn open(directory: &Directory, lock: Lock, mode: Mode) -> Result<Service, ConnectError> {
     directory.has(JOURNAL, FileType::Directory)?;
-    let journal = SledJournal::open(&directory.path().join(JOURNAL))?;
+    let journal = SledJournal::open(&directory.path().join(JOURNAL))?.holding(lock);
     Ok(Service::open(
         Store::open(Arc::new(journal))?,
         Clock::System,
@@ -244,21 +294,6 @@ fn open(directory: &Directory, mode: Mode) -> Result<Service, ConnectError> {
 /// A callback that the SDK's client makes its calls with.
 type Callback =
     Arc<dyn Fn(GrpcRequest) -> BoxFuture<'static, Result<GrpcSuccessResponse, Status>> + Send + Sync>;
-
-fn embedded(service: Service) -> Callback {
-    Arc::new(move |request: GrpcRequest| {
-        let service = service.clone();
-        Box::pin(async move {
-            let proto = service
-                .call(Caller::Embedded, &request.rpc, &request.proto)
-                .await?;
-            Ok(GrpcSuccessResponse {
-                headers: http::HeaderMap::new(),
-                proto,
-            })
-        })
-    })
-}
 
 async fn client_of(callback: Callback) -> Result<Client, ConnectError> {
     let broken = |error: Box<dyn std::error::Error + Send + Sync>| ConnectError::Client(error);
@@ -285,5 +320,29 @@ fn hostname() -> String {
     match host.trim() {
         "" => "localhost".to_owned(),
         host => host.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_lock_is_held_for_as_long_as_anybody_has_the_journal() {
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        let root = tempfile::Builder::new().permissions(private).tempdir();
+        let root = root.expect("a directory");
+        let connected = share(root.path()).await.expect("nobody has it");
+        let Place::Shared(member) = &connected.place else {
+            panic!("it is shared");
+        };
+        let called = member.service().expect("it is served here");
+        drop(connected);
+        let directory = Directory::open(root.path()).expect("ours");
+        let taken = Lock::take(&directory);
+        assert!(matches!(taken, Err(ConnectError::Owned { .. })), "{taken:?}");
+        drop(called);
+        let again = tokio::time::timeout(OWNER_PATIENCE, share(root.path())).await;
+        again.expect("soon").expect("nobody has it any more");
     }
 }

@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 use super::lock::Membership;
 use super::{
     Callback, ConnectError, Connected, Directory, Lock, OWNER_PATIENCE, Owner, Place, SOCKET, client_of,
-    embedded, hostname, open, socket,
+    hostname, open, socket,
 };
 use crate::service::{Mode, Service, listen};
 
@@ -101,8 +101,16 @@ impl Member {
             return Err(Arc::clone(error));
         }
         let owner = self.shared.owner.lock().unwrap_or_else(PoisonError::into_inner);
-        let checked = owner.as_ref().map_or(Ok(()), |owner| owner.service.check());
+        let service = owner.as_ref().and_then(Owner::service);
+        let checked = service.map_or(Ok(()), |service| service.check());
         checked.map_err(|error| Arc::new(error.into()))
+    }
+
+    /// The service, where it is served here.
+    #[cfg(test)]
+    pub(super) fn service(&self) -> Option<Service> {
+        let owner = self.shared.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        owner.as_ref().and_then(Owner::service)
     }
 
     /// Whether another process serves, or nobody.
@@ -160,34 +168,29 @@ impl Shared {
     async fn serve(&self, directory: &Arc<Directory>, lock: Lock) -> Result<(), ConnectError> {
         let directory = Arc::clone(directory);
         let served = tokio::task::spawn_blocking(move || {
-            let service = open(&directory, Mode::Serve)?;
+            let service = open(&directory, lock, Mode::Serve)?;
+            // What others of the dead process's time have left.
+            service.outlive(&is_dead);
             // One that a dead process of ours left is replaced.
             directory.has(SOCKET, FileType::Socket)?;
             let listening = listen(service.clone(), &directory.socket_path(SOCKET))?;
-            Ok::<_, ConnectError>(Owner {
-                listening: Some(listening),
-                service,
-                _lock: lock,
-                _directory: directory,
-            })
+            Ok::<_, ConnectError>(Owner::of(service, Some(listening), &directory))
         });
         let owner = served
             .await
             .map_err(|error| ConnectError::Client(error.into()))??;
-        // What others of the dead process's time have left.
-        owner.service.outlive(&is_dead);
-        let answer = embedded(owner.service.clone());
+        let answer = owner.embedded();
         *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(owner);
         self.serving.send_replace(Serving::Here(answer));
         Ok(())
     }
 
     /// What this process serves, and what tells that a client of it has gone away.
-    fn served(&self) -> Option<(Service, Arc<Notify>)> {
+    fn served(&self) -> Option<(watch::Receiver<Option<Service>>, Arc<Notify>)> {
         let owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
         let owner = owner.as_ref()?;
         let listening = owner.listening.as_ref()?;
-        Some((owner.service.clone(), Arc::clone(&listening.left)))
+        Some((owner.open.subscribe(), Arc::clone(&listening.left)))
     }
 
     /// The callback that the SDK's client makes its calls with.
@@ -232,7 +235,7 @@ async fn keep(shared: Arc<Shared>, directory: Arc<Directory>) {
             shared.serving.send_replace(Serving::Failed(Arc::new(error)));
         }
     }
-    let Some((service, left)) = shared.served() else {
+    let Some((open, left)) = shared.served() else {
         return;
     };
     drop(shared);
@@ -240,7 +243,10 @@ async fn keep(shared: Arc<Shared>, directory: Arc<Directory>) {
         left.notified().await;
         // Its connections go before it does.
         tokio::time::sleep(DIES_WITHIN).await;
-        service.outlive(&is_dead);
+        match &*open.borrow() {
+            Some(service) => service.outlive(&is_dead),
+            None => return,
+        }
     }
 }
 

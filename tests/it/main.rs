@@ -28,4 +28,5 @@ mod shared;
 mod stage;
 mod sync;
 mod verified;
+mod words;
 mod writers;

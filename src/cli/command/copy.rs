@@ -63,7 +63,7 @@ pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outc
 }
 
 pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
-    if !context.state_dir.exists()? {
+    if !context.has_state()? {
         return args
             .job
             .as_deref()
@@ -174,7 +174,9 @@ pub(super) async fn share(context: &Context<'_>) -> Result<Connected, Report> {
     if !damaged {
         return Err(unreachable(&error));
     }
-    let aside = connect::set_aside(context.path()).map_err(|error| unreachable(&error))?;
+    let aside = connect::set_aside(context.path())
+        .await
+        .map_err(|error| unreachable(&error))?;
     context.printer.warn(&format!(
         "{error}; it is set aside as {}, and the jobs in it continue from the ledgers on their targets",
         aside.display()
@@ -433,13 +435,16 @@ enum Begins {
 }
 
 fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, look: &Look, begins: &Begins) {
-    let count = crate::observe::figures::count;
+    let counted = crate::observe::figures::counted;
     let place = format!("{} -> {}", look.plan.source, look.plan.target);
-    let (rows, batches) = (count(look.found.rows), count(look.found.batches));
+    let (rows, batches) = (
+        counted(look.found.rows, "row"),
+        counted(look.found.batches, "batch"),
+    );
     let name = &spec.name;
     let from = match look.found.batches {
         0 => "begins".to_owned(),
-        _ => format!("continues from the ledger found on the target ({rows} rows in {batches} batches)"),
+        _ => format!("continues from the ledger found on the target ({rows} in {batches})"),
     };
     let words = match begins {
         Begins::Continues => format!("job {name} continues: {place}"),
@@ -447,7 +452,7 @@ fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, look: &Look, begin
             format!("job {name} is paused, and stays so until: longhaul resume {name}   ({place})")
         }
         Begins::Again(WorkflowExecutionStatus::Completed) if look.found.batches > 0 => format!(
-            "job {name} was complete, with {rows} rows in {batches} batches: looking whether it still is, and for new keys: {place}"
+            "job {name} was complete, with {rows} in {batches}: looking whether it still is, and for new keys: {place}"
         ),
         Begins::Again(WorkflowExecutionStatus::Canceled) => {
             format!("job {name} was canceled, and is run again: it {from}: {place}")

@@ -221,7 +221,7 @@ impl Job {
             .as_ref()
             .and_then(|it| it.original_start_time);
         let pending = &self.described.pending_activities;
-        let stands = Standing::of(self.status, progress.as_ref(), pending, worker_pid.is_some());
+        let stands = Standing::of(self.status, progress.as_ref(), pending, worker_pid);
         let state = stands.state;
         let last_failure = match state {
             JobState::Failed => self.failure().await.map(|failure| failure.to_string()),
@@ -361,6 +361,7 @@ pub fn innermost(failure: &FailureProto) -> Failure {
         hint: String::new(),
         prepare_again: false,
         since_ms: None,
+        process: None,
     }
 }
 

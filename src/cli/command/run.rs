@@ -13,7 +13,7 @@ use super::jobs::{self, Job};
 use super::trouble::{Said, Trouble};
 use super::{Context, refused};
 use crate::connect::{Connected, JobLock, Place};
-use crate::job::status::JobStatus;
+use crate::job::status::{JobState, JobStatus};
 use crate::job::{JobName, JobSpec, Kind, Tuning};
 use crate::observe::figures;
 use crate::observe::progress::Progress;
@@ -73,7 +73,8 @@ pub async fn to_the_end(
     ready: Ready,
     json: bool,
 ) -> Outcome {
-    context.interrupts.attend(goes_on_with(&spec.name));
+    let mut goes_on = goes_on_with(&spec.name, None);
+    context.interrupts.attend(goes_on.clone());
     let mut progress = Progress::new(context.settings.progress, context.printer.terminal());
     let began = std::time::Instant::now();
     let known = jobs::find(&connected.client, spec.name.as_str()).await?;
@@ -100,6 +101,8 @@ pub async fn to_the_end(
             ready.limit(&tuning);
         }
         told.tell(context, spec, &status);
+        goes_on = goes_on_with(&spec.name, Some(status.state));
+        context.interrupts.attend(goes_on.clone());
         if !job.is_open() {
             progress.finish(&status);
             drop(progress);
@@ -115,13 +118,19 @@ pub async fn to_the_end(
     // What happened since the last look is still to be said.
     if let Ok(status) = tokio::time::timeout(LAST_LOOK_WITHIN, job.to_status(None)).await {
         told.tell(context, spec, &status);
+        goes_on = goes_on_with(&spec.name, Some(status.state));
     }
-    interrupted(context, connected, spec, ready, progress).await
+    interrupted(context, connected, &goes_on, ready, progress).await
 }
 
-/// The last line of an interrupted job.
-fn goes_on_with(job: &JobName) -> String {
-    format!("go on with: longhaul resume {job}   (or the same command again)")
+/// The last line of an interrupted job: one that is paused stays so under its own command.
+fn goes_on_with(job: &JobName, state: Option<JobState>) -> String {
+    match state {
+        Some(JobState::Pausing | JobState::Paused) => {
+            format!("job {job} is paused; go on with: longhaul resume {job}")
+        }
+        _ => format!("go on with: longhaul resume {job}   (or the same command again)"),
+    }
 }
 
 /// What has been said once, and need not be said again.
@@ -182,10 +191,10 @@ impl Told {
         if table.batches_lost > self.batches_lost {
             let since = table.lost_since.as_deref().unwrap_or("its beginning");
             context.printer.warn(&format!(
-                "the target has lost {} batches ({} rows) of job {} that it had confirmed after {since}: it was failed over or \
-                 restored to an older state; they are copied again",
-                figures::count(table.batches_lost - self.batches_lost),
-                figures::count(table.rows_lost - self.rows_lost),
+                "the target has lost {} ({}) of job {} that it had confirmed after {since}: it was failed over or \
+                 restored to an older state; what was lost is copied again",
+                figures::counted(table.batches_lost - self.batches_lost, "batch"),
+                figures::counted(table.rows_lost - self.rows_lost, "row"),
                 spec.name
             ));
             (self.batches_lost, self.rows_lost) = (table.batches_lost, table.rows_lost);
@@ -196,14 +205,19 @@ impl Told {
 /// What was looked at before a job was called complete.
 fn checked(name: &JobName, status: &JobStatus) -> String {
     if let Some(findings) = &status.findings {
-        let read = figures::count(findings.rows);
+        let were = if findings.rows == 1 { "was" } else { "were" };
+        let read = format!(
+            "{} {were} read back from the target",
+            figures::counted(findings.rows, "row")
+        );
+        let ranges = figures::counted(findings.ranges, "range");
         return match findings.ranges_unproved {
-            0 => format!("checked: all {read} rows were read back from the target, and are what was sent"),
+            0 if findings.rows == 1 => format!("checked: {read}, and is what was sent"),
+            0 => format!("checked: all {read}, and are what was sent"),
             unproved => format!(
-                "checked: {read} rows were read back from the target; in {unproved} of {} ranges rows were there before, and \
-                 stayed as they were, so of those only the number was compared (longhaul verify {name} --against source \
-                 compares all of it)",
-                findings.ranges
+                "checked: {read}; in {unproved} of {ranges} rows were there before, and stayed as \
+                 they were, so of those only the number was compared (longhaul verify {name} --against source compares all of \
+                 it)"
             ),
         };
     }
@@ -241,7 +255,7 @@ fn must_be_well(connected: &Connected, ready: &Ready) -> Result<(), Report> {
 async fn interrupted(
     context: &Context<'_>,
     connected: Connected,
-    spec: &JobSpec,
+    goes_on: &str,
     ready: Ready,
     progress: Progress,
 ) -> Outcome {
@@ -255,7 +269,7 @@ async fn interrupted(
         () = context.interrupts.heard(2) => context.printer.talk("stopped at once: batches in flight are rolled back by the target"),
     }
     drop(connected);
-    context.printer.talk(&goes_on_with(&spec.name));
+    context.printer.talk(goes_on);
     Ok(ExitStatus::Interrupted)
 }
 
@@ -272,10 +286,10 @@ async fn ended(
         (table.rows_done, table.bytes_done, table.batches_done)
     });
     let done = format!(
-        "{} rows, {}, {} batches",
-        figures::count(rows),
+        "{}, {}, {}",
+        figures::counted(rows, "row"),
         figures::bytes(bytes as f64),
-        figures::count(batches)
+        figures::counted(batches, "batch")
     );
     let skipped = match status.tables.first().map_or(0, |table| table.rows_skipped) {
         0 => String::new(),

@@ -13,15 +13,15 @@ use super::{Context, refused, unreachable};
 use crate::connect::Connected;
 use crate::job::status::JobKind;
 use crate::job::{Against, JobName, JobSpec, Kind, VerifySpec};
-use crate::postgres::{Side, examine_to_read};
-use crate::table::Position;
+use crate::postgres::{Side, examine_to_read, ledger};
+use crate::table::{Plan, Position};
 use crate::worker;
 
 /// What a job's verification is called after the job.
 const SUFFIX: &str = ".verify";
 
 pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
-    if args.job.is_some() && !context.state_dir.exists()? {
+    if args.job.is_some() && !context.has_state()? {
         return Err(unknown(args.job.as_deref().unwrap_or_default()));
     }
     for warning in context.state_dir.prepare()? {
@@ -202,15 +202,21 @@ async fn reach(
     let mut ends = spec.ends();
     let (there, to) = ends::reach(&connections.target, Side::Target, spec).await?;
     ends.target = to;
+    let warn = |plan: Plan| {
+        plan.warnings
+            .iter()
+            .for_each(|warning| context.printer.warn(warning))
+    };
     if needs_source {
         let (here, from) = ends::reach(&connections.source, Side::Source, spec).await?;
         ends.source = from;
         // Why the tables cannot be compared, the job itself will say.
         if let Ok(plan) = examine_to_read(&here, &there, &spec.table_spec()).await {
-            for warning in &plan.warnings {
-                context.printer.warn(warning);
-            }
+            warn(plan);
         }
+    } else if let Ok(plan) = ledger::stored_plan(&there, &spec.table_spec()).await {
+        // As the job found them: the source is not asked.
+        warn(plan);
     }
     let mut spec = spec.clone();
     spec.move_to(ends);
