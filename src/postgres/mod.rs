@@ -15,6 +15,8 @@ mod copy;
 pub mod cursor;
 mod error;
 mod frames;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod identifier;
 pub mod ledger;
 mod liveness;
