@@ -238,9 +238,8 @@ fn embedded(service: Service) -> Callback {
     Arc::new(move |request: GrpcRequest| {
         let service = service.clone();
         Box::pin(async move {
-            let proto = service
-                .call(Caller::Embedded, &request.rpc, &request.proto)
-                .await?;
+            let path = format!("/{}/{}", request.service, request.rpc);
+            let proto = service.call(Caller::Embedded, &path, &request.proto).await?;
             Ok(GrpcSuccessResponse {
                 headers: http::HeaderMap::new(),
                 proto,
