@@ -19,10 +19,11 @@ use tonic::Status;
 use url::Url;
 
 use crate::service::journal::{JournalError, SledJournal, Store};
-use crate::service::{Caller, Clock, ListenError, Listening, Mode, NAMESPACE, Service, listen};
+use crate::service::{Caller, Clock, Listening, ListeningOnTcp, Mode, Service, listen, listen_on_tcp};
 
 /// The number of the journal's format that this version reads and writes.
 pub use crate::service::journal::FORMAT_VERSION as JOURNAL_FORMAT;
+pub use crate::service::{ApiKeys, ListenError, NAMESPACE, TcpOptions, Tls};
 pub use directory::{Directory, DirectoryError};
 pub use lock::Lock;
 
@@ -100,6 +101,16 @@ pub struct Owner {
     _lock: Lock,
     // The socket may be reached through its handle.
     _directory: Arc<Directory>,
+}
+
+impl Owner {
+    /// Answers on a TCP address as well.
+    ///
+    /// # Errors
+    /// `Unprotected`, `Address`.
+    pub async fn listen(&self, options: TcpOptions) -> Result<ListeningOnTcp, ListenError> {
+        listen_on_tcp(self.service.clone(), options).await
+    }
 }
 
 /// Opens the journal in `state_directory` and serves it, to this process and, through the socket, to others.
