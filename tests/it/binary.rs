@@ -91,6 +91,16 @@ impl Process {
         self.end()
     }
 
+    /// What it has said so far.
+    pub fn said(&self) -> String {
+        read(&self.stderr)
+    }
+
+    /// SIGTERM, as a service manager sends it.
+    pub fn terminate(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+    }
+
     /// SIGINT, as Ctrl-C sends it.
     pub fn interrupt(&self) {
         kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();

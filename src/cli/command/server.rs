@@ -62,12 +62,14 @@ fn options(args: &ServerArgs) -> Result<TcpOptions, Report> {
         _ => None,
     };
     let keys = args.api_key_file.as_deref().map(ApiKeys::read).transpose();
-    Ok(TcpOptions {
+    let options = TcpOptions {
         address: args.listen,
         tls,
         keys: keys.map_err(|error| Report::new(&error, ExitStatus::Usage))?,
         is_unprotected: args.unprotected,
-    })
+    };
+    options.check().map_err(|error| deaf(&error))?;
+    Ok(options)
 }
 
 /// Why it cannot listen, and the way out.

@@ -1,6 +1,8 @@
 //! RPC dispatch: from a name and bytes to a typed request, and back. What is not here answers UNIMPLEMENTED, never an
 //! empty message. Refuses what is too large or for another namespace before anything else happens.
 
+#[cfg(test)]
+mod absurd_tests;
 mod namespace;
 mod start;
 mod tasks;

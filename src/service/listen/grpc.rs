@@ -12,7 +12,7 @@ use tonic::server::Grpc;
 use tonic::{Code, Request, Response, Status};
 
 use super::super::Caller;
-use super::{Door, health};
+use super::{Door, health, reflection};
 
 /// More is not taken in, compressed or not; the frontend refuses less, and in the words that SDKs know.
 const MAX_TAKEN_BYTES: usize = 16 << 20;
@@ -37,6 +37,9 @@ pub(super) async fn answer(
         return Ok(
             Status::unauthenticated("the API key is missing, or is not one of this service").into_http(),
         );
+    }
+    if reflection::is_asked(&path) {
+        return Ok(reflection::answer(&path, request).await);
     }
     let answer = server(BytesCodec).unary(Unary { door, path }, request).await;
     let is_too_large = Status::from_header_map(answer.headers()).is_some_and(|status| {

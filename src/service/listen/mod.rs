@@ -7,6 +7,7 @@
 mod api_key;
 mod grpc;
 mod health;
+mod reflection;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use super::Service;
+
+#[cfg(test)]
+pub(super) use reflection::DESCRIPTORS;
 
 pub use api_key::{ApiKeyError, ApiKeys};
 pub use grpc::BytesCodec;

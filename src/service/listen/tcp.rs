@@ -37,6 +37,18 @@ impl std::fmt::Debug for Tls {
 }
 
 impl TcpOptions {
+    /// Whether the address may be listened on.
+    ///
+    /// # Errors
+    /// `Unprotected`.
+    pub fn check(&self) -> Result<(), ListenError> {
+        let address = self.address;
+        match self.missing() {
+            None => Ok(()),
+            Some(missing) => Err(ListenError::Unprotected { address, missing }),
+        }
+    }
+
     /// What is missing for an address that others reach.
     fn missing(&self) -> Option<&'static str> {
         let asks = self.keys.is_some() || self.tls.as_ref().is_some_and(|tls| tls.asks_clients);
@@ -55,10 +67,8 @@ impl TcpOptions {
 /// # Errors
 /// `Unprotected`, before anything is listened on; `Address`.
 pub async fn listen_on_tcp(service: Service, options: TcpOptions) -> Result<ListeningOnTcp, ListenError> {
+    options.check()?;
     let address = options.address;
-    if let Some(missing) = options.missing() {
-        return Err(ListenError::Unprotected { address, missing });
-    }
     let failed = |source| ListenError::Address { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;

@@ -307,6 +307,52 @@ async fn who_watches_the_health_is_told_at_once() {
 }
 
 #[tokio::test]
+async fn who_asks_what_there_is_is_told_the_services_that_are_answered() {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest as Ask;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse as Told;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, ServiceResponse};
+    let served = served(None, IDLE_FOR);
+    let mut client = ServerReflectionClient::new(channel(served.stream).await);
+    let asked = [
+        Ask::ListServices(String::new()),
+        Ask::FileContainingSymbol(format!("{WORKFLOW_SERVICE}.StartWorkflowExecution")),
+        Ask::FileContainingSymbol("temporal.api.enums.v1.EventType".into()),
+    ];
+    let asked = asked.map(|message_request| ServerReflectionRequest {
+        message_request: Some(message_request),
+        ..Default::default()
+    });
+    let told = client
+        .server_reflection_info(futures_util::stream::iter(asked))
+        .await;
+    let mut told = told.expect("told").into_inner();
+    let mut next = async || {
+        told.message()
+            .await
+            .expect("a message")
+            .expect("not the end")
+            .message_response
+    };
+    let Some(Told::ListServicesResponse(services)) = next().await else {
+        panic!("no list of services");
+    };
+    let names: Vec<_> = services
+        .service
+        .into_iter()
+        .map(|ServiceResponse { name }| name)
+        .collect();
+    assert!(names.iter().any(|name| name == WORKFLOW_SERVICE), "{names:?}");
+    assert!(
+        !names.iter().any(|name| name.contains("OperatorService")),
+        "{names:?}"
+    );
+    for _ in 0..2 {
+        assert!(matches!(next().await, Some(Told::FileDescriptorResponse(_))));
+    }
+}
+
+#[tokio::test]
 async fn an_address_that_others_reach_needs_what_keeps_them_out() {
     let options = |address: &str, keys, is_unprotected| TcpOptions {
         address: address.parse().expect("an address"),

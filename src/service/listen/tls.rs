@@ -11,7 +11,7 @@ use rustls::{RootCertStore, ServerConfig};
 
 /// Why there can be no TLS. The words name the file.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {words}", .path.display())]
+#[error("cannot use {} for TLS: {words}", .path.display())]
 pub struct TlsError {
     path: PathBuf,
     words: String,
