@@ -4,8 +4,6 @@
 //! The programs are the Python files beside this one. The SDK comes from PyPI, once, into a virtual environment below the
 //! build's directory; `LONGHAUL_TEST_PYTHON` names a Python that has it already, where PyPI cannot be reached.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;

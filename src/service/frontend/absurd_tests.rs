@@ -41,17 +41,10 @@ fn malformed() -> [Vec<u8>; 4] {
     ]
 }
 
-/// SplitMix64; its seed is printed, and LONGHAUL_TEST_SEED gives it again.
+/// SplitMix64.
 struct Random(u64);
 
 impl Random {
-    fn seeded() -> Self {
-        let given = std::env::var("LONGHAUL_TEST_SEED").ok();
-        let seed = given.map_or_else(|| RandomState::new().hash_one(()), |seed| seed.parse().unwrap());
-        println!("LONGHAUL_TEST_SEED={seed}");
-        Self(seed)
-    }
-
     fn below(&mut self, end: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -265,6 +258,13 @@ async fn fault(service: &Service, rpc: &str, request: Vec<u8>, is_malformed: boo
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_rpc_panics_whatever_it_is_sent() {
+    let given = std::env::var("LONGHAUL_TEST_SEED").ok();
+    let seed = given.map_or_else(|| RandomState::new().hash_one(()), |seed| seed.parse().unwrap());
+    let tried = tokio::spawn(try_every_rpc(seed)).await;
+    tried.unwrap_or_else(|error| panic!("LONGHAUL_TEST_SEED={seed}: {error}"));
+}
+
+async fn try_every_rpc(seed: u64) {
     let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
     let api = pool.get_service_by_name(WORKFLOW_SERVICE).unwrap();
     let journal: Arc<dyn Journal> = Arc::new(MemoryJournal::default());
@@ -278,7 +278,7 @@ async fn no_rpc_panics_whatever_it_is_sent() {
     };
     let service = open();
     let mut absurd = Absurd {
-        random: Random::seeded(),
+        random: Random(seed),
         known_texts: Vec::new(),
         known_bytes: Vec::new(),
     };
