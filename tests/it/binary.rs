@@ -91,11 +91,6 @@ impl Process {
         self.end()
     }
 
-    /// What it has said so far.
-    pub fn said(&self) -> String {
-        read(&self.stderr)
-    }
-
     /// SIGTERM, as a service manager sends it.
     pub fn terminate(&self) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
@@ -104,6 +99,20 @@ impl Process {
     /// SIGINT, as Ctrl-C sends it.
     pub fn interrupt(&self) {
         kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
+    }
+
+    /// SIGSTOP: it stands still until [`Self::go_on`].
+    pub fn stop(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
+    }
+
+    pub fn go_on(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
+    }
+
+    /// What it has said so far on stderr.
+    pub fn said(&self) -> String {
+        read(&self.stderr)
     }
 
     /// Waits for its end.

@@ -25,7 +25,9 @@ mod server;
 mod server_faults;
 #[path = "../support/servers.rs"]
 mod servers;
+mod shared;
 mod stage;
 mod sync;
 mod verified;
+mod words;
 mod writers;

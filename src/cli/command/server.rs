@@ -6,7 +6,7 @@ use super::super::args::ServerArgs;
 use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
 use super::{Context, unreachable};
-use crate::connect::{self, ApiKeys, ListenError, NAMESPACE, Owner, Place, TcpOptions, Tls};
+use crate::connect::{self, ApiKeys, ConnectError, ListenError, Member, NAMESPACE, Place, TcpOptions, Tls};
 
 /// How soon a journal that has failed ends the server.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -17,13 +17,15 @@ pub async fn server(context: &Context<'_>, args: &ServerArgs) -> Outcome {
     for warning in context.state_dir.prepare()? {
         context.printer.warn(&warning);
     }
-    let connected = connect::own(context.path())
-        .await
-        .map_err(|error| unreachable(&error))?;
-    let Place::Here(owner) = connected.place else {
+    let connected = connect::share(context.path()).await;
+    let connected = connected.map_err(|error| unreachable(&error))?;
+    let Place::Shared(member) = &connected.place else {
         return Err(Report::of("the journal is served elsewhere", ExitStatus::Service));
     };
-    let listening = owner.listen(options).await.map_err(|error| deaf(&error))?;
+    let listening = member.listen(options).await.map_err(|error| match error {
+        ConnectError::Listen(error) => deaf(&error),
+        error => unreachable(&error),
+    })?;
     context.interrupts.attend("the server was stopped".to_owned());
     context.printer.talk(&format!(
         "listening on {} (namespace {NAMESPACE}, state directory {})",
@@ -32,7 +34,7 @@ pub async fn server(context: &Context<'_>, args: &ServerArgs) -> Outcome {
     ));
     let failed = tokio::select! {
         () = context.interrupts.heard(1) => None,
-        report = failure(&owner) => Some(report),
+        report = failure(member) => Some(report),
     };
     listening.stop().await;
     match failed {
@@ -43,9 +45,9 @@ pub async fn server(context: &Context<'_>, args: &ServerArgs) -> Outcome {
 }
 
 /// Waits until the journal has failed.
-async fn failure(owner: &Owner) -> Report {
+async fn failure(member: &Member) -> Report {
     loop {
-        if let Err(error) = owner.service.check() {
+        if let Err(error) = member.check() {
             let hint = "nothing that was answered is lost: make room or repair the disk, then start the server again";
             return Report::new(&error, ExitStatus::Service).with_hint(hint.to_owned());
         }

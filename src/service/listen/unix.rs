@@ -1,10 +1,11 @@
 //! The Unix socket in the state directory: for this user and root alone, who could read the journal as well.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::super::Service;
 use super::{Door, IDLE_FOR, ListenError};
@@ -30,9 +31,11 @@ pub fn listen(service: Service, path: &Path) -> Result<Listening, ListenError> {
         idle_for: IDLE_FOR,
         closing,
     };
+    let left = Arc::new(Notify::new());
     Ok(Listening {
-        task: tokio::spawn(accept(door, listener)),
+        task: tokio::spawn(accept(door, listener, Arc::clone(&left))),
         path: path.to_owned(),
+        left,
         _open: open,
     })
 }
@@ -41,6 +44,8 @@ pub fn listen(service: Service, path: &Path) -> Result<Listening, ListenError> {
 pub struct Listening {
     task: tokio::task::JoinHandle<()>,
     path: PathBuf,
+    /// Tells that a client has gone away.
+    pub left: Arc<Notify>,
     _open: watch::Sender<bool>,
 }
 
@@ -58,7 +63,7 @@ pub fn is_trusted(user_id: u32) -> bool {
     user_id == rustix::process::geteuid().as_raw() || user_id == 0
 }
 
-async fn accept(door: Door, listener: UnixListener) {
+async fn accept(door: Door, listener: UnixListener, left: Arc<Notify>) {
     // Dropped with this task, and its connections with it.
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -74,7 +79,12 @@ async fn accept(door: Door, listener: UnixListener) {
         // Before a byte is read.
         match stream.peer_cred() {
             Ok(peer) if is_trusted(peer.uid()) => {
-                connections.spawn(door.clone().serve(stream));
+                let served = door.clone().serve(stream);
+                let left = Arc::clone(&left);
+                connections.spawn(async move {
+                    served.await;
+                    left.notify_one();
+                });
             }
             Ok(peer) => tracing::warn!(
                 user_id = peer.uid(),
