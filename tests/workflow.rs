@@ -332,21 +332,12 @@ impl Fake {
                 since: None,
             });
         let highest = world.source.last().copied().map(key);
-        let again = (!input.sync && position.end().is_some()).then(|| NoteWritersOutput {
-            now: Noted {
-                key: highest.clone(),
-                holders: Vec::new(),
-                server_started_at: String::new(),
-            },
-            before: None,
-            look_from: position.settled.clone(),
-        });
         Ok(PrepareOutput {
             plan,
             position,
             highest,
             lost,
-            again,
+            again: None,
         })
     }
 
@@ -471,10 +462,6 @@ impl Fake {
         world.fault()?;
         world.check(&input.fence)?;
         let here = world.position();
-        let settled = input.position.settled.as_ref();
-        world
-            .log
-            .push(Commit::Settled(settled.map(|key| number(Some(key)))));
         assert_eq!(here.tally, input.position.tally);
         assert_eq!(
             (here.copied, here.beyond),
