@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
 use super::{Activities, failure, step};
-use crate::postgres::{Error, check_sequence, cursor, ledger, rewind, writers};
+use crate::postgres::{Error, check_growth, cursor, ledger, rewind, writers};
 use crate::table::{Fence, Key, Noted, TableSpec};
 
 /// What it is asked.
@@ -79,7 +79,7 @@ impl Activities {
         let (epoch, highest) = (fence.epoch, now.key.as_ref());
         rewind::note(&source, &target, table, &plan, epoch, highest, None).await?;
         if input.lookback_keys.is_none() {
-            check_sequence(&source, &plan, highest).await?;
+            check_growth(&source, &plan, highest).await?;
         }
         let look_from = match (settled, input.lookback_keys) {
             (Some(settled), Some(keys)) => cursor::key_before(&source, &plan, settled, keys).await?,

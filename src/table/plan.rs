@@ -225,6 +225,13 @@ impl CopyFormat {
 }
 
 impl Plan {
+    /// Whether the source's clock fills the key.
+    #[must_use]
+    pub fn is_stamped(&self) -> bool {
+        let is_time = |key: &KeyColumn| key.type_name.starts_with("timestamp");
+        self.growth == Growth::Grows && matches!(self.key.as_slice(), [key] if is_time(key))
+    }
+
     /// What became of the rows that were copied by `earlier`, in words: empty where they are still right under this plan.
     ///
     /// They are where the same columns of the same source table are copied, each of the same structure, along the same key.
