@@ -19,7 +19,8 @@ pub use batch::{Batch, Fence, Key, KeyRange, Pass};
 pub use finding::{Against, Difference, Findings, RepairFailure, TOLD_MAX};
 pub use name::{NameError, TableName};
 pub use plan::{
-    Column, CopyFormat, DatabaseIdentity, Growth, KeyColumn, OnConflict, Order, Plan, PlanDigest, TableSpec,
+    Column, CopyFormat, DatabaseIdentity, EnumLabel, Growth, KeyColumn, OnConflict, Order, Plan, PlanDigest,
+    TableSpec,
 };
 pub use position::{Lost, Position};
 pub use shown::{is_obeyed, shown};

@@ -5,7 +5,7 @@ use super::columns::{Attribute, FIRST_UNPINNED_OID, UniqueIndex};
 use super::structure::Structure;
 use super::table::Relation;
 use crate::postgres::error::{Error, Kind, Result, Side};
-use crate::table::{Column, KeyColumn, OnConflict, TableName};
+use crate::table::{Column, EnumLabel, KeyColumn, OnConflict, TableName};
 
 /// The primary key, or else the unique index of fewest columns that orders not-null columns.
 pub(super) fn choose(source: &Relation, target: &Relation) -> Result<Vec<KeyColumn>> {
@@ -228,7 +228,11 @@ fn same_structure_order(from: &Structure, to: &Structure, collated: bool) -> boo
         (Structure::Array(from), Structure::Array(to)) | (Structure::Domain(from), Structure::Domain(to)) => {
             same_structure_order(from, to, collated)
         }
-        (Structure::Enum(from), Structure::Enum(to)) => from == to,
+        (Structure::Enum(from), Structure::Enum(to)) => {
+            let names =
+                |labels: &[EnumLabel]| -> Vec<_> { labels.iter().map(|label| label.name.clone()).collect() };
+            names(from) == names(to)
+        }
         // Their parts have collations of their own.
         _ => false,
     }
