@@ -6,6 +6,7 @@
 //! [`Position`], in the ledger, in an activity's answer, in a workflow's state and in a status alike.
 
 mod batch;
+mod collation;
 mod finding;
 mod name;
 mod plan;
@@ -16,6 +17,7 @@ mod wal;
 mod writers;
 
 pub use batch::{Batch, Fence, Key, KeyRange, Pass};
+pub use collation::CollationDefinition;
 pub use finding::{Against, Difference, Findings, RepairFailure, TOLD_MAX};
 pub use name::{NameError, TableName};
 pub use plan::{

@@ -3,7 +3,7 @@
 //! A plan is pure data. It is made from both catalogs, kept in the ledger, and named by its digest: a batch that runs
 //! tomorrow reads and writes the very columns that today's did, or finds that it cannot.
 
-use super::TableName;
+use super::{CollationDefinition, TableName};
 use serde::{Deserialize, Serialize};
 
 /// At most so many labels of an enum are shown.
@@ -164,6 +164,9 @@ pub struct KeyColumn {
     pub target_type: Option<String>,
     /// Its collation on the source, quoted and qualified; `None` where its type has no collation.
     pub collation: Option<String>,
+    /// What that collation was when the plan was made; `None` where it was not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collation_definition: Option<CollationDefinition>,
     /// Whether equal values have one spelling: not so for numeric (1 and 1.00), citext, nondeterministic collations.
     pub is_exact: bool,
     /// Whether the target takes values for equal that the source tells apart: by a nondeterministic collation.
@@ -328,6 +331,16 @@ impl Plan {
                 found.push(format!(
                     "column \"{}\" ({}) is new",
                     column.name, column.type_name
+                ));
+            }
+        }
+        for (now, before) in self.key.iter().zip(&earlier.key) {
+            if let (Some(is), Some(was)) = (&now.collation_definition, &before.collation_definition)
+                && !is.orders_as(was)
+            {
+                found.push(format!(
+                    "the collation of key column \"{}\" was {was} and is {is}: the order of its keys may have changed",
+                    now.name
                 ));
             }
         }

@@ -22,6 +22,10 @@ pub(super) fn choose(source: &Relation, target: &Relation) -> Result<Vec<KeyColu
                 target_type: counterpart.map(literal_type).filter(|name| *name != type_name),
                 type_name,
                 collation: column.collation.as_ref().map(|collation| collation.name.clone()),
+                collation_definition: column
+                    .collation
+                    .as_ref()
+                    .and_then(|collation| collation.definition.clone()),
                 is_exact: is_exact(column) && counterpart.is_some_and(is_exact),
                 is_coarser_on_target: tells_apart(column)
                     && counterpart.is_some_and(|there| there.collation.is_some() && !tells_apart(there)),
