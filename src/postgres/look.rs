@@ -170,6 +170,15 @@ async fn inspect(source: &Session, target: &Session, spec: &TableSpec, ask: &Ask
         let rewound = rewind::check(source, target, spec, &plan).await;
         survey.keep(rewound);
     }
+    if let (Some(planned), OnConflict::Update, 1..) =
+        (&mut survey.plan, plan.on_conflict, survey.found.skipped)
+    {
+        planned.warnings.push(format!(
+            "{} rows of ranges that were copied with --on-conflict skip keep what target table {} had: an update is of the ranges \
+             that are still to come (--restart --on-conflict update copies all of them again)",
+            survey.found.skipped, plan.target
+        ));
+    }
     let must_be_empty = survey.found.batches == 0 && plan.on_conflict == OnConflict::Error;
     let may_look = |survey: &Survey| {
         let mut rights = survey.rights.iter();
