@@ -336,6 +336,7 @@ impl Fake {
             position,
             highest,
             lost,
+            clock: None,
         })
     }
 
@@ -447,6 +448,8 @@ impl Fake {
             },
             before: None,
             look_from: input.settled,
+            clock: None,
+            unsettled: None,
         })
     }
 

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
 use super::{Activities, failure, step};
-use crate::postgres::{Ask, Error, cursor, ledger, look, rewind};
-use crate::table::{Key, Lost, Plan, Position, TableSpec};
+use crate::postgres::{Ask, Error, cursor, ledger, look, rewind, source_clock};
+use crate::table::{Key, Lost, Plan, Position, SourceClock, TableSpec};
 
 /// What it is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,9 @@ pub struct PrepareOutput {
     /// What the target had confirmed and does not have any more.
     #[serde(default)]
     pub lost: Option<Lost>,
+    /// What the source's clock shows, where it fills the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<SourceClock>,
 }
 
 /// How the workflow runs it.
@@ -64,12 +67,20 @@ impl Activities {
         tracing::info!("plan: {}", in_words(&plan));
         ledger::check_rewritten(&target, &source, table, &plan).await?;
         step("taking the job over on the target");
-        let position = ledger::take_over(&target, &source, table, &plan).await?;
+        let mut position = ledger::take_over(&target, &source, table, &plan).await?;
         let lost = match &input.known {
             Some(known) => ledger::lost(&target, table, &plan, known, &position).await?,
             None => None,
         };
         step("finding the highest key on the source");
+        let seen = ledger::source_clock(&target, table, &plan).await?;
+        let settled = position.settled.as_ref();
+        let stamped = source_clock::look(&source, table, &plan, seen.as_ref(), settled).await?;
+        if stamped.unsettled.is_some() {
+            position.settled = stamped.unsettled;
+            let settled = position.settled.as_ref();
+            ledger::set_settled(&target, table, &plan, position.epoch, settled, None).await?;
+        }
         let highest = cursor::highest_key(&source, &plan).await?;
         let (epoch, end) = (position.epoch, position.end());
         rewind::note(&source, &target, table, &plan, epoch, highest.as_ref(), end).await?;
@@ -79,6 +90,7 @@ impl Activities {
             position,
             highest,
             lost,
+            clock: stamped.clock,
         })
     }
 }

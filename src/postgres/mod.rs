@@ -31,6 +31,7 @@ pub mod rewind;
 pub mod sample;
 mod server;
 mod service;
+pub mod source_clock;
 mod throttle;
 mod tls;
 mod trial;

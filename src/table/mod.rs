@@ -12,6 +12,7 @@ mod name;
 mod plan;
 mod position;
 mod shown;
+mod source_clock;
 mod tally;
 mod wal;
 mod writers;
@@ -26,6 +27,7 @@ pub use plan::{
 };
 pub use position::{Lost, Position};
 pub use shown::{is_obeyed, shown};
+pub use source_clock::SourceClock;
 pub use tally::Tally;
 pub use wal::{Lsn, SourceSeen, Wal};
 pub use writers::{Holder, Noted};

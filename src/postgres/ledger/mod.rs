@@ -15,12 +15,12 @@ mod trust;
 use super::connect::Session;
 use super::error::{Error, Kind, Result, Side};
 use super::identifier::{quote_literal, quote_text_array};
-use crate::table::{Batch, Fence, Key, KeyRange, Plan, Position, TableSpec, Tally};
+use crate::table::{Batch, Fence, Key, KeyRange, Plan, Position, SourceClock, TableSpec, Tally};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use layout::{FORMAT, Probe, State, ensure, probe};
 pub use rewritten::check_rewritten;
-pub use seen::{set_source_seen, source_seen};
+pub use seen::{set_source_seen, source_clock, source_seen};
 pub(super) use segments::{key_from_json, tally_of};
 pub use take_over::{Found, check_source, inspect, lost, stored_plan, take_over};
 
@@ -141,7 +141,7 @@ pub async fn tally(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<Ta
     Ok(tally)
 }
 
-/// Keeps the key up to which nothing can appear any more. Idempotent.
+/// Keeps the key up to which nothing can appear any more, and what the source's clock showed then. Idempotent.
 ///
 /// # Errors
 /// `Fenced` where a later run has taken over.
@@ -151,10 +151,18 @@ pub async fn set_settled(
     plan: &Plan,
     epoch: u64,
     settled: Option<&Key>,
+    clock: Option<&SourceClock>,
 ) -> Result<()> {
     let key = settled.map_or("NULL".to_owned(), |key| quote_text_array(&key.0));
+    let clock = clock.map_or(String::new(), |clock| {
+        let SourceClock { source_us, here_us } = clock;
+        format!(
+            ", plan = pg_catalog.jsonb_set(plan, '{{source_clock}}',
+                 pg_catalog.jsonb_build_object('source_us', {source_us}, 'here_us', {here_us}))"
+        )
+    });
     let sql = format!(
-        "UPDATE longhaul.tables SET settled = {key}, updated_at = now() WHERE {} AND epoch = {epoch} RETURNING 1",
+        "UPDATE longhaul.tables SET settled = {key}{clock}, updated_at = now() WHERE {} AND epoch = {epoch} RETURNING 1",
         of_table(spec, plan)
     );
     let what = format!("write the settled key of job {} to the target's ledger", spec.job);
