@@ -131,10 +131,10 @@ async fn check_clock(source: &Session, plan: &Plan, highest: &Key) -> Result<()>
         .iter()
         .map(|column| (&column.name, &column.type_name));
     let types = types.chain(plan.key.iter().map(|column| (&column.name, &column.type_name)));
-    let rounded = types
+    let mut rounded = types
         .filter(|(name, shown)| **name == plan.key[0].name && shown.starts_with("timestamp("))
         .map(|(_, shown)| shown.as_str());
-    let stamp = rounded.last().unwrap_or("timestamp with time zone");
+    let stamp = rounded.next().unwrap_or("timestamp with time zone");
     let sql = format!(
         "SELECT c.now, {}::timestamp with time zone > c.now FROM (SELECT pg_catalog.clock_timestamp()::{stamp}) c(now)",
         quote_literal(&highest.0.join(""))
