@@ -338,6 +338,7 @@ impl Fake {
             highest,
             lost,
             again: None,
+            clock: None,
         })
     }
 
@@ -449,6 +450,8 @@ impl Fake {
             },
             before: None,
             look_from: input.settled,
+            clock: None,
+            unsettled: None,
         })
     }
 

@@ -42,7 +42,7 @@ impl Activities {
         rewind::check(&source, &target, &table, &plan).await?;
         ledger::conclude(&target, &source, &table, &plan, &fence, &position).await?;
         match &position.settled {
-            Some(key) => ledger::set_settled(&target, &table, &plan, fence.epoch, Some(key)).await,
+            Some(key) => ledger::set_settled(&target, &table, &plan, fence.epoch, Some(key), None).await,
             None => Ok(()),
         }
     }

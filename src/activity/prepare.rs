@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
 use super::{Activities, NoteWritersOutput, failure, step};
-use crate::postgres::{Ask, Error, Kind, Session, check_sequence, cursor, ledger, look, rewind, writers};
-use crate::table::{Growth, Key, Lost, Noted, Plan, Position, TableSpec};
+use crate::postgres::{
+    Ask, Error, Kind, Session, check_growth, cursor, ledger, look, rewind, source_clock, writers,
+};
+use crate::table::{Growth, Key, Lost, Noted, Plan, Position, SourceClock, TableSpec};
 
 /// What it is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +49,9 @@ pub struct PrepareOutput {
     /// committed below the last key since; `None` where it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<NoteWritersOutput>,
+    /// What the source's clock shows, where it fills the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<SourceClock>,
 }
 
 /// How the workflow runs it.
@@ -73,6 +78,14 @@ impl Activities {
             Some(known) => ledger::lost(&target, table, &plan, known, &position).await?,
             None => None,
         };
+        let seen = ledger::source_clock(&target, table, &plan).await?;
+        let settled = position.settled.as_ref();
+        let stamped = source_clock::look(&source, table, &plan, seen.as_ref(), settled).await?;
+        if stamped.unsettled.is_some() {
+            position.settled = stamped.unsettled;
+            let settled = position.settled.as_ref();
+            ledger::set_settled(&target, table, &plan, position.epoch, settled, None).await?;
+        }
         // Before the highest key is read: it is then not below the one that was noted.
         let again = match input.sync {
             true => None,
@@ -89,6 +102,7 @@ impl Activities {
             highest,
             lost,
             again,
+            clock: stamped.clock,
         })
     }
 }
@@ -113,10 +127,12 @@ async fn settle(
             now,
             before: None,
             look_from: position.settled.clone(),
+            clock: None,
+            unsettled: None,
         }));
     }
     if let Some(key) = now.filter(|now| now.holders.is_empty()).and_then(|now| now.key) {
-        ledger::set_settled(target, table, plan, position.epoch, Some(&key)).await?;
+        ledger::set_settled(target, table, plan, position.epoch, Some(&key), None).await?;
         position.settled = Some(key);
     }
     Ok(None)
@@ -128,7 +144,7 @@ async fn note(source: &Session, table: &TableSpec, plan: &Plan) -> Result<Option
         return Ok(None);
     }
     let now = writers::note_the_long(source, plan).await?;
-    match check_sequence(source, plan, now.key.as_ref()).await {
+    match check_growth(source, plan, now.key.as_ref()).await {
         Err(error) if error.kind() == Kind::Unsupported => return Ok(None),
         checked => checked?,
     }

@@ -380,6 +380,7 @@ impl CopyTable {
             table,
             fence,
             settled: at.and_then(|at| at.position.settled.clone()),
+            clock: at.and_then(|at| at.clock),
             noted: at.and_then(|at| at.noted.clone()),
             lookback_keys: self.spec.lookback_keys,
         }

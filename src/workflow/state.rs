@@ -8,7 +8,7 @@ use super::verifying::VerifyState;
 use super::witnesses::Witnesses;
 use crate::activity::{NoteWritersOutput, PrepareOutput};
 use crate::job::JobSpec;
-use crate::table::{Fence, Key, Lost, Noted, Pass, Plan, Position, Tally};
+use crate::table::{Fence, Key, Lost, Noted, Pass, Plan, Position, SourceClock, Tally};
 
 /// What the workflow is started with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +61,9 @@ pub struct TableState {
     /// What was noted, and waits for its writers to end (sync).
     #[serde(default)]
     pub noted: Option<Noted>,
+    /// What the source's clock showed when what is settled was, where it fills the key (sync).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<SourceClock>,
     /// Rounds of a sync that are over.
     #[serde(default)]
     pub rounds: u64,
@@ -99,6 +102,7 @@ impl TableState {
             lost: prepared.lost.unwrap_or_default(),
             prepared_again: 0,
             noted: None,
+            clock: prepared.clock,
             rounds: 0,
             round: None,
             sleep_until_ms: None,
@@ -119,6 +123,7 @@ impl TableState {
             ..prepared.position
         };
         self.told.clear();
+        self.clock = prepared.clock;
         self.prepared_again = self.prepared_again.saturating_add(1);
         // Who was noted, was noted of rows that may be lost; the ledger says what is settled.
         (self.noted, self.round, self.sleep_until_ms) = (None, None, None);
@@ -174,6 +179,9 @@ impl TableState {
     /// A round of a sync begins. Its second look covers all that the ledger has, ranges beyond gaps included: they may be
     /// of an earlier run, which looked at them before their writers had ended.
     pub(super) fn begin_round(&mut self, found: NoteWritersOutput) {
+        if found.unsettled.is_some() {
+            (self.position.settled, self.noted) = (found.unsettled.clone(), None);
+        }
         self.round = Some(Round {
             looked_to: found.look_from.clone(),
             frontier: self.position.end().cloned(),
@@ -198,6 +206,7 @@ impl TableState {
     pub(super) fn settle(&mut self, found: NoteWritersOutput) {
         self.rounds += 1;
         self.round = None;
+        self.clock = found.clock;
         let settled = &mut self.position.settled;
         if found.now.holders.is_empty() {
             // Whatever is at most this key was visible when this round copied.
@@ -289,6 +298,7 @@ mod tests {
             highest: highest.map(key),
             lost: None,
             again: None,
+            clock: None,
         }
     }
 
@@ -321,6 +331,8 @@ mod tests {
             now,
             before,
             look_from: Some(key("2")),
+            clock: None,
+            unsettled: None,
         }
     }
 
@@ -435,6 +447,29 @@ mod tests {
         state.settle(found(noted("50", 0), Some(noted("40", 1))));
         assert_eq!((settled(&state), &state.noted), (Some(key("50")), &None));
         assert_eq!((state.rounds, &state.round), (4, &None));
+    }
+
+    #[test]
+    fn what_a_clock_that_was_set_back_unsettles_is_settled_anew() {
+        let clock = |source_us| {
+            Some(SourceClock {
+                source_us,
+                here_us: 0,
+            })
+        };
+        let mut state = TableState::begin(prepared(None), true);
+        (state.noted, state.clock) = (Some(noted("8", 1)), clock(9));
+        let back = NoteWritersOutput {
+            clock: clock(5),
+            unsettled: Some(key("1")),
+            ..found(noted("8", 1), None)
+        };
+        state.begin_round(back.clone());
+        assert_eq!((&state.position.settled, &state.noted), (&Some(key("1")), &None));
+        assert_eq!(state.clock, clock(9), "until the round is over");
+        state.settle(back);
+        assert_eq!(state.position.settled, Some(key("1")), "somebody writes");
+        assert_eq!((&state.noted, state.clock), (&Some(noted("8", 1)), clock(5)));
     }
 
     #[test]

@@ -17,13 +17,13 @@ mod trust;
 use super::connect::Session;
 use super::error::{Error, Kind, Result, Side};
 use super::identifier::{quote_literal, quote_text_array};
-use crate::table::{Batch, Fence, Key, KeyRange, Plan, Position, TableSpec, Tally};
+use crate::table::{Batch, Fence, Key, KeyRange, Plan, Position, SourceClock, TableSpec, Tally};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use layout::{FORMAT, Probe, State, ensure, probe};
 pub use partitions::is_unsettled;
 pub use rewritten::check_rewritten;
-pub use seen::{set_source_seen, source_seen};
+pub use seen::{set_source_seen, source_clock, source_seen};
 #[cfg(any(test, fuzzing))]
 pub(super) use segments::{Ends, ends_of, joined};
 pub(super) use segments::{key_of, tally_of};
@@ -148,7 +148,8 @@ pub async fn tally(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<Ta
     Ok(tally)
 }
 
-/// Keeps the key up to which nothing can appear any more; without one, what is kept stays. Idempotent.
+/// Keeps the key up to which nothing can appear any more, and what the source's clock showed then; without a key, what is kept
+/// stays. Idempotent.
 ///
 /// # Errors
 /// `Fenced` where a later run has taken over.
@@ -158,10 +159,18 @@ pub async fn set_settled(
     plan: &Plan,
     epoch: u64,
     settled: Option<&Key>,
+    clock: Option<&SourceClock>,
 ) -> Result<()> {
     let key = settled.map_or("NULL::text[]".to_owned(), |key| quote_text_array(&key.0));
+    let clock = clock.map_or(String::new(), |clock| {
+        let SourceClock { source_us, here_us } = clock;
+        format!(
+            ", plan = pg_catalog.jsonb_set(plan, '{{source_clock}}',
+                 pg_catalog.jsonb_build_object('source_us', {source_us}, 'here_us', {here_us}))"
+        )
+    });
     let sql = format!(
-        "UPDATE longhaul.tables SET settled = coalesce({key}, settled), updated_at = now() WHERE {} AND epoch = {epoch} RETURNING 1",
+        "UPDATE longhaul.tables SET settled = coalesce({key}, settled){clock}, updated_at = now() WHERE {} AND epoch = {epoch} RETURNING 1",
         of_table(spec, plan)
     );
     let what = format!("write the settled key of job {} to the target's ledger", spec.job);

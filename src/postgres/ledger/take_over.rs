@@ -521,8 +521,8 @@ async fn write_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<
          INSERT INTO longhaul.tables AS t (job, table_name, target_table, key_columns, plan, target_files, epoch)
          VALUES ({job}, {source}, {into}, {keys}, {plan}, {files}, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
          ON CONFLICT (job, table_name) DO UPDATE SET epoch = greatest(t.epoch + 1, excluded.epoch), runs = t.runs + 1,
-             plan = CASE WHEN pg_catalog.jsonb_extract_path(t.plan, 'source_seen') IS NULL THEN excluded.plan
-                 ELSE pg_catalog.jsonb_set(excluded.plan, '{{source_seen}}', pg_catalog.jsonb_extract_path(t.plan, 'source_seen')) END,
+             plan = excluded.plan || coalesce((SELECT pg_catalog.jsonb_object_agg(e.key, e.value) FROM pg_catalog.jsonb_each(t.plan) e
+                 WHERE e.key IN ('source_seen', 'source_clock')), '{{}}'),
              target_files = excluded.target_files, updated_at = now()
          RETURNING epoch, (SELECT (extract(epoch FROM created_at) * 1000000)::bigint FROM longhaul.jobs WHERE job = {job})",
         job = quote_literal(&spec.job),
