@@ -18,7 +18,7 @@ use crate::job::{JobName, JobSpec, Kind, Tuning};
 use crate::observe::figures;
 use crate::observe::progress::Progress;
 use crate::table::Key;
-use crate::worker::{self, Activities, Gauge, Running};
+use crate::worker::{self, Activities, Gauge, Hold, Running};
 
 /// How often the workflow is asked how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -31,31 +31,29 @@ pub struct Ready {
     _lock: JobLock,
     worker: Running,
     gauge: Arc<Gauge>,
+    hold: Arc<Hold>,
     ending: Arc<AtomicBool>,
 }
 
 impl Ready {
-    /// Starts the worker of a job.
+    /// Starts the worker of a job, whose attempts begin once the workflow was asked whether it is paused.
     pub fn start(
         connected: &Connected,
         lock: JobLock,
         job: &JobName,
         activities: Activities,
     ) -> Result<Self, Report> {
-        let (gauge, ending) = (activities.gauge(), activities.ending());
+        let (gauge, hold) = (activities.gauge(), activities.hold());
+        let ending = activities.ending();
         let worker =
             worker::start(&connected.client, job, Some(activities)).map_err(|error| refused(&error))?;
         Ok(Self {
             _lock: lock,
             worker,
             gauge,
+            hold,
             ending,
         })
-    }
-
-    /// Lets next to nothing pass until [`limit`](Self::limit): what a job was tuned to only its workflow knows.
-    pub fn hold_back(&self) {
-        self.gauge.set_limit(NonZeroU64::new(1));
     }
 
     /// Sets the speed limit.
@@ -82,6 +80,7 @@ pub async fn to_the_end(
     let mut job = known.ok_or_else(|| Report::of("the job was not journaled", ExitStatus::Service))?;
     loop {
         // A workflow that is busy may take a while to answer.
+        let look = ready.hold.ask();
         let looked = async {
             let refreshed = job.refresh().await;
             must_be_well(&connected, &ready)?;
@@ -99,6 +98,8 @@ pub async fn to_the_end(
         let Some(status) = status else { continue };
         if let Some(tuning) = status.tuning {
             ready.limit(&tuning);
+            let paused = matches!(status.state, JobState::Pausing | JobState::Paused);
+            ready.hold.answer(look, paused);
         }
         told.tell(context, spec, &status);
         goes_on = goes_on_with(&spec.name, Some(status.state));
