@@ -1,10 +1,12 @@
-//! A job that is paused moves nothing, whatever was pending when it was.
+//! A job that is paused moves nothing, whatever was pending when it was; and what a status says after Ctrl-C is what is there.
 
 use std::time::{Duration, Instant};
 
+use longhaul::postgres::{ServerOptions, StopMode, ThrowawayServer};
+use serde_json::Value;
+
 use crate::binary::until;
 use crate::stage::{JOB, Stage};
-use longhaul::postgres::{ServerOptions, StopMode, ThrowawayServer};
 
 const SLOW: [&str; 4] = ["--batch-rows", "500", "--max-rate", "200kB/s"];
 /// A table that shall not grow is watched for so long.
@@ -103,4 +105,22 @@ fn a_paused_job_can_be_interrupted_and_canceled_though_attempts_of_it_wait() {
     stage.run(&["cancel", JOB]).assert_code(0);
     canceled.end().assert_code(1);
     assert_eq!(stage.status()["state"], "CANCELED");
+}
+
+#[test]
+fn after_ctrl_c_a_status_counts_the_rows_that_are_there() {
+    let stage = Stage::new(5000);
+    let process = stage.begin(&mut stage.migrate(&["--batch-rows", "500", "--max-rate", "100kB/s"]));
+    let before = stage.until_rows(0);
+    process.interrupt();
+    process.end().assert_code(130);
+    let rows = stage.rows();
+    assert!(rows > before, "a batch has finished after the interrupt: {rows}");
+    let status = stage.status();
+    assert_eq!(
+        (&status["tables"][0]["rows_done"], &status["worker_pid"]),
+        (&rows.into(), &Value::Null)
+    );
+    let history = stage.run(&["history", JOB]).assert_code(0).stdout;
+    assert!(!history.is_empty());
 }

@@ -23,7 +23,7 @@ use crate::worker::{self, Activities, Gauge, Hold, Running};
 /// How often the workflow is asked how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// So long the last look at an interrupted job may take.
+/// So long the last look at an interrupted job may take, and so long its workflow has to hear what became of its batches.
 const LAST_LOOK_WITHIN: Duration = Duration::from_millis(500);
 
 /// A worker that has begun, and what it shows of itself.
@@ -121,7 +121,7 @@ pub async fn to_the_end(
         told.tell(context, spec, &status);
         goes_on = goes_on_with(&spec.name, Some(status.state));
     }
-    interrupted(context, connected, &goes_on, ready, progress).await
+    interrupted(context, connected, &job, &goes_on, ready, progress).await
 }
 
 /// The last line of an interrupted job: one that is paused stays so under its own command.
@@ -256,6 +256,7 @@ fn must_be_well(connected: &Connected, ready: &Ready) -> Result<(), Report> {
 async fn interrupted(
     context: &Context<'_>,
     connected: Connected,
+    job: &Job,
     goes_on: &str,
     ready: Ready,
     progress: Progress,
@@ -265,13 +266,27 @@ async fn interrupted(
         .printer
         .talk("interrupted: batches in flight finish or roll back (once more: stop at once)");
     ready.ending.store(true, Ordering::SeqCst);
+    let ends = async {
+        ready.worker.shut_down().await.map_err(|error| refused(&error))?;
+        take_in(&connected, job).await
+    };
     tokio::select! {
-        ended = ready.worker.shut_down() => ended.map_err(|error| refused(&error))?,
+        ended = ends => ended?,
         () = context.interrupts.heard(2) => context.printer.talk("stopped at once: batches in flight are rolled back by the target"),
     }
     drop(connected);
     context.printer.talk(goes_on);
     Ok(ExitStatus::Interrupted)
+}
+
+/// Lets the workflow hear of the batches that have ended since its worker takes no task: what is committed counts then, in
+/// whatever is asked next.
+async fn take_in(connected: &Connected, job: &Job) -> Result<(), Report> {
+    let worker = worker::start(&connected.client, &job.spec.name, None).map_err(|error| refused(&error))?;
+    // Its answer comes after it has taken in what the journal has. Where that takes longer, the next process does it.
+    _ = tokio::time::timeout(LAST_LOOK_WITHIN, job.progress()).await;
+    _ = tokio::time::timeout(LAST_LOOK_WITHIN, worker.shut_down()).await;
+    Ok(())
 }
 
 async fn ended(
