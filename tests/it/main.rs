@@ -22,6 +22,7 @@ mod proxy;
 mod random;
 mod refusals;
 mod rights;
+mod server;
 mod server_faults;
 #[path = "../support/servers.rs"]
 mod servers;

@@ -1,6 +1,6 @@
 //! What is said, to whom and when: log files, what is waited for, counts.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use longhaul::postgres::{ServerOptions, StopMode, ThrowawayServer};
 use rustix::process::{Pid, Signal, kill_process};
@@ -259,4 +259,39 @@ fn a_verification_against_receipts_shows_the_warnings_of_the_copy() {
         .assert_code(0)
         .assert_said(&[warning]);
     stage.run(&["verify", JOB]).assert_code(0).assert_said(&[warning]);
+}
+
+#[test]
+fn a_watch_of_a_job_that_nobody_runs_goes_on_heeds_ctrl_c_and_keeps_nobody_from_the_journal() {
+    let stage = Stage::new(20_000);
+    let process = stage.begin(&mut stage.migrate(&SLOW));
+    stage.until_rows(0);
+    process.kill();
+    let watch = stage.begin(&mut stage.command(&["status", JOB, "--watch"]));
+    let end = Instant::now() + Duration::from_secs(8);
+    while Instant::now() < end {
+        let began = Instant::now();
+        stage.run(&["status", JOB, "--json"]).assert_code(0);
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    }
+    // The job's own command is not kept waiting either, and the watch sees it through.
+    stage
+        .begin(&mut stage.migrate(&["--max-rate", "none"]))
+        .end()
+        .assert_code(0);
+    watch.end().assert_code(0);
+
+    stage.add(20_000);
+    let process = stage.begin(&mut stage.migrate(&SLOW));
+    stage.until_rows(20_000);
+    process.kill();
+    let watch = stage.begin(&mut stage.command(&["status", JOB, "--watch"]));
+    std::thread::sleep(Duration::from_secs(5));
+    let began = Instant::now();
+    watch.interrupt();
+    watch.end().assert_code(130);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+
+    let canceled = stage.run(&["cancel", JOB, "--wait"]);
+    canceled.assert_code(0).assert_said(&["is canceled"]);
 }
