@@ -10,7 +10,7 @@ use temporalio_workflow::common::error::IncomingError;
 use temporalio_workflow::{ActivityCancellationType, ActivityExecutionError, ActivityOptions, RetryPolicy};
 
 use super::attempts::Verdict;
-use crate::postgres::{Error, Retry, Side};
+use crate::postgres::{Error, Kind, Retry, Side};
 
 /// The first pause after an error that passes.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -102,6 +102,10 @@ pub(super) fn refuse(error: &Error, since: SystemTime, verdict: Verdict) -> Acti
     if let Verdict::GivenUp(waited) = verdict {
         let waited = humantime::format_duration(Duration::from_secs(waited.as_secs()));
         failure.message = format!("given up after {waited} of trying again: {}", failure.message);
+        if error.kind() == Kind::Transient {
+            // No next attempt comes; how the job goes on is said of any that failed.
+            failure.hint.clear();
+        }
     }
     let answer = ApplicationFailure::builder(failure.clone())
         .type_name(failure.kind.clone())
@@ -148,7 +152,6 @@ pub(super) fn options(start_to_close: Duration) -> ActivityOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::Kind;
 
     fn error(kind: Kind) -> Error {
         Error::new(Side::Target, kind, "something is wrong")
@@ -178,6 +181,12 @@ mod tests {
             given_up.is_non_retryable() && said.contains("given up after 1h of trying again: something"),
             "{said}"
         );
+        let hint = |answer: Box<ApplicationFailure>| {
+            let failure = answer.details().ok().flatten();
+            failure.map(|failure: Failure| failure.hint)
+        };
+        assert_eq!(hint(given_up).as_deref(), Some(""), "no attempt comes by itself");
+        assert_ne!(hint(answer(Verdict::Again)).as_deref(), Some(""));
     }
 
     #[test]

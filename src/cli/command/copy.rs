@@ -251,9 +251,6 @@ async fn begin(
     }
     let activities = worker::activities(&spec, connections.source, connections.target);
     let ready = Ready::start(&connected, lock, &spec.name, activities)?;
-    if open.is_some() {
-        ready.hold_back();
-    }
     // Asked of the worker that has just begun: of an open job, and of one that has ended.
     let current = match open.as_ref().or(before.as_ref()).filter(|_| !restart) {
         Some(job) => job.progress().await,
