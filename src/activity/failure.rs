@@ -92,13 +92,22 @@ impl Failure {
 ///
 /// `since` is when the first of a row of failed attempts failed.
 pub(super) fn refuse(error: &Error, since: SystemTime, verdict: Verdict) -> ActivityError {
+    let failure = judged(error, since, verdict);
+    let answer = ApplicationFailure::builder(failure.clone())
+        .type_name(failure.kind.clone())
+        .non_retryable(verdict != Verdict::Again)
+        .details(failure)
+        .build();
+    ActivityError::application(answer)
+}
+
+fn judged(error: &Error, since: SystemTime, verdict: Verdict) -> Failure {
     let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut failure = Failure {
         since_ms: u64::try_from(since.as_millis()).ok(),
         process: Some(std::process::id()),
         ..Failure::of(error)
     };
-    let is_final = verdict != Verdict::Again;
     if let Verdict::GivenUp(waited) = verdict {
         let waited = humantime::format_duration(Duration::from_secs(waited.as_secs()));
         failure.message = format!("given up after {waited} of trying again: {}", failure.message);
@@ -107,12 +116,7 @@ pub(super) fn refuse(error: &Error, since: SystemTime, verdict: Verdict) -> Acti
             failure.hint.clear();
         }
     }
-    let answer = ApplicationFailure::builder(failure.clone())
-        .type_name(failure.kind.clone())
-        .non_retryable(is_final)
-        .details(failure)
-        .build();
-    ActivityError::application(answer)
+    failure
 }
 
 /// An attempt that ended because this process is asked to end: the next process goes on with it, at once.
@@ -181,12 +185,13 @@ mod tests {
             given_up.is_non_retryable() && said.contains("given up after 1h of trying again: something"),
             "{said}"
         );
-        let hint = |answer: Box<ApplicationFailure>| {
-            let failure = answer.details().ok().flatten();
-            failure.map(|failure: Failure| failure.hint)
-        };
-        assert_eq!(hint(given_up).as_deref(), Some(""), "no attempt comes by itself");
-        assert_ne!(hint(answer(Verdict::Again)).as_deref(), Some(""));
+        let hint = |verdict| judged(&error(Kind::Transient), UNIX_EPOCH, verdict).hint;
+        assert_eq!(
+            hint(Verdict::GivenUp(Duration::ZERO)),
+            "",
+            "no attempt comes by itself"
+        );
+        assert_ne!(hint(Verdict::Again), "");
     }
 
     #[test]
