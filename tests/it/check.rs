@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use crate::stage::{JOB, Stage, ask, tell};
+use crate::binary::until;
+use crate::servers::client;
+use crate::stage::{JOB, Stage, ask, runtime, tell};
 
 /// Whatever a job could leave behind.
 fn assert_untouched(stage: &Stage) {
@@ -159,4 +161,18 @@ fn a_job_that_has_run_is_told_in_plain_words() {
     );
     let version = stage.run(&["--version"]).assert_code(0).stdout;
     assert!(version.contains("ledger layout: 2"), "{version}");
+}
+
+#[test]
+fn a_check_that_waits_for_a_lock_says_so() {
+    let stage = Stage::new(100);
+    let session = runtime().block_on(client(&stage.target));
+    let run = |sql: &str| runtime().block_on(session.batch_execute(sql)).unwrap();
+    run("BEGIN; LOCK TABLE audio_downloads IN ACCESS EXCLUSIVE MODE");
+    let check = stage.begin(&mut stage.copy("check", &[]));
+    let words = "looking at both sides takes";
+    until("words about it", || check.said().contains(words).then_some(()));
+    run("COMMIT");
+    check.end().assert_code(0);
+    assert_untouched(&stage);
 }

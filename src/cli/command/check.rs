@@ -7,7 +7,7 @@ use super::super::exit::ExitStatus;
 use super::super::report::{self, Checked, Outcome, Report};
 use super::super::settings::{Setting, Settings};
 use super::Context;
-use super::ends::{Connections, of_side, parse};
+use super::ends::{Connections, of_side, parse, spoken};
 use crate::job::JobSpec;
 use crate::job::status::JobKind;
 use crate::observe::figures;
@@ -30,7 +30,11 @@ pub async fn check(context: &Context<'_>, kind: JobKind, restart: bool, json: bo
             // Whatever else is wrong with it is found when it is made.
             context.has_state()?;
             checked.job = Some(spec.name.to_string());
-            look_for(context.settings, &spec, &ends, restart, &mut checked).await
+            spoken(
+                context,
+                look_for(context.settings, &spec, &ends, restart, &mut checked),
+            )
+            .await
         }
         Err(report) => Some(report),
     };

@@ -169,7 +169,7 @@ fn waited_since(began: Instant) -> String {
 }
 
 /// Says that it takes its time, and where to look: nothing is waited for in silence.
-async fn spoken<T>(context: &Context<'_>, attempt: impl Future<Output = T>) -> T {
+pub(super) async fn spoken<T>(context: &Context<'_>, attempt: impl Future<Output = T>) -> T {
     let mut attempt = std::pin::pin!(attempt);
     let began = Instant::now();
     let mut next = SPEAKS_AFTER;
