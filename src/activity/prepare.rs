@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, failure, step};
+use super::{OneJob, failure, step};
 use crate::postgres::{Ask, Error, cursor, ledger, look, rewind};
 use crate::table::{Key, Lost, Plan, Position, TableSpec};
 
@@ -50,7 +50,7 @@ pub fn options() -> ActivityOptions {
     failure::options(Duration::from_secs(24 * 3600))
 }
 
-impl Activities {
+impl OneJob {
     pub(super) async fn do_prepare(&self, input: PrepareInput) -> Result<PrepareOutput, Error> {
         let (source, target) = self.sessions().await?;
         let ask = Ask {

@@ -1,8 +1,10 @@
-//! Which service a client talks to: the one in this process, or that of the process that owns the state directory.
+//! Which service a client talks to: the one in this process, that of the process that owns the state directory, or a Temporal
+//! cluster.
 //!
-//! One owner: the state directory is locked, and a second process becomes a client of the first through its socket. Only
-//! the connection differs; the client is Temporal's own either way. (A cluster's address will be the third place.)
+//! One owner: the state directory is locked, and a second process becomes a client of the first through its socket. A cluster
+//! needs no state directory. Only the connection differs; the client is Temporal's own in all three places.
 
+mod cluster;
 mod directory;
 mod lock;
 mod socket;
@@ -23,6 +25,7 @@ use crate::service::{Caller, Clock, ListenError, Listening, Mode, NAMESPACE, Ser
 
 /// The number of the journal's format that this version reads and writes.
 pub use crate::service::journal::FORMAT_VERSION as JOURNAL_FORMAT;
+pub use cluster::{Cluster, ClusterError, Given, reach_cluster};
 pub use directory::{Directory, DirectoryError};
 pub use lock::Lock;
 
@@ -71,6 +74,9 @@ pub enum ConnectError {
         /// What came of the attempt.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// There is no client of the cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The SDK's client could not be made.
     #[error("no client could be made")]
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -90,6 +96,8 @@ pub enum Place {
     Here(Box<Owner>),
     /// In another one.
     Process(u32),
+    /// On a Temporal cluster.
+    Cluster(Cluster),
 }
 
 /// This process's own service. The order of the fields is the order in which they are dropped.

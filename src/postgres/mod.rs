@@ -39,7 +39,7 @@ mod words;
 pub mod writers;
 
 pub use catalog::{
-    Right, Survey, check_repair, check_sequence, examine, examine_to_read, identify, look_at_one,
+    Right, Survey, check_repair, check_sequence, examine, examine_to_read, identify, look_at_one, role,
     target_is_empty,
 };
 pub use connect::{Session, connect};

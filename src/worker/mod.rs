@@ -1,26 +1,35 @@
 //! The SDK's worker: what it knows, how much of it runs at a time, how it begins and ends.
 //!
-//! A worker belongs to one job and polls that job's task queue. Must be started within a `LocalSet` on a multi-threaded
-//! runtime: workflow code stays on the calling thread, activities are spread over the runtime's.
+//! Here a worker belongs to one job and polls that job's task queue. On a cluster it belongs to two databases, and polls the
+//! task queue of all jobs between them (`task_queue.rs`). Must be started within a `LocalSet` on a multi-threaded runtime:
+//! workflow code stays on the calling thread, activities are spread over the runtime's.
+
+mod task_queue;
+mod tuned;
 
 use std::time::Duration;
 
 use temporalio_client::Client;
 use temporalio_common::worker::{WorkerDeploymentOptions, WorkerDeploymentVersion};
+use temporalio_sdk::runtime::worker_tuner::{FixedSizeSlotSupplier, TunerHolder};
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
 use tokio::task::JoinHandle;
 
-use crate::job::{JobName, JobSpec};
-use crate::postgres::ConnectionString;
 use crate::workflow::CopyTable;
 
-pub use crate::activity::{Activities, Beat, Failure, Gauge, INTERRUPTED};
+pub use crate::activity::{Activities, Beat, Failure, INTERRUPTED, Jobs};
+pub use task_queue::{TASK_QUEUES, Way, of_databases, of_job, polling};
+pub use tuned::keep_tuned;
 
 /// Batches in flight are given so long to finish before they are told to end, when the process is; with the time that an
 /// activity then has, Ctrl-C ends within five seconds.
 const GRACE: Duration = Duration::from_millis(500);
 /// A heartbeat a second, so that a canceled batch learns of it soon.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
+/// Workflow tasks at a time.
+const DECISIONS: usize = 100;
+/// Tasks at a time of kinds that our workflows have none of; the SDK wants one at least.
+const NONE_OF_OURS: usize = 1;
 /// Runs whose state is kept in memory between workflow tasks.
 const CACHED_RUNS: usize = 16;
 
@@ -29,10 +38,27 @@ const CACHED_RUNS: usize = 16;
 #[error("the worker cannot run")]
 pub struct WorkerError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
-/// What a job can have done here, on connections whose passwords only this process knows.
-#[must_use]
-pub fn activities(spec: &JobSpec, source: ConnectionString, target: ConnectionString) -> Activities {
-    Activities::new(spec, source, target)
+/// How much a worker takes upon itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Capacity {
+    /// Activities at a time.
+    at_a_time: usize,
+    /// Activities that it may take at once when it has decided them, past the queue: quicker, and none is left to others.
+    eager: usize,
+}
+
+impl Capacity {
+    /// Of the one worker of a job: more than a job can have in flight.
+    pub const ALONE: Self = Self {
+        at_a_time: 100,
+        eager: 3,
+    };
+
+    /// Of one of several.
+    #[must_use]
+    pub fn shared(at_a_time: usize) -> Self {
+        Self { at_a_time, eager: 0 }
+    }
 }
 
 /// A worker that runs.
@@ -41,27 +67,29 @@ pub struct Running {
     task: JoinHandle<Result<(), WorkerError>>,
 }
 
-/// The task queue of a job.
-#[must_use]
-pub fn task_queue(job: &JobName) -> String {
-    format!("longhaul/{job}")
-}
-
-/// Starts a worker for one job. Without activities it only decides and answers.
+/// Starts a worker that polls `task_queue`, and does as much of it as it has capacity for. Without activities it only
+/// decides and answers.
 ///
 /// # Errors
 /// If the SDK does not take the client or the registrations.
-pub fn start(client: &Client, job: &JobName, activities: Option<Activities>) -> Result<Running, WorkerError> {
+pub fn start(
+    client: &Client,
+    task_queue: &str,
+    activities: Option<Activities>,
+    capacity: Capacity,
+) -> Result<Running, WorkerError> {
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| WorkerError(error);
     let version = WorkerDeploymentVersion::builder()
         .deployment_name("longhaul")
         .build_id(env!("CARGO_PKG_VERSION"))
         .build();
-    let options = WorkerOptions::new(task_queue(job))
+    let options = WorkerOptions::new(task_queue)
         .register_workflow::<CopyTable>()
         .map_err(|error| failed(error.into()))?
         .deployment_options(WorkerDeploymentOptions::new(version).build())
         .max_cached_workflows(CACHED_RUNS)
+        .tuner(slots(capacity.at_a_time))
+        .max_eager_activity_reservations_per_workflow_task(capacity.eager)
         .max_heartbeat_throttle_interval(HEARTBEAT_EVERY)
         .graceful_shutdown_period(GRACE);
     let options = match activities {
@@ -77,6 +105,15 @@ pub fn start(client: &Client, job: &JobName, activities: Option<Activities>) -> 
         worker.run().await.map_err(|error| WorkerError(error.into()))
     });
     Ok(Running { shut_down, task })
+}
+
+fn slots(at_a_time: usize) -> TunerHolder {
+    TunerHolder::builder()
+        .workflow_task_slot_supplier(FixedSizeSlotSupplier::new(DECISIONS))
+        .activity_task_slot_supplier(FixedSizeSlotSupplier::new(at_a_time))
+        .local_activity_task_slot_supplier(FixedSizeSlotSupplier::new(NONE_OF_OURS))
+        .nexus_task_slot_supplier(FixedSizeSlotSupplier::new(NONE_OF_OURS))
+        .build()
 }
 
 impl Running {

@@ -11,12 +11,11 @@ use super::super::resources;
 use super::super::settings::Setting;
 use super::check::{self, Phase};
 use super::ends::{self, By, Connections, Refusal, of_side};
-use super::inspect::unknown;
-use super::jobs::{self, Job};
+use super::jobs::{self, Job, Workers};
 use super::kept;
 use super::run::{self, Ready};
 use super::{Context, refused, unreachable};
-use crate::connect::{self, ConnectError, Connected, Place};
+use crate::connect::{ConnectError, Connected, Place};
 use crate::job::status::JobKind;
 use crate::job::{Ends, JobSpec, TuningChange};
 use crate::postgres::{Look, Session, Side, ledger, look};
@@ -43,10 +42,7 @@ struct Found {
 
 pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outcome {
     let (spec, connections) = check::asked_for(context.settings, kind)?;
-    for warning in context.state_dir.prepare()? {
-        context.printer.warn(&warning);
-    }
-    let connected = own(context).await?;
+    let connected = context.serve().await?;
     let mut known = jobs::find(&connected.client, spec.name.as_str()).await?;
     if let Some(job) = &mut known {
         ends::follow(job).await?;
@@ -62,17 +58,14 @@ pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outc
 }
 
 pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
-    if !context.state_dir.exists()? {
+    let Some(connected) = context.reach(Mode::Inspect).await? else {
         return args
             .job
             .as_deref()
-            .map_or_else(|| nothing_to_resume(context), |name| Err(unknown(name)));
-    }
-    let connected = connect::reach(context.path(), Mode::Inspect)
-        .await
-        .map_err(|error| unreachable(&error))?;
+            .map_or_else(|| nothing_to_resume(context), |name| Err(Context::unknown(name)));
+    };
     let mut job = match &args.job {
-        Some(name) => jobs::named(&connected.client, name).await?,
+        Some(name) => jobs::named(&connected, name).await?,
         None => match only_open_job(&connected).await? {
             Some(job) => job,
             None => return nothing_to_resume(context),
@@ -80,6 +73,19 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     };
     if let Place::Process(pid) = connected.place {
         return unpause(context, &connected, &job, pid, args).await;
+    }
+    let is_pointed_elsewhere = args.connections.source.is_some() || args.connections.target.is_some();
+    if let (Workers::Cluster(workers), false) =
+        (jobs::answering(&connected, &job).await?, is_pointed_elsewhere)
+        && job.is_open()
+        && !workers.is_empty()
+    {
+        send_resume(&job).await?;
+        let on = workers.join(", ");
+        context
+            .printer
+            .talk(&format!("job {} continues, on {on}", job.spec.name));
+        return Ok(ExitStatus::Done);
     }
     ends::follow(&mut job).await?;
     let mut spec = job.spec.clone();
@@ -97,7 +103,7 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     // Asked for in vain, the journal must be open for writing before the job can run.
     drop((job, connected));
     let connections = ends::of_job(context, &spec)?;
-    let connected = own(context).await?;
+    let connected = context.serve().await?;
     let mut known = jobs::find(&connected.client, spec.name.as_str()).await?;
     if let Some(job) = &mut known {
         ends::follow(job).await?;
@@ -130,7 +136,7 @@ fn must_stay_where_it_is(args: &ResumeArgs, job: &Job, owner: u32) -> Result<(),
 }
 
 async fn only_open_job(connected: &Connected) -> Result<Option<Job>, Report> {
-    let mut open: Vec<_> = jobs::all(&connected.client)
+    let mut open: Vec<_> = jobs::all(connected)
         .await?
         .into_iter()
         .filter(Job::is_open)
@@ -167,7 +173,7 @@ async fn unpause(
         return Err(Report::of(words, ExitStatus::Failed)
             .with_hint("wait for that process, then run it again".to_owned()));
     }
-    if jobs::worker_pid(&connected.client, name).await?.is_none() {
+    if !jobs::workers(connected, job).await?.are_some() {
         return Err(unreachable(&ConnectError::Owned {
             path: context.path().to_owned(),
             pid: owner,
@@ -179,26 +185,6 @@ async fn unpause(
         .printer
         .talk(&format!("job {name} continues, in process {owner}"));
     Ok(ExitStatus::Done)
-}
-
-/// Opens the journal; a damaged one is set aside, since the ledger on the target knows as much.
-pub(super) async fn own(context: &Context<'_>) -> Result<Connected, Report> {
-    let error = match connect::own(context.path()).await {
-        Ok(connected) => return Ok(connected),
-        Err(error) => error,
-    };
-    let damaged = matches!(&error, ConnectError::Journal(journal) if journal.is_damage());
-    if !damaged {
-        return Err(unreachable(&error));
-    }
-    let aside = connect::set_aside(context.path()).map_err(|error| unreachable(&error))?;
-    context.printer.warn(&format!(
-        "{error}; it is set aside as {}, and the jobs in it continue from the ledgers on their targets",
-        aside.display()
-    ));
-    connect::own(context.path())
-        .await
-        .map_err(|error| unreachable(&error))
 }
 
 /// The same name must mean the same tables and kind; whether the databases are the same, they say themselves. The kind of
@@ -234,8 +220,10 @@ async fn begin(
     for warning in &look.plan.warnings {
         context.printer.warn(warning);
     }
+    let task_queue = task_queue(&connected, &spec, &source, &target).await?;
     let mut known = known;
-    let open = known.take_if(|job| job.is_open() && !restart && !must_begin_anew(job, &spec));
+    let goes_on = |job: &Job| !must_begin_anew(job, &spec) && job.task_queue() == task_queue;
+    let open = known.take_if(|job| job.is_open() && !restart && goes_on(job));
     let before = known;
     if let Some(job) = before.as_ref().filter(|job| job.is_open()) {
         end_the_one_before(job, restart).await?;
@@ -252,8 +240,7 @@ async fn begin(
             send_resume(job).await?;
         }
     }
-    let activities = worker::activities(&spec, connections.source, connections.target);
-    let ready = Ready::start(&connected, &spec.name, activities)?;
+    let ready = Ready::start(&connected, &task_queue, &spec, connections)?;
     if open.is_some() {
         ready.hold_back();
     }
@@ -287,10 +274,23 @@ async fn begin(
         None => {
             let known = current.map(jobs::told_by).filter(|_| !restart);
             let found = Some(look.found).filter(|found| !restart && found.batches > 0);
-            start(&connected, &spec, known, found).await?;
+            start(&connected, &task_queue, &spec, known, found).await?;
         }
     }
     run::to_the_end(context, connected, &spec, ready, false).await
+}
+
+/// Who may take the job's tasks: here its own worker, on a cluster all that have been to both databases as these roles.
+pub(super) async fn task_queue(
+    connected: &Connected,
+    spec: &JobSpec,
+    source: &Session,
+    target: &Session,
+) -> Result<String, Report> {
+    match connected.place {
+        Place::Here(_) | Place::Process(_) => Ok(worker::of_job(&spec.name)),
+        Place::Cluster(_) => ends::task_queue(&spec.ends(), source, target).await,
+    }
 }
 
 async fn end_the_one_before(job: &Job, restart: bool) -> Result<(), Report> {
@@ -309,11 +309,12 @@ async fn end_the_one_before(job: &Job, restart: bool) -> Result<(), Report> {
 /// Starts a job's workflow; `known` is what an earlier run was told is on the target, `found` what the ledger has.
 pub(super) async fn start(
     connected: &Connected,
+    task_queue: &str,
     spec: &JobSpec,
     known: Option<Position>,
     found: Option<Tally>,
 ) -> Result<(), Report> {
-    let options = WorkflowStartOptions::new(worker::task_queue(&spec.name), spec.name.to_string()).build();
+    let options = WorkflowStartOptions::new(task_queue, spec.name.to_string()).build();
     let input = JobInput {
         spec: spec.clone(),
         paused: false,

@@ -14,17 +14,18 @@ use temporalio_protos::temporal::api::history::v1::{
 use super::super::args::HistoryArgs;
 use super::super::exit::ExitStatus;
 use super::super::report::{self, HistoryRow, Outcome, Report, Step, What};
-use super::inspect::{connect, unknown};
 use super::jobs::{self, Job};
 use super::{Context, refused};
 use crate::job::TuningChange;
 use crate::observe::figures;
+use crate::service::Mode;
 use crate::table::{Batch, Position, Tally};
 
 pub async fn history(context: &Context<'_>, args: &HistoryArgs) -> Outcome {
     let name = &args.job;
-    let connected = connect(context).await?.ok_or_else(|| unknown(name))?;
-    let job = jobs::named(&connected.client, name).await?;
+    let connected = context.reach(Mode::Inspect).await?;
+    let connected = connected.ok_or_else(|| Context::unknown(name))?;
+    let job = jobs::named(&connected, name).await?;
     let events = job
         .handle
         .fetch_history(WorkflowFetchHistoryOptions::default())

@@ -1,38 +1,26 @@
-//! `status` and `list`: questions to the service of a live process, or to the journal where there is none.
+//! `status` and `list`: questions to the service of a live process, to the journal where there is none, or to a cluster.
 
 use std::time::{Duration, SystemTime};
 
 use super::super::exit::ExitStatus;
 use super::super::report::{self, Outcome, Report};
-use super::jobs::{self, Job};
-use super::{Context, refused, unreachable};
-use crate::connect::{self, Connected, Place};
+use super::jobs::{self, Job, Workers};
+use super::{Context, refused};
+use crate::connect::{Connected, Place};
 use crate::job::status::JobStatus;
 use crate::service::Mode;
-use crate::worker;
+use crate::worker::{self, Capacity};
 
-/// A connection for questions, and who is asked. `None`: nothing was ever journaled here.
-pub(super) async fn connect(context: &Context<'_>) -> Result<Option<Connected>, Report> {
-    if !context.state_dir.exists()? {
-        return Ok(None);
-    }
-    connect::reach(context.path(), Mode::Inspect)
-        .await
-        .map(Some)
-        .map_err(|error| unreachable(&error))
-}
-
-/// Asks a job's workflow; where no worker would answer, this process brings one that only decides and answers.
+/// Asks a job's workflow; where no worker would answer, this process brings one that only decides and answers. To a cluster
+/// it brings none: who only asks there changes nothing.
 async fn ask(connected: &Connected, job: &Job) -> Result<JobStatus, Report> {
-    let pid = match connected.place {
-        Place::Process(_) => jobs::worker_pid(&connected.client, &job.spec.name).await?,
-        Place::Here(_) => None,
-    };
-    if pid.is_some() {
-        return Ok(job.to_status(pid).await);
+    let workers = jobs::workers(connected, job).await?;
+    if workers.are_some() || matches!(connected.place, Place::Cluster(_)) {
+        return Ok(job.to_status(&workers).await);
     }
-    let worker = worker::start(&connected.client, &job.spec.name, None).map_err(|error| refused(&error))?;
-    let status = job.to_status(None).await;
+    let worker = worker::start(&connected.client, job.task_queue(), None, Capacity::ALONE);
+    let worker = worker.map_err(|error| refused(&error))?;
+    let status = job.to_status(&Workers::None).await;
     worker.shut_down().await.map_err(|error| refused(&error))?;
     Ok(status)
 }
@@ -97,23 +85,17 @@ fn print(
 }
 
 pub(super) async fn statuses(context: &Context<'_>, name: Option<&str>) -> Result<Vec<JobStatus>, Report> {
-    let connected = connect(context).await?;
+    let connected = context.reach(Mode::Inspect).await?;
     let (Some(connected), name) = (connected, name) else {
-        return name.map_or(Ok(Vec::new()), |name| Err(unknown(name)));
+        return name.map_or(Ok(Vec::new()), |name| Err(Context::unknown(name)));
     };
     let jobs = match name {
-        Some(name) => vec![jobs::named(&connected.client, name).await?],
-        None => jobs::all(&connected.client).await?,
+        Some(name) => vec![jobs::named(&connected, name).await?],
+        None => jobs::all(&connected).await?,
     };
     let mut statuses = Vec::new();
     for job in &jobs {
         statuses.push(ask(&connected, job).await?);
     }
     Ok(statuses)
-}
-
-pub fn unknown(name: &str) -> Report {
-    Report::of(format!("there is no job named {name}"), ExitStatus::Usage).with_hint(
-        "nothing was ever run from this state directory; --state-dir says where else to look".to_owned(),
-    )
 }

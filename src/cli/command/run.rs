@@ -2,14 +2,16 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use temporalio_client::WorkflowExecutionStatus;
+use temporalio_client::errors::WorkflowInteractionError;
+use tokio::task::JoinHandle;
 
 use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
-use super::jobs::{self, Job};
+use super::ends::Connections;
+use super::jobs::{self, Job, Workers};
 use super::trouble::{Said, Trouble};
 use super::{Context, refused};
 use crate::connect::{Connected, Place};
@@ -18,43 +20,74 @@ use crate::job::{JobName, JobSpec, Kind, Tuning};
 use crate::observe::figures;
 use crate::observe::progress::Progress;
 use crate::table::Key;
-use crate::worker::{self, Activities, Gauge, Running};
+use crate::worker::{self, Activities, Capacity, Jobs, Running};
 
 /// How often the workflow is asked how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// What is done at a time here of the jobs of a cluster.
+const AT_A_TIME: usize = 64;
+
 /// So long the last look at an interrupted job may take.
 const LAST_LOOK_WITHIN: Duration = Duration::from_millis(500);
 
-/// A worker that has begun, and what it shows of itself.
+/// A worker that has begun.
 pub struct Ready {
     worker: Running,
-    gauge: Arc<Gauge>,
-    ending: Arc<AtomicBool>,
+    jobs: Arc<Jobs>,
+    job: String,
+    /// On a cluster, where it may meet other jobs as well, and others the same one.
+    tuned: Option<JoinHandle<()>>,
 }
 
 impl Ready {
     /// Starts the worker of a job.
-    pub fn start(connected: &Connected, job: &JobName, activities: Activities) -> Result<Self, Report> {
-        let (gauge, ending) = (activities.gauge(), activities.ending());
-        let worker =
-            worker::start(&connected.client, job, Some(activities)).map_err(|error| refused(&error))?;
-        Ok(Self {
-            worker,
-            gauge,
-            ending,
-        })
+    pub fn start(
+        connected: &Connected,
+        task_queue: &str,
+        spec: &JobSpec,
+        connections: Connections,
+    ) -> Result<Self, Report> {
+        let activities = Activities::new(connections.source, connections.target);
+        let (jobs, client) = (activities.jobs(), &connected.client);
+        let on_cluster = matches!(connected.place, Place::Cluster(_));
+        let capacity = match on_cluster {
+            true => Capacity::shared(AT_A_TIME),
+            false => Capacity::ALONE,
+        };
+        let worker = worker::start(client, task_queue, Some(activities), capacity);
+        let ready = Self {
+            worker: worker.map_err(|error| refused(&error))?,
+            tuned: on_cluster
+                .then(|| worker::keep_tuned(client.clone(), task_queue.to_owned(), Arc::clone(&jobs))),
+            jobs,
+            job: spec.name.to_string(),
+        };
+        ready.limit(&spec.tuning);
+        let patience = spec.give_up_after_ms.map(Duration::from_millis);
+        ready.jobs.set_patience(&ready.job, patience);
+        Ok(ready)
     }
 
     /// Lets next to nothing pass until [`limit`](Self::limit): what a job was tuned to only its workflow knows.
     pub fn hold_back(&self) {
-        self.gauge.set_limit(NonZeroU64::new(1));
+        self.jobs.set_limit(&self.job, NonZeroU64::new(1));
     }
 
-    /// Sets the speed limit.
+    /// Sets the speed limit. On a cluster the worker is told its share of it.
     pub fn limit(&self, tuning: &Tuning) {
-        let limit = tuning.max_rate_bytes_per_second.and_then(NonZeroU64::new);
-        self.gauge.set_limit(limit);
+        if self.tuned.is_none() {
+            let limit = tuning.max_rate_bytes_per_second.and_then(NonZeroU64::new);
+            self.jobs.set_limit(&self.job, limit);
+        }
+    }
+
+    /// Ends it; what is in flight finishes or rolls back.
+    async fn end(self) -> Result<(), Report> {
+        if let Some(tuned) = self.tuned {
+            tuned.abort();
+        }
+        self.worker.shut_down().await.map_err(|error| refused(&error))
     }
 }
 
@@ -66,23 +99,25 @@ pub async fn to_the_end(
     ready: Ready,
     json: bool,
 ) -> Outcome {
-    context.interrupts.attend(goes_on_with(&spec.name));
+    context.interrupts.attend(goes_on_with(context, &spec.name));
     let mut progress = Progress::new(context.settings.progress, context.printer.terminal());
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let known = jobs::find(&connected.client, spec.name.as_str()).await?;
     let mut told = Told::default();
     let mut job = known.ok_or_else(|| Report::of("the job was not journaled", ExitStatus::Service))?;
     loop {
         // A workflow that is busy may take a while to answer.
-        let looked = async {
-            let refreshed = job.refresh().await;
-            must_be_well(&connected, &ready)?;
-            refreshed?;
-            Ok::<_, Report>(job.to_status(Some(std::process::id())).await)
-        };
-        let status = tokio::select! {
-            status = looked => status?,
+        let looked = tokio::select! {
+            looked = look(&mut job, &connected, &ready) => looked?,
             () = context.interrupts.heard(1) => break,
+        };
+        told.cluster(context, &connected.place, looked.as_ref().err());
+        let Ok(status) = looked else {
+            // Its workers wait for it as well.
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => continue,
+                () = context.interrupts.heard(1) => break,
+            }
         };
         if let Some(tuning) = status.tuning {
             ready.limit(&tuning);
@@ -91,7 +126,7 @@ pub async fn to_the_end(
         if !job.is_open() {
             progress.finish(&status);
             drop(progress);
-            ready.worker.shut_down().await.map_err(|error| refused(&error))?;
+            ready.end().await?;
             return ended(context, spec, &job, &status, began.elapsed(), json).await;
         }
         progress.update(&status);
@@ -101,15 +136,57 @@ pub async fn to_the_end(
         }
     }
     // What happened since the last look is still to be said.
-    if let Ok(status) = tokio::time::timeout(LAST_LOOK_WITHIN, job.to_status(None)).await {
+    if let Ok(status) = tokio::time::timeout(LAST_LOOK_WITHIN, job.to_status(&Workers::None)).await {
         told.tell(context, spec, &status);
     }
     interrupted(context, connected, spec, ready, progress).await
 }
 
+/// How the job stands; or why its cluster is not reached just now.
+async fn look(
+    job: &mut Job,
+    connected: &Connected,
+    ready: &Ready,
+) -> Result<Result<JobStatus, WorkflowInteractionError>, Report> {
+    let refreshed = job.refresh().await;
+    must_be_well(connected, ready)?;
+    match refreshed {
+        Ok(()) => {}
+        Err(error) if matches!(connected.place, Place::Cluster(_)) && may_pass(&error) => {
+            return Ok(Err(error));
+        }
+        Err(error) => return Err(refused(&error)),
+    }
+    let workers = match connected.place {
+        Place::Here(_) | Place::Process(_) => Workers::Process(std::process::id()),
+        Place::Cluster(_) => jobs::workers(connected, job)
+            .await
+            .unwrap_or(Workers::Cluster(Vec::new())),
+    };
+    Ok(Ok(job.to_status(&workers).await))
+}
+
+/// Whether a cluster that is there again would answer.
+fn may_pass(error: &WorkflowInteractionError) -> bool {
+    let WorkflowInteractionError::Rpc(status) = error else {
+        return false;
+    };
+    use tonic::Code;
+    matches!(
+        status.code(),
+        Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::Internal
+            | Code::ResourceExhausted
+    )
+}
+
 /// The last line of an interrupted job.
-fn goes_on_with(job: &JobName) -> String {
-    format!("go on with: longhaul resume {job}   (or the same command again)")
+fn goes_on_with(context: &Context<'_>, job: &JobName) -> String {
+    let there = context.settings.cluster_flags();
+    format!("go on with: longhaul resume {job}{there}   (or the same command again)")
 }
 
 /// What has been said once, and need not be said again.
@@ -119,9 +196,34 @@ struct Told {
     batches_lost: u64,
     rows_lost: u64,
     trouble: Trouble,
+    /// Since when the cluster is not reached.
+    away_since: Option<Instant>,
 }
 
 impl Told {
+    fn cluster(&mut self, context: &Context<'_>, place: &Place, error: Option<&WorkflowInteractionError>) {
+        let Place::Cluster(cluster) = place else {
+            return;
+        };
+        match (error, self.away_since) {
+            (Some(error), None) => {
+                self.away_since = Some(Instant::now());
+                context.printer.warn(&format!(
+                    "the Temporal cluster at {} is not reached ({error}); it is tried again, and the job goes on with it",
+                    cluster.address
+                ));
+            }
+            (None, Some(since)) => {
+                self.away_since = None;
+                let span = figures::span(since.elapsed().as_secs());
+                context
+                    .printer
+                    .talk(&format!("the Temporal cluster is reached again, after {span}"));
+            }
+            _ => {}
+        }
+    }
+
     fn tell(&mut self, context: &Context<'_>, spec: &JobSpec, status: &JobStatus) {
         for said in self.trouble.look(status, SystemTime::now()) {
             match said {
@@ -209,13 +311,13 @@ async fn interrupted(
     context
         .printer
         .talk("interrupted: batches in flight finish or roll back (once more: stop at once)");
-    ready.ending.store(true, Ordering::SeqCst);
+    ready.jobs.end();
     tokio::select! {
-        ended = ready.worker.shut_down() => ended.map_err(|error| refused(&error))?,
+        ended = ready.end() => ended?,
         () = context.interrupts.heard(2) => context.printer.talk("stopped at once: batches in flight are rolled back by the target"),
     }
     drop(connected);
-    context.printer.talk(&goes_on_with(&spec.name));
+    context.printer.talk(&goes_on_with(context, &spec.name));
     Ok(ExitStatus::Interrupted)
 }
 
