@@ -4,6 +4,7 @@
 
 mod binary;
 mod check;
+mod cluster;
 mod control;
 mod earlier;
 mod ends;
@@ -18,6 +19,8 @@ mod moved;
 mod property;
 #[path = "../support/proxy.rs"]
 mod proxy;
+#[path = "../support/python.rs"]
+mod python;
 mod random;
 mod refusals;
 mod rights;
