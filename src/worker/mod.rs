@@ -4,9 +4,11 @@
 //! task queue of all jobs between them (`task_queue.rs`). Must be started within a `LocalSet` on a multi-threaded runtime:
 //! workflow code stays on the calling thread, activities are spread over the runtime's.
 
+mod hand_back;
 mod task_queue;
 mod tuned;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use temporalio_client::Client;
@@ -26,6 +28,8 @@ pub use tuned::keep_tuned;
 const GRACE: Duration = Duration::from_millis(500);
 /// A heartbeat a second, so that a canceled batch learns of it soon.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
+/// Activities that a worker may take at once when it has decided them, past the queue: quicker, and none is left to others.
+const EAGER: usize = 3;
 /// Workflow tasks at a time.
 const DECISIONS: usize = 100;
 /// Tasks at a time of kinds that our workflows have none of; the SDK wants one at least.
@@ -43,21 +47,24 @@ pub struct WorkerError(#[source] Box<dyn std::error::Error + Send + Sync>);
 pub struct Capacity {
     /// Activities at a time.
     at_a_time: usize,
-    /// Activities that it may take at once when it has decided them, past the queue: quicker, and none is left to others.
-    eager: usize,
+    /// Whether there may be others, who are to get their share.
+    is_shared: bool,
 }
 
 impl Capacity {
     /// Of the one worker of a job: more than a job can have in flight.
     pub const ALONE: Self = Self {
         at_a_time: 100,
-        eager: 3,
+        is_shared: false,
     };
 
     /// Of one of several.
     #[must_use]
     pub fn shared(at_a_time: usize) -> Self {
-        Self { at_a_time, eager: 0 }
+        Self {
+            at_a_time,
+            is_shared: true,
+        }
     }
 }
 
@@ -65,6 +72,8 @@ impl Capacity {
 pub struct Running {
     shut_down: Box<dyn Fn()>,
     task: JoinHandle<Result<(), WorkerError>>,
+    /// Where others could go on with it: the client, and whose tasks it may have.
+    given: Option<(Client, Arc<Jobs>)>,
 }
 
 /// Starts a worker that polls `task_queue`, and does as much of it as it has capacity for. Without activities it only
@@ -89,9 +98,13 @@ pub fn start(
         .deployment_options(WorkerDeploymentOptions::new(version).build())
         .max_cached_workflows(CACHED_RUNS)
         .tuner(slots(capacity.at_a_time))
-        .max_eager_activity_reservations_per_workflow_task(capacity.eager)
+        .max_eager_activity_reservations_per_workflow_task(if capacity.is_shared { 0 } else { EAGER })
         .max_heartbeat_throttle_interval(HEARTBEAT_EVERY)
         .graceful_shutdown_period(GRACE);
+    let jobs = activities.as_ref().map(Activities::jobs);
+    let given = jobs
+        .filter(|_| capacity.is_shared)
+        .map(|jobs| (client.clone(), jobs));
     let options = match activities {
         Some(activities) => options.register_activities(activities).build(),
         None => options.build(),
@@ -104,7 +117,11 @@ pub fn start(
         let _runtime = runtime;
         worker.run().await.map_err(|error| WorkerError(error.into()))
     });
-    Ok(Running { shut_down, task })
+    Ok(Running {
+        shut_down,
+        task,
+        given,
+    })
 }
 
 fn slots(at_a_time: usize) -> TunerHolder {
@@ -120,7 +137,11 @@ impl Running {
     /// Takes no further task; what is in flight finishes or rolls back, and its results are journaled.
     pub async fn shut_down(self) -> Result<(), WorkerError> {
         (self.shut_down)();
-        self.task.await.map_err(|error| WorkerError(error.into()))?
+        let ended = self.task.await.map_err(|error| WorkerError(error.into()))?;
+        if let Some((client, jobs)) = self.given {
+            hand_back::hand_back(&client, &jobs.names()).await;
+        }
+        ended
     }
 
     /// Whether it has ended by itself, which it should not.
