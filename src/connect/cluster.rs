@@ -29,8 +29,10 @@ const DEFAULT_ADDRESS: &str = "localhost:7233";
 const DEFAULT_NAMESPACE: &str = "default";
 /// A cluster that has not answered by then is said not to.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// A key is shorter; a file that is longer is another one.
-const KEY_BYTES_MAX: u64 = 64 * 1024;
+/// Certificates of every authority that there is are shorter; a file that is longer is another one.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+const API_KEY: &str = "API key";
+const CLIENT_KEY: &str = "client's key";
 
 /// What was given of a cluster; the rest is in variables and temporal.toml.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -68,17 +70,24 @@ pub enum ClusterError {
     /// The profile, a variable or an address cannot be understood.
     #[error("the way to the Temporal cluster is not understood: {0}")]
     Config(String),
-    /// The file with the API key.
-    #[error("cannot read the API key in {}", .path.display())]
-    KeyFile {
+    /// A certificate or key.
+    #[error("cannot read the {what} in {}", .path.display())]
+    File {
+        /// What it has.
+        what: &'static str,
         /// The file.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
-    /// Others can read the file with the API key.
-    #[error("the API key in {} can be read by others", .0.display())]
-    KeyOpen(PathBuf),
+    /// Others can read a key.
+    #[error("the {what} in {} can be read by others", .path.display())]
+    KeyOpen {
+        /// Which key.
+        what: &'static str,
+        /// Its file.
+        path: PathBuf,
+    },
     /// The key would be sent in clear.
     #[error("the API key would be sent to {0} without TLS, for everybody on the way to read")]
     KeyInClear(String),
@@ -122,8 +131,9 @@ impl ClusterError {
             Self::Config(_) => "look at --temporal, the TEMPORAL_* variables and temporal.toml (TEMPORAL_CONFIG_FILE, \
                                 TEMPORAL_PROFILE)"
                 .to_owned(),
-            Self::KeyFile { .. } => "give --api-key-file a file with the key and nothing else".to_owned(),
-            Self::KeyOpen(path) => format!("chmod 0600 {}", path.display()),
+            Self::File { what: API_KEY, .. } => "give --api-key-file a file with the key and nothing else".to_owned(),
+            Self::File { .. } => "look at the path, and at who may read the file".to_owned(),
+            Self::KeyOpen { path, .. } => format!("chmod 0600 {}", path.display()),
             Self::KeyInClear(_) => "leave http:// and TEMPORAL_TLS=false out: with a key the connection is TLS".to_owned(),
             Self::Unreachable { .. } => {
                 "is it running, and is the address right? 7233 is the usual port; what is started runs on with its workers"
@@ -203,17 +213,21 @@ fn overlay(profile: &mut ClientConfigProfile, given: &Given) -> Result<(), Clust
         profile.namespace.clone_from(&given.namespace);
     }
     if let Some(path) = &given.api_key_file {
-        profile.api_key = Some(read_key(path)?);
+        profile.api_key = Some(read_api_key(path)?);
     }
     profile.api_key = profile.api_key.take().filter(|key| !key.is_empty());
-    let files = [&given.tls_ca, &given.tls_cert, &given.tls_key];
-    if files.iter().any(|file| file.is_some()) || given.tls_server_name.is_some() {
+    let files = [
+        ("certificate", &given.tls_ca),
+        ("client's certificate", &given.tls_cert),
+        (CLIENT_KEY, &given.tls_key),
+    ];
+    if files.iter().any(|(_, file)| file.is_some()) || given.tls_server_name.is_some() {
         let tls = profile.tls.get_or_insert_default();
         tls.disabled = Some(false);
         let ends = [&mut tls.server_ca_cert, &mut tls.client_cert, &mut tls.client_key];
-        for (end, file) in ends.into_iter().zip(files) {
+        for (end, (what, file)) in ends.into_iter().zip(files) {
             if let Some(file) = file {
-                *end = Some(DataSource::Path(file.display().to_string()));
+                *end = Some(DataSource::Data(read(what, file)?));
             }
         }
         if given.tls_server_name.is_some() {
@@ -242,22 +256,34 @@ fn obey_the_scheme(profile: &mut ClientConfigProfile) {
     profile.tls.get_or_insert_with(ClientConfigTLS::default).disabled = Some(disabled);
 }
 
-fn read_key(path: &Path) -> Result<String, ClusterError> {
-    let failed = |source| ClusterError::KeyFile {
-        path: path.to_owned(),
-        source,
-    };
-    let file = File::open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.mode() & 0o077 != 0 {
-        return Err(ClusterError::KeyOpen(path.to_owned()));
-    }
-    let mut key = String::new();
-    file.take(KEY_BYTES_MAX)
-        .read_to_string(&mut key)
-        .map_err(failed)?;
+fn read_api_key(path: &Path) -> Result<String, ClusterError> {
+    let key = String::from_utf8(read(API_KEY, path)?).unwrap_or_default();
     match key.trim() {
-        "" => Err(failed(io::Error::other("it is empty"))),
+        "" => Err(ClusterError::File {
+            what: API_KEY,
+            path: path.to_owned(),
+            source: io::Error::other("there is no text in it"),
+        }),
         key => Ok(key.to_owned()),
+    }
+}
+
+/// Reads a file; one with a key is its owner's alone.
+fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, ClusterError> {
+    let path = path.to_owned();
+    let read = || {
+        let file = File::open(&path)?;
+        let mode = file.metadata()?.mode();
+        let mut bytes = Vec::new();
+        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+        io::Result::Ok((mode, bytes))
+    };
+    match read() {
+        Ok((mode, _)) if [API_KEY, CLIENT_KEY].contains(&what) && mode & 0o077 != 0 => {
+            Err(ClusterError::KeyOpen { what, path })
+        }
+        Ok((_, bytes)) => Ok(bytes),
+        Err(source) => Err(ClusterError::File { what, path, source }),
     }
 }
 
@@ -305,11 +331,28 @@ fn refusal(cluster: &Cluster, is_tls: bool, error: ClientConnectError) -> Cluste
     }
 }
 
+/// What is wrong with a certificate, by what the TLS library calls it.
+const PLAIN_WORDS: [(&str, &str); 4] = [
+    (
+        "UnknownIssuer",
+        "its certificate is signed by no authority that is trusted here",
+    ),
+    ("Expired", "its certificate has expired"),
+    (
+        "CaUsedAsEndEntity",
+        "its certificate is that of an authority, not of a server",
+    ),
+    ("CertificateRequired", "it asks for a certificate of ours"),
+];
+
 /// A connection that was not made, or was lost before the first answer.
 fn broken(address: String, is_tls: bool, error: Box<dyn Error + Send + Sync>) -> ClusterError {
     let words = bottom(&*error);
     let says = |parts: &[&str]| parts.iter().any(|part| words.contains(part));
-    let source = words.clone().into();
+    let plain = PLAIN_WORDS.iter().find(|(part, _)| words.contains(part));
+    let source = plain
+        .map_or(words.clone(), |(_, plain)| (*plain).to_owned())
+        .into();
     // A server that expects TLS takes the beginning of HTTP/2 for garbage, and hangs up.
     let hung_up = !is_tls
         && says(&[

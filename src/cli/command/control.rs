@@ -12,6 +12,7 @@ use super::deserted;
 use super::inspect;
 use super::jobs::{self, Job, Workers};
 use super::kept;
+use super::service::unknown;
 use super::{Context, refused};
 use crate::connect::{Connected, Place};
 use crate::job::status::{JobState, JobStatus};
@@ -36,7 +37,7 @@ struct Spoken {
 
 async fn speak_to(context: &Context<'_>, name: &str) -> Result<Spoken, Report> {
     let connected = context.reach(Mode::Serve).await?;
-    let connected = connected.ok_or_else(|| Context::unknown(name))?;
+    let connected = connected.ok_or_else(|| unknown(name))?;
     let job = jobs::named(&connected, name).await?;
     if !job.is_open() {
         let state = format!("{:?}", job.status).to_lowercase();
@@ -130,7 +131,7 @@ pub async fn pause(context: &Context<'_>, name: &str, wait: bool) -> Outcome {
 /// How the job stands now, whoever runs it.
 async fn look(context: &Context<'_>, name: &str) -> Result<JobStatus, Report> {
     let statuses = inspect::statuses(context, Some(name)).await?;
-    statuses.into_iter().next().ok_or_else(|| Context::unknown(name))
+    statuses.into_iter().next().ok_or_else(|| unknown(name))
 }
 
 /// Asks again and again how the job stands, whoever runs it meanwhile, until it stands so; says what keeps it.

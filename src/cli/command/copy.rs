@@ -14,6 +14,7 @@ use super::ends::{self, By, Connections, Refusal, of_side};
 use super::jobs::{self, Job, Workers};
 use super::kept;
 use super::run::{self, Ready};
+use super::service::unknown;
 use super::{Context, refused, unreachable};
 use crate::connect::{ConnectError, Connected, Place};
 use crate::job::status::JobKind;
@@ -62,7 +63,7 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
         return args
             .job
             .as_deref()
-            .map_or_else(|| nothing_to_resume(context), |name| Err(Context::unknown(name)));
+            .map_or_else(|| nothing_to_resume(context), |name| Err(unknown(name)));
     };
     let mut job = match &args.job {
         Some(name) => jobs::named(&connected, name).await?,

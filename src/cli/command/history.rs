@@ -15,6 +15,7 @@ use super::super::args::HistoryArgs;
 use super::super::exit::ExitStatus;
 use super::super::report::{self, HistoryRow, Outcome, Report, Step, What};
 use super::jobs::{self, Job};
+use super::service::unknown;
 use super::{Context, refused};
 use crate::job::TuningChange;
 use crate::observe::figures;
@@ -24,7 +25,7 @@ use crate::table::{Batch, Position, Tally};
 pub async fn history(context: &Context<'_>, args: &HistoryArgs) -> Outcome {
     let name = &args.job;
     let connected = context.reach(Mode::Inspect).await?;
-    let connected = connected.ok_or_else(|| Context::unknown(name))?;
+    let connected = connected.ok_or_else(|| unknown(name))?;
     let job = jobs::named(&connected, name).await?;
     let events = job
         .handle

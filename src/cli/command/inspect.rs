@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::super::exit::ExitStatus;
 use super::super::report::{self, Outcome, Report};
 use super::jobs::{self, Job, Workers};
+use super::service::unknown;
 use super::{Context, refused};
 use crate::connect::{Connected, Place};
 use crate::job::status::JobStatus;
@@ -87,7 +88,7 @@ fn print(
 pub(super) async fn statuses(context: &Context<'_>, name: Option<&str>) -> Result<Vec<JobStatus>, Report> {
     let connected = context.reach(Mode::Inspect).await?;
     let (Some(connected), name) = (connected, name) else {
-        return name.map_or(Ok(Vec::new()), |name| Err(Context::unknown(name)));
+        return name.map_or(Ok(Vec::new()), |name| Err(unknown(name)));
     };
     let jobs = match name {
         Some(name) => vec![jobs::named(&connected, name).await?],

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant, SystemTime};
 use temporalio_client::WorkflowExecutionStatus;
 use temporalio_client::errors::WorkflowInteractionError;
 use tokio::task::JoinHandle;
+use tonic::Status;
 
 use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
 use super::ends::Connections;
 use super::jobs::{self, Job, Workers};
+use super::service::{Away, may_pass};
 use super::trouble::{Said, Trouble};
 use super::{Context, refused};
 use crate::connect::{Connected, Place};
@@ -22,8 +24,9 @@ use crate::observe::progress::Progress;
 use crate::table::Key;
 use crate::worker::{self, Activities, Capacity, Jobs, Running};
 
-/// How often the workflow is asked how far it is.
+/// How often the workflow is asked how far it is; on a cluster, whose owner may pay for each question.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+const LOOK_THERE_EVERY: Duration = Duration::from_secs(1);
 
 /// What is done at a time here of the jobs of a cluster.
 const AT_A_TIME: usize = 64;
@@ -105,17 +108,28 @@ pub async fn to_the_end(
     let known = jobs::find(&connected.client, spec.name.as_str()).await?;
     let mut told = Told::default();
     let mut job = known.ok_or_else(|| Report::of("the job was not journaled", ExitStatus::Service))?;
+    let look_every = match connected.place {
+        Place::Here(_) | Place::Process(_) => LOOK_EVERY,
+        Place::Cluster(_) => LOOK_THERE_EVERY,
+    };
     loop {
         // A workflow that is busy may take a while to answer.
         let looked = tokio::select! {
             looked = look(&mut job, &connected, &ready) => looked?,
             () = context.interrupts.heard(1) => break,
         };
-        told.cluster(context, &connected.place, looked.as_ref().err());
+        if let Place::Cluster(cluster) = &connected.place {
+            let error = looked.as_ref().err();
+            told.away.look(
+                context,
+                cluster,
+                error.map(|error| error as &dyn std::fmt::Display),
+            );
+        }
         let Ok(status) = looked else {
             // Its workers wait for it as well.
             tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => continue,
+                () = tokio::time::sleep(look_every) => continue,
                 () = context.interrupts.heard(1) => break,
             }
         };
@@ -131,7 +145,7 @@ pub async fn to_the_end(
         }
         progress.update(&status);
         tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(look_every) => {}
             () = context.interrupts.heard(1) => break,
         }
     }
@@ -147,13 +161,15 @@ async fn look(
     job: &mut Job,
     connected: &Connected,
     ready: &Ready,
-) -> Result<Result<JobStatus, WorkflowInteractionError>, Report> {
+) -> Result<Result<JobStatus, Status>, Report> {
     let refreshed = job.refresh().await;
     must_be_well(connected, ready)?;
     match refreshed {
         Ok(()) => {}
-        Err(error) if matches!(connected.place, Place::Cluster(_)) && may_pass(&error) => {
-            return Ok(Err(error));
+        Err(WorkflowInteractionError::Rpc(status))
+            if matches!(connected.place, Place::Cluster(_)) && may_pass(&status) =>
+        {
+            return Ok(Err(status));
         }
         Err(error) => return Err(refused(&error)),
     }
@@ -164,23 +180,6 @@ async fn look(
             .unwrap_or(Workers::Cluster(Vec::new())),
     };
     Ok(Ok(job.to_status(&workers).await))
-}
-
-/// Whether a cluster that is there again would answer.
-fn may_pass(error: &WorkflowInteractionError) -> bool {
-    let WorkflowInteractionError::Rpc(status) = error else {
-        return false;
-    };
-    use tonic::Code;
-    matches!(
-        status.code(),
-        Code::Unavailable
-            | Code::DeadlineExceeded
-            | Code::Cancelled
-            | Code::Unknown
-            | Code::Internal
-            | Code::ResourceExhausted
-    )
 }
 
 /// The last line of an interrupted job.
@@ -196,34 +195,10 @@ struct Told {
     batches_lost: u64,
     rows_lost: u64,
     trouble: Trouble,
-    /// Since when the cluster is not reached.
-    away_since: Option<Instant>,
+    away: Away,
 }
 
 impl Told {
-    fn cluster(&mut self, context: &Context<'_>, place: &Place, error: Option<&WorkflowInteractionError>) {
-        let Place::Cluster(cluster) = place else {
-            return;
-        };
-        match (error, self.away_since) {
-            (Some(error), None) => {
-                self.away_since = Some(Instant::now());
-                context.printer.warn(&format!(
-                    "the Temporal cluster at {} is not reached ({error}); it is tried again, and the job goes on with it",
-                    cluster.address
-                ));
-            }
-            (None, Some(since)) => {
-                self.away_since = None;
-                let span = figures::span(since.elapsed().as_secs());
-                context
-                    .printer
-                    .talk(&format!("the Temporal cluster is reached again, after {span}"));
-            }
-            _ => {}
-        }
-    }
-
     fn tell(&mut self, context: &Context<'_>, spec: &JobSpec, status: &JobStatus) {
         for said in self.trouble.look(status, SystemTime::now()) {
             match said {

@@ -1,9 +1,14 @@
 //! The service that a command speaks to: the Temporal cluster that was asked for, else that of the state directory.
 
+use std::time::Instant;
+
+use tonic::{Code, Status};
+
 use super::super::exit::ExitStatus;
 use super::super::report::Report;
 use super::Context;
-use crate::connect::{self, ClusterError, ConnectError, Connected, Place};
+use crate::connect::{self, Cluster, ClusterError, ConnectError, Connected, Place};
+use crate::observe::figures;
 use crate::service::Mode;
 
 /// Asked again and again, a cluster is reached once.
@@ -68,13 +73,57 @@ impl Context<'_> {
         let owned = connect::own(self.path()).await;
         owned.map_err(|error| unreachable(&error))
     }
+}
 
-    /// There is no job of that name, and nothing where one could be.
-    pub(super) fn unknown(name: &str) -> Report {
-        Report::of(format!("there is no job named {name}"), ExitStatus::Usage).with_hint(
-            "nothing was ever run from this state directory; --state-dir says where else to look".to_owned(),
-        )
+/// There is no job of that name, and nothing where one could be.
+pub(super) fn unknown(name: &str) -> Report {
+    Report::of(format!("there is no job named {name}"), ExitStatus::Usage).with_hint(
+        "nothing was ever run from this state directory; --state-dir says where else to look".to_owned(),
+    )
+}
+
+/// Whether the cluster is there: said when it is not any more, and when it is again.
+#[derive(Default)]
+pub(super) struct Away(Option<Instant>);
+
+impl Away {
+    /// Looks at what came of an RPC: why it failed, if it did.
+    pub(super) fn look(
+        &mut self,
+        context: &Context<'_>,
+        cluster: &Cluster,
+        error: Option<&dyn std::fmt::Display>,
+    ) {
+        match (error, self.0) {
+            (Some(error), None) => {
+                self.0 = Some(Instant::now());
+                context.printer.warn(&format!(
+                    "the Temporal cluster at {} is not reached ({error}); it is tried again, and the work goes on with it",
+                    cluster.address
+                ));
+            }
+            (None, Some(since)) => {
+                self.0 = None;
+                let span = figures::span(since.elapsed().as_secs());
+                let words = format!("the Temporal cluster is reached again, after {span}");
+                context.printer.talk(&words);
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
     }
+}
+
+/// Whether a cluster that is there again would answer.
+pub(super) fn may_pass(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::Internal
+            | Code::ResourceExhausted
+    )
 }
 
 /// What cannot be reached, and the way out.
@@ -99,8 +148,8 @@ pub(super) fn unreachable(error: &ConnectError) -> Report {
     let status = match error {
         ConnectError::Cluster(
             ClusterError::Config(_)
-            | ClusterError::KeyFile { .. }
-            | ClusterError::KeyOpen(_)
+            | ClusterError::File { .. }
+            | ClusterError::KeyOpen { .. }
             | ClusterError::KeyInClear(_),
         ) => ExitStatus::Usage,
         _ => ExitStatus::Service,

@@ -6,8 +6,9 @@ use super::super::args::VerifyArgs;
 use super::super::exit::ExitStatus;
 use super::super::report::{self, Outcome, Report};
 use super::ends::{self, By, Connections, Refusal};
-use super::jobs::{self, Job, Workers};
+use super::jobs::{self, Job};
 use super::run::{self, Ready};
+use super::service::unknown;
 use super::{Context, refused};
 use crate::connect::{Connected, Place};
 use crate::job::status::JobKind;
@@ -23,7 +24,7 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
     if let (Some(name), None) = (&args.job, context.settings.cluster())
         && !context.state_dir.exists()?
     {
-        return Err(Context::unknown(name));
+        return Err(unknown(name));
     }
     let connected = context.serve().await?;
     let (spec, connections, job) = match &args.job {
@@ -92,10 +93,7 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
 /// What a job was told is on the target: a verification against a ledger that has less proves nothing.
 async fn told(connected: &Connected, name: &str) -> Result<Option<Position>, Report> {
     let job = jobs::named(connected, name).await?;
-    if let Workers::Cluster(_) = jobs::workers(connected, &job).await? {
-        return Ok(job.told().await);
-    }
-    // It answers only; this process does not run the job.
+    // It answers only, where nobody else does; this process does not run the job.
     let worker = worker::start(&connected.client, job.task_queue(), None, Capacity::ALONE);
     let worker = worker.map_err(|error| refused(&error))?;
     let told = job.told().await;

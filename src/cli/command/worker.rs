@@ -8,14 +8,15 @@ use super::super::report::{Outcome, Report};
 use super::super::resources;
 use super::super::settings::{Setting, SettingsError};
 use super::ends::{self, Connections, Refusal};
+use super::service::{Away, may_pass};
 use super::{Context, refused};
 use crate::connect::Place;
 use crate::job::Ends;
 use crate::postgres::Side;
 use crate::worker::{self, Activities, Capacity};
 
-/// How often it is looked whether the SDK's worker goes on.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often it is looked whether the cluster is there, and the SDK's worker.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 pub async fn worker(context: &Context<'_>, args: &WorkerArgs) -> Outcome {
     let Some(connected) = context.cluster().await? else {
@@ -46,9 +47,20 @@ pub async fn worker(context: &Context<'_>, args: &WorkerArgs) -> Outcome {
         "works on task queue {task_queue} in namespace {} of the Temporal cluster at {}, {} at a time",
         cluster.namespace, cluster.address, args.concurrency
     ));
+    let mut away = Away::default();
     while !running.has_ended() {
+        let looking = async {
+            let polling = worker::polling(&connected.client, &task_queue).await;
+            let error = polling.err().filter(may_pass);
+            away.look(
+                context,
+                cluster,
+                error.as_ref().map(|error| error as &dyn std::fmt::Display),
+            );
+            tokio::time::sleep(LOOK_EVERY).await;
+        };
         tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = looking => {}
             () = context.interrupts.heard(1) => {
                 context.printer.talk("stopping: batches in flight finish or roll back (once more: stop at once)");
                 jobs.end();
