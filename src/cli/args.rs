@@ -433,6 +433,9 @@ pub struct CopyArgs {
     /// Forget how far the job of this name came, and start over
     #[arg(long)]
     pub restart: bool,
+    /// On a Temporal cluster: begin the job, leave it to workers (longhaul worker), and return
+    #[arg(long)]
+    pub detach: bool,
     /// How long servers are waited for.
     #[command(flatten)]
     pub patience: PatienceArgs,

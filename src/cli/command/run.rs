@@ -86,7 +86,7 @@ impl Ready {
     }
 
     /// Ends it; what is in flight finishes or rolls back.
-    async fn end(self) -> Result<(), Report> {
+    pub async fn end(self) -> Result<(), Report> {
         if let Some(tuned) = self.tuned {
             tuned.abort();
         }
