@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{BatchMeter, OneJob, failure, step, verifying};
+use super::{BatchMeter, OneJob, Timed, failure, lend, step, verifying};
 use crate::postgres::{Error, Retry, verify};
 use crate::table::{Against, Fence, Findings, KeyRange, PlanDigest, RepairFailure, TableSpec};
 
@@ -52,7 +52,7 @@ pub struct VerifyRangeInput {
 }
 
 /// What it found, after the repair if there was one; before it where the repair failed for good, which is said.
-pub type VerifyRangeOutput = Findings;
+pub type VerifyRangeOutput = Timed<Findings>;
 
 /// How the workflow runs it.
 pub fn options() -> ActivityOptions {
@@ -60,7 +60,7 @@ pub fn options() -> ActivityOptions {
 }
 
 impl OneJob {
-    pub(super) async fn do_verify_range(&self, input: VerifyRangeInput) -> Result<VerifyRangeOutput, Error> {
+    pub(super) async fn do_verify_range(&self, input: VerifyRangeInput) -> Result<Findings, Error> {
         let VerifyRangeInput {
             table,
             against,
@@ -71,7 +71,7 @@ impl OneJob {
         let meter = BatchMeter::new(&self.throttle);
         if *against == Against::Receipts {
             let plan = self.plan_of_ledger(table, &input.digest).await?;
-            let target = self.target.acquire().await?;
+            let target = lend(&self.target).await?;
             step("reading a range back from the target");
             let found = verify::against_receipts(&target, &plan, table, range, &meter).await?;
             if found.differences() == 0 || !input.repair {

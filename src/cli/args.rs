@@ -84,7 +84,7 @@ pub struct GlobalArgs {
     #[arg(long, value_name = "FORMAT", global = true, help_heading = "Global options",
         value_parser = PossibleValuesParser::new(LogFormat::NAMES).try_map(|s| s.parse::<LogFormat>()))]
     pub log_format: Option<LogFormat>,
-    /// File that takes the log as well, appended to [env: LONGHAUL_LOG_FILE]
+    /// File that takes the log and all that is said, with the time, appended to [env: LONGHAUL_LOG_FILE]
     #[arg(long, value_name = "FILE", global = true, help_heading = "Global options")]
     pub log_file: Option<PathBuf>,
     /// When to use color [env: LONGHAUL_COLOR, NO_COLOR] [default: auto]
@@ -327,7 +327,7 @@ pub struct MigrateArgs {
 #[derive(Debug, ArgGroup)]
 pub struct VerifyArgs {
     /// Name of the job that copied the table; without it, --source, --target and --table say what is compared
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = job_name)]
     pub job: Option<String>,
     /// What the target is compared with [default: receipts with JOB, source without]
     #[arg(long, value_name = "WHAT",
@@ -483,7 +483,7 @@ pub struct ProgressArgs {
 #[derive(Debug, ArgGroup)]
 pub struct ResumeArgs {
     /// Name of the job; may be left out when only one job is open
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = job_name)]
     pub job: Option<String>,
     /// Where the servers are now, if they have moved; where the passwords are, if they are in the connection texts.
     #[command(flatten)]
@@ -529,6 +529,14 @@ impl Args {
             crate::observe::Terminal::standard().say(shown.trim_end());
             std::process::exit(ExitStatus::Usage.code().into())
         })
+    }
+}
+
+/// The name of a job that may exist: any text, but not none.
+fn job_name(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("a job's name is not empty (longhaul list shows all jobs)".to_owned()),
+        name => Ok(name.to_owned()),
     }
 }
 

@@ -22,7 +22,7 @@ use temporalio_protos::temporal::api::workflowservice::v1::DescribeNamespaceRequ
 use tonic::{Code, Status};
 use url::{Host, Url};
 
-use super::{Connected, Place, identity};
+use super::{Connected, identity};
 
 /// The port and namespace that every client of Temporal takes where none is named.
 const DEFAULT_ADDRESS: &str = "localhost:7233";
@@ -187,10 +187,7 @@ pub async fn reach_cluster(given: &Given) -> Result<Connected, ClusterError> {
     let client = Client::new(connection, ClientOptions::new(cluster.namespace.clone()).build());
     let client = client.map_err(|error| ClusterError::Config(error.to_string()))?;
     must_have_namespace(&client, &cluster).await?;
-    Ok(Connected {
-        client,
-        place: Place::Cluster(cluster),
-    })
+    Ok(Connected::of_cluster(client, cluster))
 }
 
 /// What is given, over what variables and temporal.toml say.

@@ -2,7 +2,7 @@
 
 use clap::Args as ArgGroup;
 
-use super::{ClusterArgs, rule};
+use super::{ClusterArgs, job_name, rule};
 use crate::job::{BatchRows, RateLimit, TuningChange};
 use crate::job::{parse_concurrency, parse_interval};
 
@@ -10,7 +10,7 @@ use crate::job::{parse_concurrency, parse_interval};
 #[derive(Debug, ArgGroup)]
 pub struct StatusArgs {
     /// Name of the job; without it, every job
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = job_name)]
     pub job: Option<String>,
     /// One JSON object a line, for each job
     #[arg(long)]
@@ -38,7 +38,7 @@ pub struct ListArgs {
 #[derive(Debug, ArgGroup)]
 pub struct HistoryArgs {
     /// Name of the job
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = job_name)]
     pub job: String,
     /// The events of the job's workflow, one a line, as Temporal names them
     #[arg(long)]
@@ -55,7 +55,7 @@ pub struct HistoryArgs {
 #[derive(Debug, ArgGroup)]
 pub struct JobArgs {
     /// Name of the job
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = job_name)]
     pub job: String,
     /// Return when nothing of it is in flight any more
     #[arg(long)]
@@ -69,7 +69,7 @@ pub struct JobArgs {
 #[derive(Debug, ArgGroup)]
 pub struct TuneArgs {
     /// Name of the job
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = job_name)]
     pub job: String,
     /// What to change.
     #[command(flatten)]

@@ -17,9 +17,9 @@ use super::kept;
 use super::run::{self, Ready};
 use super::service::unknown;
 use super::{Context, refused, unreachable};
-use crate::connect::{ConnectError, Connected, Place};
+use crate::connect::{Connected, JobLock, Place};
 use crate::job::status::JobKind;
-use crate::job::{Ends, JobSpec, TuningChange};
+use crate::job::{Ends, JobName, JobSpec, TuningChange};
 use crate::postgres::{Look, Session, Side, ledger, look};
 use crate::service::Mode;
 use crate::table::{Position, Tally};
@@ -52,6 +52,7 @@ pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outc
             .with_hint("give --temporal; here a job runs where its command does".to_owned()));
     }
     let connected = context.serve().await?;
+    let lock = take(&connected, &spec.name)?;
     let mut known = jobs::find(&connected.client, spec.name.as_str()).await?;
     if let Some(job) = &mut known {
         ends::follow(job).await?;
@@ -64,7 +65,7 @@ pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outc
         by: By::Command,
         detach: args.detach,
     };
-    begin(context, connected, spec, connections, known, again).await
+    begin(context, connected, lock, spec, connections, known, again).await
 }
 
 pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
@@ -81,8 +82,9 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
             None => return nothing_to_resume(context),
         },
     };
-    if let Place::Process(pid) = connected.place {
-        return unpause(context, &connected, &job, pid, args).await;
+    let runner = connected.runner_of(job.spec.name.as_str());
+    if let Some(pid) = runner.map_err(|error| unreachable(&error))? {
+        return unpause(context, &job, pid, args).await;
     }
     let is_pointed_elsewhere = args.connections.source.is_some() || args.connections.target.is_some();
     if let (Workers::Cluster(workers), false) =
@@ -114,6 +116,7 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     drop((job, connected));
     let connections = ends::of_job(context, &spec)?;
     let connected = context.serve().await?;
+    let lock = take(&connected, &spec.name)?;
     let mut known = jobs::find(&connected.client, spec.name.as_str()).await?;
     if let Some(job) = &mut known {
         ends::follow(job).await?;
@@ -123,7 +126,7 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
         by: By::Name,
         detach: false,
     };
-    begin(context, connected, spec, connections, known, again).await
+    begin(context, connected, lock, spec, connections, known, again).await
 }
 
 fn nothing_to_resume(context: &Context<'_>) -> Outcome {
@@ -168,34 +171,25 @@ async fn send_resume(job: &Job) -> Result<(), Report> {
     resumed.map_err(|error| refused(&error))
 }
 
-async fn unpause(
-    context: &Context<'_>,
-    connected: &Connected,
-    job: &Job,
-    owner: u32,
-    args: &ResumeArgs,
-) -> Outcome {
+async fn unpause(context: &Context<'_>, job: &Job, runner: u32, args: &ResumeArgs) -> Outcome {
     let name = &job.spec.name;
-    if !job.is_open() {
-        let words = format!(
-            "job {name} is {}, and process {owner} runs another one",
-            format!("{:?}", job.status).to_lowercase()
-        );
-        return Err(Report::of(words, ExitStatus::Failed)
-            .with_hint("wait for that process, then run it again".to_owned()));
-    }
-    if !jobs::workers(connected, job).await?.are_some() {
-        return Err(unreachable(&ConnectError::Owned {
-            path: context.path().to_owned(),
-            pid: owner,
-        }));
-    }
-    must_stay_where_it_is(args, job, owner)?;
+    must_stay_where_it_is(args, job, runner)?;
     send_resume(job).await?;
     context
         .printer
-        .talk(&format!("job {name} continues, in process {owner}"));
+        .talk(&format!("job {name} continues, in process {runner}"));
     Ok(ExitStatus::Done)
+}
+
+/// Takes a job, so that no other process of this state directory runs it.
+pub(super) fn take(connected: &Connected, job: &JobName) -> Result<Option<JobLock>, Report> {
+    let taken = connected.run(job.as_str()).map_err(|error| unreachable(&error))?;
+    taken.map_err(|pid| {
+        let words = format!("job {job} is run by process {pid}");
+        Report::of(words, ExitStatus::Service).with_hint(format!(
+            "look at it: longhaul status {job}; to have it run here, interrupt that process (Ctrl-C), then give this command again"
+        ))
+    })
 }
 
 /// The same name must mean the same tables and kind; whether the databases are the same, they say themselves. The kind of
@@ -213,6 +207,7 @@ fn must_do_the_same(job: &Job, spec: &JobSpec) -> Result<(), Report> {
 async fn begin(
     context: &Context<'_>,
     connected: Connected,
+    lock: Option<JobLock>,
     spec: JobSpec,
     connections: Connections,
     known: Option<Job>,
@@ -251,7 +246,7 @@ async fn begin(
             send_resume(job).await?;
         }
     }
-    let ready = Ready::start(&connected, &task_queue, &spec, connections)?;
+    let ready = Ready::start(&connected, lock, &task_queue, &spec, connections)?;
     if open.is_some() {
         ready.hold_back();
     }
@@ -323,7 +318,7 @@ pub(super) async fn task_queue(
     target: &Session,
 ) -> Result<String, Report> {
     match connected.place {
-        Place::Here(_) | Place::Process(_) => Ok(worker::of_job(&spec.name)),
+        Place::Here(_) | Place::Process(_) | Place::Shared(_) => Ok(worker::of_job(&spec.name)),
         Place::Cluster(_) => ends::task_queue(&spec.ends(), source, target).await,
     }
 }
@@ -474,13 +469,16 @@ enum Begins {
 }
 
 fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, look: &Look, begins: &Begins) {
-    let count = crate::observe::figures::count;
+    let counted = crate::observe::figures::counted;
     let place = format!("{} -> {}", look.plan.source, look.plan.target);
-    let (rows, batches) = (count(look.found.rows), count(look.found.batches));
+    let (rows, batches) = (
+        counted(look.found.rows, "row"),
+        counted(look.found.batches, "batch"),
+    );
     let name = &spec.name;
     let from = match look.found.batches {
         0 => "begins".to_owned(),
-        _ => format!("continues from the ledger found on the target ({rows} rows in {batches} batches)"),
+        _ => format!("continues from the ledger found on the target ({rows} in {batches})"),
     };
     let words = match begins {
         Begins::Continues => format!("job {name} continues: {place}"),
@@ -488,7 +486,7 @@ fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, look: &Look, begin
             format!("job {name} is paused, and stays so until: longhaul resume {name}   ({place})")
         }
         Begins::Again(WorkflowExecutionStatus::Completed) if look.found.batches > 0 => format!(
-            "job {name} was complete, with {rows} rows in {batches} batches: looking whether it still is, and for new keys: {place}"
+            "job {name} was complete, with {rows} in {batches}: looking whether it still is, and for new keys: {place}"
         ),
         Begins::Again(WorkflowExecutionStatus::Canceled) => {
             format!("job {name} was canceled, and is run again: it {from}: {place}")

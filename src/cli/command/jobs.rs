@@ -19,7 +19,7 @@ use super::super::exit::ExitStatus;
 use super::super::report::Report;
 use super::super::spelling::nearest;
 use super::standing::Standing;
-use super::{deserted, refused};
+use super::{deserted, refused, unreachable};
 use crate::connect::{Connected, Place, pid_of};
 use crate::job::JobSpec;
 use crate::job::status::{JobState, JobStatus, TableStatus};
@@ -63,6 +63,17 @@ pub enum Workers {
 }
 
 impl Workers {
+    /// Whether that process is among them, as far as its id tells.
+    pub fn have(&self, process: u32) -> bool {
+        match self {
+            Self::None => false,
+            Self::Process(pid) => *pid == process,
+            Self::Cluster(identities) => identities
+                .iter()
+                .any(|identity| pid_of(identity) == Some(process)),
+        }
+    }
+
     /// Whether there is one that would answer.
     pub fn are_some(&self) -> bool {
         match self {
@@ -75,19 +86,13 @@ impl Workers {
 
 /// Who works on a job now.
 pub async fn workers(connected: &Connected, job: &Job) -> Result<Workers, Report> {
-    let polling = async || {
+    if let Place::Cluster(_) = connected.place {
         let polling = worker::polling(&connected.client, job.task_queue()).await;
-        polling.map_err(|error| refused(&error))
-    };
-    Ok(match connected.place {
-        // What this process has just begun polls as well.
-        Place::Here(_) => Workers::None,
-        Place::Process(_) => match polling().await?.first().and_then(|identity| pid_of(identity)) {
-            Some(pid) => Workers::Process(pid),
-            None => Workers::None,
-        },
-        Place::Cluster(_) => Workers::Cluster(polling().await?),
-    })
+        return polling.map(Workers::Cluster).map_err(|error| refused(&error));
+    }
+    let runner = connected.runner_of(job.spec.name.as_str());
+    let runner = runner.map_err(|error| unreachable(&error))?;
+    Ok(runner.map_or(Workers::None, Workers::Process))
 }
 
 /// The same, but for those who have polled a cluster not long ago, and are gone: who lives answers.
@@ -106,7 +111,7 @@ pub async fn all(connected: &Connected) -> Result<Vec<Job>, Report> {
     // Others' workflows may be there, too, and many.
     let query = match connected.place {
         Place::Cluster(_) => format!("WorkflowType = '{WORKFLOW}'"),
-        Place::Here(_) | Place::Process(_) => String::new(),
+        Place::Here(_) | Place::Process(_) | Place::Shared(_) => String::new(),
     };
     let runs: Vec<_> = connected
         .client
@@ -191,7 +196,9 @@ pub async fn named(connected: &Connected, name: &str) -> Result<Job, Report> {
             " of namespace {} at {}; --namespace and --temporal say where else to look",
             cluster.namespace, cluster.address
         ),
-        Place::Here(_) | Place::Process(_) => "; --state-dir says where else to look".to_owned(),
+        Place::Here(_) | Place::Process(_) | Place::Shared(_) => {
+            "; --state-dir says where else to look".to_owned()
+        }
     };
     let hint = match nearest(name, names.iter().copied()) {
         Some(near) => format!("did you mean {near}? `longhaul list` shows all jobs"),
@@ -324,7 +331,7 @@ impl Job {
             .as_ref()
             .and_then(|it| it.original_start_time);
         let pending = &self.described.pending_activities;
-        let stands = Standing::of(self.status, progress.as_ref(), pending, workers.are_some());
+        let stands = Standing::of(self.status, progress.as_ref(), pending, workers);
         let state = stands.state;
         let last_failure = match state {
             JobState::Failed => self.failure().await.map(|failure| failure.to_string()),
@@ -473,6 +480,7 @@ pub fn innermost(failure: &FailureProto) -> Failure {
         hint: String::new(),
         prepare_again: false,
         since_ms: None,
+        process: None,
     }
 }
 

@@ -45,6 +45,15 @@ impl Context<'_> {
     fn path(&self) -> &Path {
         self.state_dir.path()
     }
+
+    /// Whether anything was ever run from the state directory; says what had to be done to it.
+    fn has_state(&self) -> Result<bool, Report> {
+        let found = self.state_dir.find()?;
+        for warning in found.iter().flatten() {
+            self.printer.warn(warning);
+        }
+        Ok(found.is_some())
+    }
 }
 
 /// Carries out what was typed, or ends where it is interrupted. Needs a `LocalSet` on a multi-threaded runtime.

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant, SystemTime};
 use temporalio_client::WorkflowExecutionStatus;
 use temporalio_client::errors::WorkflowInteractionError;
 use tokio::task::JoinHandle;
-use tonic::Status;
 
 use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
@@ -16,8 +15,8 @@ use super::jobs::{self, Job, Workers};
 use super::service::{Away, may_pass};
 use super::trouble::{Said, Trouble};
 use super::{Context, refused};
-use crate::connect::{Connected, Place};
-use crate::job::status::JobStatus;
+use crate::connect::{Connected, JobLock, Place};
+use crate::job::status::{JobState, JobStatus};
 use crate::job::{JobName, JobSpec, Kind, Tuning};
 use crate::observe::figures;
 use crate::observe::progress::Progress;
@@ -36,6 +35,7 @@ const LAST_LOOK_WITHIN: Duration = Duration::from_millis(500);
 
 /// A worker that has begun.
 pub struct Ready {
+    _lock: Option<JobLock>,
     worker: Running,
     jobs: Arc<Jobs>,
     job: String,
@@ -47,6 +47,7 @@ impl Ready {
     /// Starts the worker of a job.
     pub fn start(
         connected: &Connected,
+        lock: Option<JobLock>,
         task_queue: &str,
         spec: &JobSpec,
         connections: Connections,
@@ -60,6 +61,7 @@ impl Ready {
         };
         let worker = worker::start(client, task_queue, Some(activities), capacity);
         let ready = Self {
+            _lock: lock,
             worker: worker.map_err(|error| refused(&error))?,
             tuned: on_cluster
                 .then(|| worker::keep_tuned(client.clone(), task_queue.to_owned(), Arc::clone(&jobs))),
@@ -102,32 +104,25 @@ pub async fn to_the_end(
     ready: Ready,
     json: bool,
 ) -> Outcome {
-    context.interrupts.attend(goes_on_with(context, &spec.name));
+    let mut goes_on = goes_on_with(context, &spec.name, None);
+    context.interrupts.attend(goes_on.clone());
     let mut progress = Progress::new(context.settings.progress, context.printer.terminal());
     let began = Instant::now();
     let known = jobs::find(&connected.client, spec.name.as_str()).await?;
     let mut told = Told::default();
     let mut job = known.ok_or_else(|| Report::of("the job was not journaled", ExitStatus::Service))?;
     let look_every = match connected.place {
-        Place::Here(_) | Place::Process(_) => LOOK_EVERY,
+        Place::Here(_) | Place::Process(_) | Place::Shared(_) => LOOK_EVERY,
         Place::Cluster(_) => LOOK_THERE_EVERY,
     };
     loop {
         // A workflow that is busy may take a while to answer.
         let looked = tokio::select! {
-            looked = look(&mut job, &connected, &ready) => looked?,
+            looked = look(context, &mut job, &connected, &ready, &mut told) => looked?,
             () = context.interrupts.heard(1) => break,
         };
-        if let Place::Cluster(cluster) = &connected.place {
-            let error = looked.as_ref().err();
-            told.away.look(
-                context,
-                cluster,
-                error.map(|error| error as &dyn std::fmt::Display),
-            );
-        }
-        let Ok(status) = looked else {
-            // Its workers wait for it as well.
+        let Some(status) = looked else {
+            // What is in flight goes on meanwhile, and is reported when it can be.
             tokio::select! {
                 () = tokio::time::sleep(look_every) => continue,
                 () = context.interrupts.heard(1) => break,
@@ -137,6 +132,8 @@ pub async fn to_the_end(
             ready.limit(&tuning);
         }
         told.tell(context, spec, &status);
+        goes_on = goes_on_with(context, &spec.name, Some(status.state));
+        context.interrupts.attend(goes_on.clone());
         if !job.is_open() {
             progress.finish(&status);
             drop(progress);
@@ -152,45 +149,58 @@ pub async fn to_the_end(
     // What happened since the last look is still to be said.
     if let Ok(status) = tokio::time::timeout(LAST_LOOK_WITHIN, job.to_status(&Workers::None)).await {
         told.tell(context, spec, &status);
+        goes_on = goes_on_with(context, &spec.name, Some(status.state));
     }
-    interrupted(context, connected, spec, ready, progress).await
+    interrupted(context, connected, &goes_on, ready, progress).await
 }
 
-/// How the job stands; or why its cluster is not reached just now.
+/// How the job stands; `None` while whoever serves it does not answer.
 async fn look(
+    context: &Context<'_>,
     job: &mut Job,
     connected: &Connected,
     ready: &Ready,
-) -> Result<Result<JobStatus, Status>, Report> {
+    told: &mut Told,
+) -> Result<Option<JobStatus>, Report> {
     let refreshed = job.refresh().await;
     must_be_well(connected, ready)?;
-    match refreshed {
-        Ok(()) => {}
-        Err(WorkflowInteractionError::Rpc(status))
-            if matches!(connected.place, Place::Cluster(_)) && may_pass(&status) =>
-        {
-            return Ok(Err(status));
+    let workers = if let Place::Cluster(cluster) = &connected.place {
+        let status = match &refreshed {
+            Err(WorkflowInteractionError::Rpc(status)) if may_pass(status) => Some(status),
+            _ => None,
+        };
+        let error = status.map(|status| status as &dyn std::fmt::Display);
+        told.away.look(context, cluster, error);
+        if status.is_some() {
+            return Ok(None);
         }
-        Err(error) => return Err(refused(&error)),
-    }
-    let workers = match connected.place {
-        Place::Here(_) | Place::Process(_) => Workers::Process(std::process::id()),
-        Place::Cluster(_) => jobs::workers(connected, job)
-            .await
-            .unwrap_or(Workers::Cluster(Vec::new())),
+        let workers = jobs::workers(connected, job).await;
+        workers.unwrap_or(Workers::Cluster(Vec::new()))
+    } else {
+        if told.must_wait_for(context, connected, refreshed.as_ref().err()) {
+            return Ok(None);
+        }
+        Workers::Process(std::process::id())
     };
-    Ok(Ok(job.to_status(&workers).await))
+    refreshed.map_err(|error| refused(&error))?;
+    Ok(Some(job.to_status(&workers).await))
 }
 
-/// The last line of an interrupted job.
-fn goes_on_with(context: &Context<'_>, job: &JobName) -> String {
+/// The last line of an interrupted job: one that is paused stays so under its own command.
+fn goes_on_with(context: &Context<'_>, job: &JobName, state: Option<JobState>) -> String {
     let there = context.settings.cluster_flags();
-    format!("go on with: longhaul resume {job}{there}   (or the same command again)")
+    match state {
+        Some(JobState::Pausing | JobState::Paused) => {
+            format!("job {job} is paused; go on with: longhaul resume {job}{there}")
+        }
+        _ => format!("go on with: longhaul resume {job}{there}   (or the same command again)"),
+    }
 }
 
 /// What has been said once, and need not be said again.
 #[derive(Default)]
 struct Told {
+    waits: bool,
     up_to: bool,
     batches_lost: u64,
     rows_lost: u64,
@@ -199,6 +209,33 @@ struct Told {
 }
 
 impl Told {
+    /// Whether another process serves the journal and does not answer: it stands still, and nobody can take its place.
+    fn must_wait_for(
+        &mut self,
+        context: &Context<'_>,
+        connected: &Connected,
+        error: Option<&WorkflowInteractionError>,
+    ) -> bool {
+        let waits = error.is_some() && connected.is_served_elsewhere();
+        if waits && !self.waits {
+            let who = connected.served_by().map_or_else(
+                || "no process serves the journal of the state directory".to_owned(),
+                |pid| {
+                    format!("process {pid}, which serves the journal of the state directory, does not answer")
+                },
+            );
+            context
+                .printer
+                .warn(&format!("{who}: the job stands still until it does, or ends"));
+        } else if self.waits && !waits {
+            context
+                .printer
+                .talk("the journal is served again: the job goes on");
+        }
+        self.waits = waits;
+        waits
+    }
+
     fn tell(&mut self, context: &Context<'_>, spec: &JobSpec, status: &JobStatus) {
         for said in self.trouble.look(status, SystemTime::now()) {
             match said {
@@ -219,10 +256,10 @@ impl Told {
         if table.batches_lost > self.batches_lost {
             let since = table.lost_since.as_deref().unwrap_or("its beginning");
             context.printer.warn(&format!(
-                "the target has lost {} batches ({} rows) of job {} that it had confirmed after {since}: it was failed over or \
-                 restored to an older state; they are copied again",
-                figures::count(table.batches_lost - self.batches_lost),
-                figures::count(table.rows_lost - self.rows_lost),
+                "the target has lost {} ({}) of job {} that it had confirmed after {since}: it was failed over or \
+                 restored to an older state; what was lost is copied again",
+                figures::counted(table.batches_lost - self.batches_lost, "batch"),
+                figures::counted(table.rows_lost - self.rows_lost, "row"),
                 spec.name
             ));
             (self.batches_lost, self.rows_lost) = (table.batches_lost, table.rows_lost);
@@ -233,14 +270,19 @@ impl Told {
 /// What was looked at before a job was called complete.
 fn checked(name: &JobName, status: &JobStatus) -> String {
     if let Some(findings) = &status.findings {
-        let read = figures::count(findings.rows);
+        let were = if findings.rows == 1 { "was" } else { "were" };
+        let read = format!(
+            "{} {were} read back from the target",
+            figures::counted(findings.rows, "row")
+        );
+        let ranges = figures::counted(findings.ranges, "range");
         return match findings.ranges_unproved {
-            0 => format!("checked: all {read} rows were read back from the target, and are what was sent"),
+            0 if findings.rows == 1 => format!("checked: {read}, and is what was sent"),
+            0 => format!("checked: all {read}, and are what was sent"),
             unproved => format!(
-                "checked: {read} rows were read back from the target; in {unproved} of {} ranges rows were there before, and \
-                 stayed as they were, so of those only the number was compared (longhaul verify {name} --against source \
-                 compares all of it)",
-                findings.ranges
+                "checked: {read}; in {unproved} of {ranges} rows were there before, and stayed as \
+                 they were, so of those only the number was compared (longhaul verify {name} --against source compares all of \
+                 it)"
             ),
         };
     }
@@ -261,8 +303,8 @@ fn goes_on(job: Kind, failure: &str) -> Option<&'static str> {
 
 /// Without its journal or its worker a job stands still.
 fn must_be_well(connected: &Connected, ready: &Ready) -> Result<(), Report> {
-    if let Place::Here(owner) = &connected.place {
-        owner.service.check().map_err(|error| {
+    if let Place::Shared(member) = &connected.place {
+        member.check().map_err(|error| {
             Report::new(&error, ExitStatus::Service).with_hint(
                 "nothing is lost: make room or repair the disk, then run the same command again".to_owned(),
             )
@@ -278,7 +320,7 @@ fn must_be_well(connected: &Connected, ready: &Ready) -> Result<(), Report> {
 async fn interrupted(
     context: &Context<'_>,
     connected: Connected,
-    spec: &JobSpec,
+    goes_on: &str,
     ready: Ready,
     progress: Progress,
 ) -> Outcome {
@@ -292,7 +334,7 @@ async fn interrupted(
         () = context.interrupts.heard(2) => context.printer.talk("stopped at once: batches in flight are rolled back by the target"),
     }
     drop(connected);
-    context.printer.talk(&goes_on_with(context, &spec.name));
+    context.printer.talk(goes_on);
     Ok(ExitStatus::Interrupted)
 }
 
@@ -309,10 +351,10 @@ async fn ended(
         (table.rows_done, table.bytes_done, table.batches_done)
     });
     let done = format!(
-        "{} rows, {}, {} batches",
-        figures::count(rows),
+        "{}, {}, {}",
+        figures::counted(rows, "row"),
         figures::bytes(bytes as f64),
-        figures::count(batches)
+        figures::counted(batches, "batch")
     );
     let skipped = match status.tables.first().map_or(0, |table| table.rows_skipped) {
         0 => String::new(),

@@ -23,7 +23,7 @@ impl Context<'_> {
         for warning in self.state_dir.prepare()? {
             self.printer.warn(&warning);
         }
-        self.own().await
+        self.share().await
     }
 
     /// The service of a command that asks or tells. `None`: nothing was ever journaled here.
@@ -31,7 +31,7 @@ impl Context<'_> {
         if let Some(cluster) = self.cluster().await? {
             return Ok(Some(cluster));
         }
-        if !self.state_dir.exists()? {
+        if !self.has_state()? {
             return Ok(None);
         }
         let reached = connect::reach(self.path(), mode).await;
@@ -49,15 +49,15 @@ impl Context<'_> {
         let Place::Cluster(cluster) = &connected.place else {
             return Ok(None);
         };
-        Ok(Some(Connected {
-            client: connected.client.clone(),
-            place: Place::Cluster(cluster.clone()),
-        }))
+        Ok(Some(Connected::of_cluster(
+            connected.client.clone(),
+            cluster.clone(),
+        )))
     }
 
-    /// Opens the journal; a damaged one is set aside, since the ledger on the target knows as much.
-    async fn own(&self) -> Result<Connected, Report> {
-        let error = match connect::own(self.path()).await {
+    /// Joins those that share the state directory; a damaged journal is set aside, since the ledger on the target knows as much.
+    async fn share(&self) -> Result<Connected, Report> {
+        let error = match connect::share(self.path()).await {
             Ok(connected) => return Ok(connected),
             Err(error) => error,
         };
@@ -65,13 +65,14 @@ impl Context<'_> {
         if !damaged {
             return Err(unreachable(&error));
         }
-        let aside = connect::set_aside(self.path()).map_err(|error| unreachable(&error))?;
+        let aside = connect::set_aside(self.path()).await;
+        let aside = aside.map_err(|error| unreachable(&error))?;
         self.printer.warn(&format!(
             "{error}; it is set aside as {}, and the jobs in it continue from the ledgers on their targets",
             aside.display()
         ));
-        let owned = connect::own(self.path()).await;
-        owned.map_err(|error| unreachable(&error))
+        let shared = connect::share(self.path()).await;
+        shared.map_err(|error| unreachable(&error))
     }
 }
 
@@ -129,10 +130,7 @@ pub(super) fn may_pass(status: &Status) -> bool {
 /// What cannot be reached, and the way out.
 pub(super) fn unreachable(error: &ConnectError) -> Report {
     let hint = match error {
-        ConnectError::Owned { pid, .. } => Some(format!(
-            "one process runs the jobs of a state directory: look at its job (longhaul status), wait for process {pid}, or give \
-             another job its own --state-dir (with one, the same job would be taken over)"
-        )),
+        ConnectError::Owned { pid, .. } => Some(format!("wait for process {pid}, or end it, then run the same command again")),
         ConnectError::Journal(journal) if journal.is_damage() => Some(
             "run the job's own command again: it sets the damaged journal aside, finds the ledger on the target and continues \
              from it"
