@@ -449,7 +449,7 @@ mod tests {
 
     #[test]
     fn an_attempt_that_ended_with_its_process_has_not_failed() {
-        let pending = |kind: &str| Pending::of(&told(kind), Some(7));
+        let pending = |kind: &str| Pending::of(&told(kind), &Workers::Process(7));
         assert!(pending("Transient").is_failing());
         assert!(!pending(INTERRUPTED).is_failing());
         assert_eq!(pending(INTERRUPTED).shown().last_failure, None);
@@ -458,10 +458,14 @@ mod tests {
     #[test]
     fn a_job_fails_for_no_longer_than_its_process_has_seen_it() {
         let told = told("Unreachable");
-        let since = |worker_pid| Pending::of(&told, worker_pid).failing_since;
-        assert_eq!(since(Some(7)), Some(at(110)));
-        assert_eq!((since(Some(8)), since(None)), (None, None), "process 7 is dead");
-        let retrying = retrying(&[Pending::of(&told, Some(8))], at(150)).expect("it fails");
+        let since = |workers: Workers| Pending::of(&told, &workers).failing_since;
+        assert_eq!(since(Workers::Process(7)), Some(at(110)));
+        assert_eq!(
+            (since(Workers::Process(8)), since(Workers::None)),
+            (None, None),
+            "process 7 is dead"
+        );
+        let retrying = retrying(&[Pending::of(&told, &Workers::Process(8))], at(150)).expect("it fails");
         assert_eq!(retrying.since, "1970-01-01T00:02:30.000Z");
     }
 
