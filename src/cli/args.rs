@@ -5,6 +5,7 @@
 
 mod cluster;
 mod existing;
+mod server;
 
 use std::path::PathBuf;
 
@@ -22,6 +23,7 @@ use crate::table::TableName;
 
 pub use cluster::{ClusterArgs, WorkerArgs};
 pub use existing::{ChangeArgs, HistoryArgs, JobArgs, ListArgs, StatusArgs, TuneArgs};
+pub use server::ServerArgs;
 
 /// Lines of at most 79 columns, so that they are wrapped nowhere.
 const CONNECTIONS: &str = "\
@@ -209,6 +211,9 @@ own. Jobs are begun by longhaul migrate and sync --temporal, on any machine.
 
 {CONNECTIONS}"))]
     Worker(WorkerArgs),
+    /// Serve Temporal's API on a TCP address: for its SDKs, its command line, its web UI
+    #[command(after_help = server::EXAMPLES)]
+    Server(ServerArgs),
     /// See it work: two throwaway servers, a million rows, two kills, one comparison
     Demo(DemoArgs),
     /// Show the settings that hold, and where each comes from
@@ -621,6 +626,9 @@ mod tests {
             "longhaul tune j --concurrency 8 --batch-rows auto --max-rate none",
             "longhaul tune j --interval 30s",
             "longhaul demo --rows 2000",
+            "longhaul server",
+            "longhaul server --listen [::1]:0 --tls-cert c --tls-key k --tls-client-ca a --api-key-file f",
+            "longhaul server --listen localhost:7233 --unprotected --state-dir d",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
         }
@@ -648,6 +656,9 @@ mod tests {
             ("longhaul migrate --table a.b.c", "--table", "more than two parts"),
             ("longhaul migrate --on-conflict ignore", "--on-conflict", "skip"),
             ("longhaul tune j", "--concurrency", "required"),
+            ("longhaul server --listen 7233", "--listen", "127.0.0.1:7233"),
+            ("longhaul server --tls-cert c", "--tls-key", "required"),
+            ("longhaul server --tls-client-ca c", "--tls-cert", "required"),
         ] {
             let error = parse(line).expect_err(line);
             let text = error.to_string();

@@ -24,6 +24,7 @@ mod python;
 mod random;
 mod refusals;
 mod rights;
+mod server;
 mod server_faults;
 #[path = "../support/servers.rs"]
 mod servers;

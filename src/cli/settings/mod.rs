@@ -361,7 +361,7 @@ impl Settings {
             }
             Command::Status(_) | Command::List(_) | Command::History(_) => {}
             Command::Pause(_) | Command::Cancel(_) | Command::Tune(_) => {}
-            Command::Completions(_) | Command::Man(_) => {}
+            Command::Server(_) | Command::Completions(_) | Command::Man(_) => {}
         }
     }
 
