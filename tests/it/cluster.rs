@@ -138,6 +138,26 @@ impl Server {
             .unwrap()
     }
 
+    /// Has the tasks that a dead process has begun missed in seconds, as an operator can in a hurry.
+    fn miss_soon(&self, namespace: &str, job: &str, dead: u32) {
+        let identity = format!("{dead}@");
+        let described = ["workflow", "describe", "--output", "json", "--workflow-id", job];
+        let described = self.cli(namespace, &described).stdout;
+        let described: Value = serde_json::from_slice(&described).unwrap();
+        for activity in described["pendingActivities"].as_array().into_iter().flatten() {
+            let of = activity["lastWorkerIdentity"].as_str().unwrap_or_default();
+            let timeout = activity["activityOptions"]["heartbeatTimeout"].as_str();
+            if !of.starts_with(&identity) || timeout == Some("3s") {
+                continue;
+            }
+            let id = activity["activityId"].as_str().unwrap();
+            let update = ["activity", "update-options", "--heartbeat-timeout", "3s"];
+            let of = ["--workflow-id", job, "--activity-id", id];
+            let updated = self.cli(namespace, &[update.as_slice(), &of].concat());
+            assert!(updated.status.success(), "{updated:?}");
+        }
+    }
+
     /// A job's current run, as Temporal's own program shows it.
     fn history(&self, namespace: &str, job: &str) -> String {
         let shown = self.cli(
@@ -302,12 +322,14 @@ fn a_sync_on_a_cluster_is_paused_tuned_interrupted_resumed_and_canceled() {
         status["workers"] == Value::Array(vec![])
     });
     assert_eq!(status["tables"][0]["rows_done"], 3500, "{status}");
-    let text = there.run(&["status", JOB]).assert_code(0).stdout;
-    assert!(text.contains("no worker polls its task queue"), "{text}");
+    // Both wait for an answer, side by side.
+    let asked = there.stage.begin(&mut there.command(&["status", JOB]));
     there
         .run(&["tune", JOB, "--concurrency", "3"])
         .assert_code(1)
         .assert_said(&["no worker polls", "longhaul worker"]);
+    let text = asked.end().assert_code(0).stdout;
+    assert!(text.contains("no worker polls its task queue"), "{text}");
     let ends = [
         "resume",
         JOB,
@@ -351,10 +373,14 @@ fn of_two_workers_one_is_killed_and_the_other_moves_every_row_once() {
     });
     let status = there.status_of(JOB);
     assert_eq!(status["workers"].as_array().unwrap().len(), 2, "{status}");
+    let dead = process.pid();
     assert_eq!(process.kill().signal, Some(9));
     assert!(there.stage.rows() < 40_000, "it was killed half-way");
     there.run(&["tune", JOB, "--max-rate", "none"]).assert_code(0);
-    there.until_status("the end", |status| status["state"] == "COMPLETED");
+    until("the end", || {
+        server.miss_soon(there.namespace, JOB, dead);
+        (there.status_of(JOB)["state"] == "COMPLETED").then_some(())
+    });
     there.stage.assert_moved();
     worker.interrupt();
     worker
@@ -412,7 +438,7 @@ fn a_worker_takes_no_task_of_other_databases() {
 
 #[test]
 fn a_history_stays_as_short_as_the_cluster_wants_it() {
-    let there = There::new(Server::shared(), "renewed", 30_000);
+    let there = There::new(Server::shared(), "renewed", 10_000);
     let process = there.copy("migrate", &["--batch-rows", "100", "--max-rate", "4MB/s"]);
     let mut runs = std::collections::BTreeSet::new();
     until("a renewed run", || {
@@ -424,10 +450,11 @@ fn a_history_stays_as_short_as_the_cluster_wants_it() {
     there.run(&["tune", JOB, "--max-rate", "none"]).assert_code(0);
     process.end().assert_code(0);
     there.stage.assert_moved();
-    assert_eq!(there.status_of(JOB)["tables"][0]["rows_done"], 30_000);
+    assert_eq!(there.status_of(JOB)["tables"][0]["rows_done"], 10_000);
 }
 
 #[test]
+#[ignore = "waits for an outage of a quarter of a minute: run it by hand, as CONTRIBUTING.md says"]
 fn a_cluster_that_is_away_for_a_while_ends_no_job() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(directory.path(), free_port());
