@@ -13,6 +13,7 @@ mod beat;
 mod conclude;
 mod copy_batch;
 mod failure;
+mod hold;
 mod next_batch;
 mod next_range;
 mod note_writers;
@@ -48,6 +49,7 @@ pub use beat::Beat;
 pub use conclude::ConcludeInput;
 pub use copy_batch::{CopyBatchInput, CopyBatchOutput};
 pub use failure::{Failure, INTERRUPTED};
+pub use hold::{Hold, PAUSED};
 pub use next_batch::{NextBatchInput, NextBatchOutput};
 pub use next_range::{NextRangeInput, NextRangeOutput};
 pub use note_writers::{NoteWritersInput, NoteWritersOutput};
@@ -90,6 +92,7 @@ struct OneJob {
     /// How the table is copied, as it was found last.
     plan: Mutex<Option<Arc<Plan>>>,
     throttle: Throttle,
+    hold: Arc<Hold>,
     attempts: Attempts,
     failing_since: FailingSince,
     ending: Arc<AtomicBool>,
@@ -120,7 +123,7 @@ impl Activities {
 }
 
 impl Jobs {
-    /// Of a job that comes without a word before, next to nothing passes until it is told its limit.
+    /// Of a job that comes without a word before, nothing begins until its workflow was asked.
     fn meet(&self, job: &str) -> Arc<OneJob> {
         let mut met = self.met();
         let one = met.entry(job.to_owned()).or_insert_with(|| {
@@ -132,7 +135,8 @@ impl Jobs {
                 source: pool(&self.source, Side::Source),
                 target: pool(&self.target, Side::Target),
                 plan: Mutex::new(None),
-                throttle: Throttle::new(NonZeroU64::new(1)),
+                throttle: Throttle::new(None),
+                hold: Arc::default(),
                 attempts: Attempts::new(),
                 failing_since: FailingSince::default(),
                 ending: Arc::clone(&self.ending),
@@ -152,6 +156,11 @@ impl Jobs {
     /// workflow was tuned to.
     pub fn set_limit(&self, job: &str, bytes_per_second: Option<NonZeroU64>) {
         self.meet(job).throttle.set(bytes_per_second);
+    }
+
+    /// Whether attempts of a job may begin, for whoever asks its workflow: none does before its first word.
+    pub fn hold(&self, job: &str) -> Arc<Hold> {
+        Arc::clone(&self.meet(job).hold)
     }
 
     /// What of a job should pass is given up after that time, or never.
@@ -278,6 +287,7 @@ impl OneJob {
         body: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, ActivityError> {
         let pulse = Pulse::of_attempt(ctx.info().attempt);
+        self.held(ctx, &pulse).await?;
         let mut body = std::pin::pin!(Arc::clone(&pulse).of(body));
         let mut beat = tokio::time::interval(HEARTBEAT_EVERY);
         // The first tick is at once, and says nothing that the start did not.
@@ -292,14 +302,42 @@ impl OneJob {
         match tokio::time::timeout(FINISH_WITHIN, body).await {
             Ok(done) => self.answer(ctx, done),
             // Dropping the body closed its sessions: the target rolls back.
-            Err(_) if self.ending.load(Ordering::SeqCst) => Err(failure::interrupted()),
-            Err(_) => {
-                let (run, activity) = activity_id(ctx);
-                self.attempts.forget(run, activity);
-                self.failing_since.forget(run, activity);
-                Err(ActivityError::cancelled())
+            Err(_) => Err(self.told_to_end(ctx)),
+        }
+    }
+
+    /// Waits until the attempt may begin, with heartbeats that say so.
+    async fn held(&self, ctx: &ActivityContext, pulse: &Arc<Pulse>) -> Result<(), ActivityError> {
+        let mut may_begin = std::pin::pin!(self.hold.let_begin(ctx.info().attempt));
+        let mut beat = tokio::time::interval(HEARTBEAT_EVERY);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut may_begin => {
+                    pulse.step(String::new());
+                    return Ok(());
+                }
+                () = ctx.cancelled() => return Err(self.told_to_end(ctx)),
+                // At once for the first time: until it is heard, the attempt counts as one that works.
+                _ = beat.tick() => {
+                    if self.hold.holds() {
+                        pulse.step(PAUSED.to_owned());
+                    }
+                    ctx.record_heartbeat(pulse.beat()).await?;
+                }
             }
         }
+    }
+
+    /// The answer of an attempt that has come to no end of its own.
+    fn told_to_end(&self, ctx: &ActivityContext) -> ActivityError {
+        if self.ending.load(Ordering::SeqCst) {
+            return failure::interrupted();
+        }
+        let (run, activity) = activity_id(ctx);
+        self.attempts.forget(run, activity);
+        self.failing_since.forget(run, activity);
+        ActivityError::cancelled()
     }
 
     /// What is journaled of an attempt that came to its end.

@@ -53,6 +53,8 @@ async fn keep(client: &Client, name: &str, workers: u64, jobs: &Jobs) -> bool {
         jobs.forget(name);
         return true;
     }
+    let hold = jobs.hold(name);
+    let asked = hold.ask();
     let query = handle.query(CopyTable::progress, (), WorkflowQueryOptions::default());
     let Ok(Ok(progress)) = tokio::time::timeout(ANSWER_WITHIN, query).await else {
         return false;
@@ -61,5 +63,7 @@ async fn keep(client: &Client, name: &str, workers: u64, jobs: &Jobs) -> bool {
     let share = limit.and_then(|limit| NonZeroU64::new((limit / workers).max(1)));
     jobs.set_limit(name, share);
     jobs.set_patience(name, progress.spec.give_up_after_ms.map(Duration::from_millis));
+    // Last: what waits for it begins.
+    hold.answer(asked, progress.paused);
     true
 }

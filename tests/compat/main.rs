@@ -4,6 +4,8 @@
 //! The programs are the Python files beside this one. The SDK comes from PyPI, once, into the virtual environment that
 //! `tests/it` uses as well; `LONGHAUL_TEST_PYTHON` names a Python that has it already, where PyPI cannot be reached.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 #[path = "../support/python.rs"]
 mod python;
 

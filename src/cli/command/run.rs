@@ -30,7 +30,7 @@ const LOOK_THERE_EVERY: Duration = Duration::from_secs(1);
 /// What is done at a time here of the jobs of a cluster.
 const AT_A_TIME: usize = 64;
 
-/// So long the last look at an interrupted job may take.
+/// So long the last look at an interrupted job may take, and so long its workflow has to hear what became of its batches.
 const LAST_LOOK_WITHIN: Duration = Duration::from_millis(500);
 
 /// A worker that has begun.
@@ -44,7 +44,7 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Starts the worker of a job.
+    /// Starts the worker of a job, whose attempts begin once the workflow was asked whether it is paused.
     pub fn start(
         connected: &Connected,
         lock: Option<JobLock>,
@@ -74,9 +74,19 @@ impl Ready {
         Ok(ready)
     }
 
-    /// Lets next to nothing pass until [`limit`](Self::limit): what a job was tuned to only its workflow knows.
-    pub fn hold_back(&self) {
-        self.jobs.set_limit(&self.job, NonZeroU64::new(1));
+    /// A look at the workflow begins, which [`answer`](Self::answer) ends.
+    fn ask(&self) -> u64 {
+        match self.tuned {
+            None => self.jobs.hold(&self.job).ask(),
+            Some(_) => 0,
+        }
+    }
+
+    /// What the workflow answered to that look. On a cluster the worker asks for itself.
+    fn answer(&self, asked: u64, paused: bool) {
+        if self.tuned.is_none() {
+            self.jobs.hold(&self.job).answer(asked, paused);
+        }
     }
 
     /// Sets the speed limit. On a cluster the worker is told its share of it.
@@ -117,6 +127,7 @@ pub async fn to_the_end(
     };
     loop {
         // A workflow that is busy may take a while to answer.
+        let asked = ready.ask();
         let looked = tokio::select! {
             looked = look(context, &mut job, &connected, &ready, &mut told) => looked?,
             () = context.interrupts.heard(1) => break,
@@ -130,6 +141,8 @@ pub async fn to_the_end(
         };
         if let Some(tuning) = status.tuning {
             ready.limit(&tuning);
+            let paused = matches!(status.state, JobState::Pausing | JobState::Paused);
+            ready.answer(asked, paused);
         }
         told.tell(context, spec, &status);
         goes_on = goes_on_with(context, &spec.name, Some(status.state));
@@ -151,7 +164,7 @@ pub async fn to_the_end(
         told.tell(context, spec, &status);
         goes_on = goes_on_with(context, &spec.name, Some(status.state));
     }
-    interrupted(context, connected, &goes_on, ready, progress).await
+    interrupted(context, connected, &job, &goes_on, ready, progress).await
 }
 
 /// How the job stands; `None` while whoever serves it does not answer.
@@ -320,6 +333,7 @@ fn must_be_well(connected: &Connected, ready: &Ready) -> Result<(), Report> {
 async fn interrupted(
     context: &Context<'_>,
     connected: Connected,
+    job: &Job,
     goes_on: &str,
     ready: Ready,
     progress: Progress,
@@ -329,13 +343,33 @@ async fn interrupted(
         .printer
         .talk("interrupted: batches in flight finish or roll back (once more: stop at once)");
     ready.jobs.end();
+    let ends = async {
+        ready.end().await?;
+        take_in(&connected, job).await
+    };
     tokio::select! {
-        ended = ready.end() => ended?,
+        ended = ends => ended?,
         () = context.interrupts.heard(2) => context.printer.talk("stopped at once: batches in flight are rolled back by the target"),
     }
     drop(connected);
     context.printer.talk(goes_on);
     Ok(ExitStatus::Interrupted)
+}
+
+/// Lets the workflow hear of the batches that have ended since its worker takes no task: what is committed counts then, in
+/// whatever is asked next.
+async fn take_in(connected: &Connected, job: &Job) -> Result<(), Report> {
+    if matches!(connected.place, Place::Cluster(_)) {
+        // Its other workers do, or the next one.
+        return Ok(());
+    }
+    let queue = worker::of_job(&job.spec.name);
+    let worker = worker::start(&connected.client, &queue, None, Capacity::ALONE);
+    let worker = worker.map_err(|error| refused(&error))?;
+    // Its answer comes after it has taken in what the journal has. Where that takes longer, the next process does it.
+    _ = tokio::time::timeout(LAST_LOOK_WITHIN, job.progress()).await;
+    _ = tokio::time::timeout(LAST_LOOK_WITHIN, worker.shut_down()).await;
+    Ok(())
 }
 
 async fn ended(

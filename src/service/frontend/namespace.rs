@@ -19,6 +19,7 @@ use temporalio_protos::temporal::api::workflowservice::v1::{
 use tonic::Status;
 
 use super::super::clock::timestamp;
+use super::super::history::{Change, RunState};
 use super::super::matching::QueueKind;
 use super::super::{NAMESPACE, Service};
 use super::{MAX_PAYLOAD_BYTES, check_namespace};
@@ -112,9 +113,25 @@ impl Service {
         &self,
         request: ShutdownWorkerRequest,
     ) -> Result<ShutdownWorkerResponse, Status> {
-        self.core()
-            .matching
-            .forget(&request.identity, &request.sticky_task_queue);
+        let sticky_queue = &request.sticky_task_queue;
+        let left: Vec<String> = {
+            let mut core = self.core();
+            core.matching.forget(&request.identity, sticky_queue);
+            let waits_there = |run: &&RunState| {
+                let task = run.workflow_task.as_ref();
+                task.is_some_and(|it| it.started_event_id == 0 && it.sticky && it.queue == *sticky_queue)
+            };
+            let left = core.runs.values().filter(waits_there);
+            left.map(|run| run.run_id.clone()).collect()
+        };
+        for run_id in left {
+            // Nobody would take it from there before its timeout.
+            let hand_out = |change: &mut Change| {
+                change.recover_workflow_task(&|_, _| false);
+                Ok(())
+            };
+            self.change(&run_id, hand_out).await?;
+        }
         Ok(ShutdownWorkerResponse::default())
     }
 
@@ -123,7 +140,7 @@ impl Service {
         request: ResetStickyTaskQueueRequest,
     ) -> Result<ResetStickyTaskQueueResponse, Status> {
         let run = self.find_run(&request.namespace, &request.execution.unwrap_or_default())?;
-        let reset = |change: &mut super::super::history::Change| {
+        let reset = |change: &mut Change| {
             change.state.sticky = None;
             Ok(())
         };
