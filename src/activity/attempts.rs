@@ -30,7 +30,7 @@ pub(super) enum Verdict {
 /// The errors that activities met on this worker, and have not got over yet.
 #[derive(Debug)]
 pub(super) struct Attempts {
-    give_up_after: Option<Duration>,
+    give_up_after: Mutex<Option<Duration>>,
     counted: Mutex<VecDeque<(Id, Errors)>>,
 }
 
@@ -45,23 +45,29 @@ struct Errors {
 }
 
 impl Attempts {
-    /// None so far; what should pass is given up after that time, or never.
-    pub(super) fn new(give_up_after: Option<Duration>) -> Self {
+    /// None so far; what should pass is waited for for ever.
+    pub(super) fn new() -> Self {
         Self {
-            give_up_after,
+            give_up_after: Mutex::default(),
             counted: Mutex::default(),
         }
     }
 
+    /// What should pass is given up after that time, or never.
+    pub(super) fn set_patience(&self, give_up_after: Option<Duration>) {
+        *self.give_up_after.lock().unwrap_or_else(PoisonError::into_inner) = give_up_after;
+    }
+
     /// An attempt has met an error of that class at `now`: what becomes of its activity.
     pub(super) fn judge(&self, run: &str, activity: &str, retry: Retry, now: Instant) -> Verdict {
+        let give_up_after = *self.give_up_after.lock().unwrap_or_else(PoisonError::into_inner);
         match retry {
             Retry::Never | Retry::Again => Verdict::Final,
-            Retry::RetryLimited => self.count(run, activity, |errors| {
-                errors.meet_unknown(self.give_up_after, now)
-            }),
+            Retry::RetryLimited => {
+                self.count(run, activity, |errors| errors.meet_unknown(give_up_after, now))
+            }
             Retry::Retry | Retry::RetryBriefly => self.count(run, activity, |errors| {
-                errors.meet_passing(retry == Retry::RetryBriefly, self.give_up_after, now)
+                errors.meet_passing(retry == Retry::RetryBriefly, give_up_after, now)
             }),
         }
     }
@@ -129,9 +135,15 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    fn giving_up_after(time: Duration) -> Attempts {
+        let attempts = Attempts::new();
+        attempts.set_patience(Some(time));
+        attempts
+    }
+
     #[test]
     fn each_activity_has_ten_unknown_errors_of_its_own_until_it_ends() {
-        let attempts = Attempts::new(None);
+        let attempts = Attempts::new();
         let now = Instant::now();
         let meet = |run: &str, activity: &str, retry| attempts.judge(run, activity, retry, now);
         for _ in 1..UNKNOWN_ATTEMPTS {
@@ -155,8 +167,8 @@ mod tests {
     #[test]
     fn what_should_pass_is_waited_for_as_long_as_was_asked_and_by_default_for_ever() {
         let (began, year) = (Instant::now(), 366 * 24 * 3600 * SECOND);
-        let patient = Attempts::new(None);
-        let limited = Attempts::new(Some(3600 * SECOND));
+        let patient = Attempts::new();
+        let limited = giving_up_after(3600 * SECOND);
         for attempts in [&patient, &limited] {
             assert_eq!(attempts.judge("r", "1", Retry::Retry, began), Verdict::Again);
         }
@@ -182,18 +194,18 @@ mod tests {
 
     #[test]
     fn an_error_of_unknown_kind_is_given_up_by_whichever_bound_comes_first() {
-        let (attempts, began) = (Attempts::new(Some(3 * SECOND)), Instant::now());
+        let (attempts, began) = (giving_up_after(3 * SECOND), Instant::now());
         let at = |seconds: u32| attempts.judge("r", "1", Retry::RetryLimited, began + seconds * SECOND);
         assert_eq!((at(0), at(2)), (Verdict::Again, Verdict::Again));
         assert_eq!(at(3), Verdict::GivenUp(3 * SECOND));
-        let patient = Attempts::new(Some(3600 * SECOND));
+        let patient = giving_up_after(3600 * SECOND);
         let last = (0..UNKNOWN_ATTEMPTS).map(|_| patient.judge("r", "1", Retry::RetryLimited, began));
         assert_eq!(last.last(), Some(Verdict::Final));
     }
 
     #[test]
     fn a_refusal_or_a_table_that_is_not_there_passes_within_a_minute_or_not_at_all() {
-        let (attempts, began) = (Attempts::new(None), Instant::now());
+        let (attempts, began) = (Attempts::new(), Instant::now());
         let at = |seconds: u32, retry| attempts.judge("r", "1", retry, began + seconds * SECOND);
         assert_eq!(at(0, Retry::RetryBriefly), Verdict::Again);
         assert_eq!(at(59, Retry::RetryBriefly), Verdict::Again);
@@ -202,14 +214,14 @@ mod tests {
         assert_eq!(at(61, Retry::Retry), Verdict::Again);
         assert_eq!(at(900, Retry::RetryBriefly), Verdict::Again);
         assert_eq!(at(960, Retry::RetryBriefly), Verdict::GivenUp(BRIEF));
-        let hasty = Attempts::new(Some(2 * SECOND));
+        let hasty = giving_up_after(2 * SECOND);
         let at = |seconds: u32| hasty.judge("r", "1", Retry::RetryBriefly, began + seconds * SECOND);
         assert_eq!((at(0), at(2)), (Verdict::Again, Verdict::GivenUp(2 * SECOND)));
     }
 
     #[test]
     fn the_counts_are_bounded() {
-        let attempts = Attempts::new(None);
+        let attempts = Attempts::new();
         let now = Instant::now();
         for activity in 0..2 * COUNTED_MAX {
             attempts.judge("r", &activity.to_string(), Retry::RetryLimited, now);

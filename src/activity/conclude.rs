@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, failure, step};
+use super::{OneJob, failure, step};
 use crate::postgres::{Error, ledger, rewind};
 use crate::table::{Fence, Position, TableSpec};
 
@@ -29,7 +29,7 @@ pub fn options() -> ActivityOptions {
     failure::options(Duration::from_secs(3600))
 }
 
-impl Activities {
+impl OneJob {
     pub(super) async fn do_conclude(&self, input: ConcludeInput) -> Result<(), Error> {
         let ConcludeInput {
             table,

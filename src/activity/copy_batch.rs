@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, BatchMeter, Timed, failure, step};
+use super::{BatchMeter, OneJob, Timed, failure, step};
 use crate::postgres::{Error, copy_batch};
 use crate::table::{Batch, Fence, Pass, TableSpec, Tally};
 
@@ -31,12 +31,12 @@ pub fn options() -> ActivityOptions {
     failure::options(Duration::from_secs(24 * 3600))
 }
 
-impl Activities {
+impl OneJob {
     pub(super) async fn do_copy_batch(&self, input: CopyBatchInput, attempt: u32) -> Result<Tally, Error> {
         let CopyBatchInput { table, fence, batch } = input;
         let plan = self.plan(&table, &fence.digest).await?;
         let (source, target) = self.sessions().await?;
-        let meter = BatchMeter::new(&self.gauge);
+        let meter = BatchMeter::new(&self.throttle);
         let repeat = attempt > 1;
         let (number, began) = (batch.number, Instant::now());
         let doing = match batch.pass {

@@ -72,6 +72,20 @@ impl Failure {
         }
     }
 
+    /// The process ends, and the next one goes on with what it had begun.
+    #[must_use]
+    pub fn interrupted() -> Self {
+        Self {
+            side: "job".to_owned(),
+            kind: INTERRUPTED.to_owned(),
+            message: "the process was interrupted".to_owned(),
+            hint: "run the same command again".to_owned(),
+            prepare_again: false,
+            since_ms: None,
+            process: None,
+        }
+    }
+
     /// Whether the table is to be prepared again: it was changed, or the target has lost what it had confirmed.
     #[must_use]
     pub fn asks_to_prepare_again(&self) -> bool {
@@ -121,15 +135,7 @@ fn judged(error: &Error, since: SystemTime, verdict: Verdict) -> Failure {
 
 /// An attempt that ended because this process is asked to end: the next process goes on with it, at once.
 pub(super) fn interrupted() -> ActivityError {
-    let failure = Failure {
-        side: "job".to_owned(),
-        kind: INTERRUPTED.to_owned(),
-        message: "the process was interrupted".to_owned(),
-        hint: "run the same command again".to_owned(),
-        prepare_again: false,
-        since_ms: None,
-        process: None,
-    };
+    let failure = Failure::interrupted();
     let answer = ApplicationFailure::builder(failure.clone())
         .type_name(failure.kind.clone())
         .next_retry_delay(Duration::from_millis(1))

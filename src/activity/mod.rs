@@ -24,6 +24,7 @@ mod timed;
 mod verify_range;
 mod verifying;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::num::NonZeroU64;
 use std::pin::Pin;
@@ -35,7 +36,6 @@ use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use tokio::sync::Mutex;
 
-use crate::job::JobSpec;
 use crate::postgres::{
     ConnectionString, Error, Kind, Lease, Meter, Pool, Session, Side, Throttle, examine, examine_to_read,
     ledger,
@@ -72,67 +72,114 @@ const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 /// Sessions to one server, at most: the greatest concurrency, and one that looks for the next batch.
 const MAX_SESSIONS: usize = 65;
 
-/// The activities of one job, with what they need on this worker.
+/// The activities of one worker, for every job that comes to it, on connections whose passwords only this process knows.
 pub struct Activities {
+    jobs: Arc<Jobs>,
+}
+
+/// The jobs that a worker has met, for whoever tells it what they are tuned to.
+pub struct Jobs {
+    source: ConnectionString,
+    target: ConnectionString,
+    met: std::sync::Mutex<BTreeMap<String, Arc<OneJob>>>,
+    ending: Arc<AtomicBool>,
+}
+
+/// One job's connections, and what this worker knows of it.
+struct OneJob {
     source: Pool,
     target: Pool,
     /// How the table is copied, as it was found last.
     plan: Mutex<Option<Arc<Plan>>>,
-    gauge: Arc<Gauge>,
+    throttle: Throttle,
     hold: Arc<Hold>,
-    ending: Arc<AtomicBool>,
     attempts: Attempts,
     failing_since: FailingSince,
-}
-
-/// How fast the activities of this worker may go.
-#[derive(Debug)]
-pub struct Gauge {
-    throttle: Throttle,
-}
-
-impl Gauge {
-    /// Changes the speed limit, in bytes a second for all batches together; those in flight keep to it at once.
-    ///
-    /// The limit is this process's, not the journal's: whoever runs the job in the foreground sees to it that it is the
-    /// one that the workflow was tuned to.
-    pub fn set_limit(&self, bytes_per_second: Option<NonZeroU64>) {
-        self.throttle.set(bytes_per_second);
-    }
+    ending: Arc<AtomicBool>,
 }
 
 impl Activities {
-    /// The activities of `spec`, on connections whose passwords only this process knows.
-    pub fn new(spec: &JobSpec, source: ConnectionString, target: ConnectionString) -> Self {
-        let application = format!("longhaul {}", spec.name);
-        let limit = spec.tuning.max_rate_bytes_per_second.and_then(NonZeroU64::new);
-        Self {
-            source: Pool::new(source, Side::Source, application.clone(), MAX_SESSIONS),
-            target: Pool::new(target, Side::Target, application, MAX_SESSIONS),
-            plan: Mutex::new(None),
-            gauge: Arc::new(Gauge {
-                throttle: Throttle::new(limit),
-            }),
-            hold: Arc::default(),
+    /// None of any job yet.
+    pub fn new(source: ConnectionString, target: ConnectionString) -> Self {
+        let jobs = Jobs {
+            source,
+            target,
+            met: std::sync::Mutex::default(),
             ending: Arc::default(),
-            attempts: Attempts::new(spec.give_up_after_ms.map(Duration::from_millis)),
-            failing_since: FailingSince::default(),
-        }
+        };
+        Self { jobs: Arc::new(jobs) }
     }
 
-    /// The speed limit, for whoever runs the job in the same process.
-    pub fn gauge(&self) -> Arc<Gauge> {
-        Arc::clone(&self.gauge)
+    /// The jobs that come to it.
+    pub fn jobs(&self) -> Arc<Jobs> {
+        Arc::clone(&self.jobs)
     }
 
-    /// Whether attempts may begin, for whoever asks the workflow in the same process: none does before its first word.
-    pub fn hold(&self) -> Arc<Hold> {
-        Arc::clone(&self.hold)
+    /// The job that asks, by its name, which is its workflow's id.
+    fn of(&self, ctx: &ActivityContext) -> Arc<OneJob> {
+        self.jobs
+            .meet(ctx.info().workflow_id.as_deref().unwrap_or_default())
+    }
+}
+
+impl Jobs {
+    /// Of a job that comes without a word before, nothing begins until its workflow was asked.
+    fn meet(&self, job: &str) -> Arc<OneJob> {
+        let mut met = self.met();
+        let one = met.entry(job.to_owned()).or_insert_with(|| {
+            let application = format!("longhaul {job}");
+            let pool = |end: &ConnectionString, side| {
+                Pool::new(end.clone(), side, application.clone(), MAX_SESSIONS)
+            };
+            Arc::new(OneJob {
+                source: pool(&self.source, Side::Source),
+                target: pool(&self.target, Side::Target),
+                plan: Mutex::new(None),
+                throttle: Throttle::new(None),
+                hold: Arc::default(),
+                attempts: Attempts::new(),
+                failing_since: FailingSince::default(),
+                ending: Arc::clone(&self.ending),
+            })
+        });
+        Arc::clone(one)
     }
 
-    /// Set before the worker is shut down: what is canceled then goes on in the next process.
-    pub fn ending(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.ending)
+    /// Their names.
+    pub fn names(&self) -> Vec<String> {
+        self.met().keys().cloned().collect()
+    }
+
+    /// Changes a job's speed limit, in bytes a second for all its batches here together; those in flight keep to it at once.
+    ///
+    /// The limit is this process's, not the journal's: whoever runs the worker sees to it that it is the one that the
+    /// workflow was tuned to.
+    pub fn set_limit(&self, job: &str, bytes_per_second: Option<NonZeroU64>) {
+        self.meet(job).throttle.set(bytes_per_second);
+    }
+
+    /// Whether attempts of a job may begin, for whoever asks its workflow: none does before its first word.
+    pub fn hold(&self, job: &str) -> Arc<Hold> {
+        Arc::clone(&self.meet(job).hold)
+    }
+
+    /// What of a job should pass is given up after that time, or never.
+    pub fn set_patience(&self, job: &str, give_up_after: Option<Duration>) {
+        self.meet(job).attempts.set_patience(give_up_after);
+    }
+
+    /// The job has ended: its sessions are closed once nothing of it is in flight.
+    pub fn forget(&self, job: &str) {
+        self.met().remove(job);
+    }
+
+    /// Said before the worker is shut down: what is canceled then goes on in the next process.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+    }
+
+    fn met(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<OneJob>>> {
+        self.met.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -145,7 +192,8 @@ impl Activities {
         ctx: ActivityContext,
         input: PrepareInput,
     ) -> Result<PrepareOutput, ActivityError> {
-        self.beating(&ctx, self.do_prepare(input)).await
+        let job = self.of(&ctx);
+        job.beating(&ctx, job.do_prepare(input)).await
     }
 
     /// See `next_batch.rs`.
@@ -155,7 +203,8 @@ impl Activities {
         ctx: ActivityContext,
         input: NextBatchInput,
     ) -> Result<NextBatchOutput, ActivityError> {
-        self.beating(&ctx, self.do_next_batch(input)).await
+        let job = self.of(&ctx);
+        job.beating(&ctx, job.do_next_batch(input)).await
     }
 
     /// See `copy_batch.rs`.
@@ -166,8 +215,8 @@ impl Activities {
         input: CopyBatchInput,
     ) -> Result<CopyBatchOutput, ActivityError> {
         let attempt = ctx.info().attempt;
-        let began = Instant::now();
-        let tally = self.beating(&ctx, self.do_copy_batch(input, attempt)).await?;
+        let (job, began) = (self.of(&ctx), Instant::now());
+        let tally = job.beating(&ctx, job.do_copy_batch(input, attempt)).await?;
         Ok(Timed::since(began, tally))
     }
 
@@ -178,7 +227,8 @@ impl Activities {
         ctx: ActivityContext,
         input: NoteWritersInput,
     ) -> Result<NoteWritersOutput, ActivityError> {
-        self.beating(&ctx, self.do_note_writers(input)).await
+        let job = self.of(&ctx);
+        job.beating(&ctx, job.do_note_writers(input)).await
     }
 
     /// See `prepare_verify.rs`.
@@ -188,8 +238,9 @@ impl Activities {
         ctx: ActivityContext,
         input: PrepareVerifyInput,
     ) -> Result<PrepareVerifyOutput, ActivityError> {
-        let body = verifying::hinted(self.do_prepare_verify(input));
-        self.beating(&ctx, body).await
+        let job = self.of(&ctx);
+        let body = verifying::hinted(job.do_prepare_verify(input));
+        job.beating(&ctx, body).await
     }
 
     /// See `next_range.rs`.
@@ -199,8 +250,9 @@ impl Activities {
         ctx: ActivityContext,
         input: NextRangeInput,
     ) -> Result<NextRangeOutput, ActivityError> {
-        let body = verifying::hinted(self.do_next_range(input));
-        self.beating(&ctx, body).await
+        let job = self.of(&ctx);
+        let body = verifying::hinted(job.do_next_range(input));
+        job.beating(&ctx, body).await
     }
 
     /// See `verify_range.rs`.
@@ -210,9 +262,9 @@ impl Activities {
         ctx: ActivityContext,
         input: VerifyRangeInput,
     ) -> Result<VerifyRangeOutput, ActivityError> {
-        let began = Instant::now();
-        let body = verifying::hinted(self.do_verify_range(input));
-        Ok(Timed::since(began, self.beating(&ctx, body).await?))
+        let (job, began) = (self.of(&ctx), Instant::now());
+        let body = verifying::hinted(job.do_verify_range(input));
+        Ok(Timed::since(began, job.beating(&ctx, body).await?))
     }
 
     /// See `conclude.rs`.
@@ -222,11 +274,12 @@ impl Activities {
         ctx: ActivityContext,
         input: ConcludeInput,
     ) -> Result<(), ActivityError> {
-        self.beating(&ctx, self.do_conclude(input)).await
+        let job = self.of(&ctx);
+        job.beating(&ctx, job.do_conclude(input)).await
     }
 }
 
-impl Activities {
+impl OneJob {
     /// Runs a body with heartbeats; told to end, it may finish what it has begun, for a moment.
     async fn beating<T>(
         &self,
@@ -367,7 +420,7 @@ impl Activities {
     }
 }
 
-impl Activities {
+impl OneJob {
     /// How the ledger says that the table was copied; the source is not asked.
     ///
     /// # Errors
@@ -406,14 +459,14 @@ fn activity_id(ctx: &ActivityContext) -> (&str, &str) {
 
 /// Tells the pulse of one attempt what moves, and holds it back.
 struct BatchMeter<'a> {
-    gauge: &'a Gauge,
+    throttle: &'a Throttle,
     pulse: Option<Arc<Pulse>>,
 }
 
 impl<'a> BatchMeter<'a> {
-    fn new(gauge: &'a Gauge) -> Self {
+    fn new(throttle: &'a Throttle) -> Self {
         Self {
-            gauge,
+            throttle,
             pulse: Pulse::of_now(),
         }
     }
@@ -424,6 +477,6 @@ impl Meter for BatchMeter<'_> {
         if let Some(pulse) = &self.pulse {
             pulse.moved(rows, bytes);
         }
-        Box::pin(self.gauge.throttle.pass(bytes))
+        Box::pin(self.throttle.pass(bytes))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, failure, lend, step};
+use super::{OneJob, failure, lend, step};
 use crate::postgres::{Error, cursor};
 use crate::table::{Key, PlanDigest, TableSpec};
 
@@ -36,7 +36,7 @@ pub fn options() -> ActivityOptions {
     failure::options(Duration::from_secs(3600))
 }
 
-impl Activities {
+impl OneJob {
     pub(super) async fn do_next_batch(&self, input: NextBatchInput) -> Result<NextBatchOutput, Error> {
         let plan = self.plan(&input.table, &input.digest).await?;
         step("connecting to the source");

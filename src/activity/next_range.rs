@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, Walk, failure, lend};
+use super::{OneJob, Walk, failure, lend};
 use crate::postgres::{Error, cursor, verify};
 use crate::table::{Against, Key, PlanDigest, TableSpec};
 
@@ -39,7 +39,7 @@ pub fn options() -> ActivityOptions {
     failure::options(Duration::from_secs(3600))
 }
 
-impl Activities {
+impl OneJob {
     pub(super) async fn do_next_range(&self, input: NextRangeInput) -> Result<NextRangeOutput, Error> {
         let (low, stop) = (input.low.as_ref(), &input.stop);
         match input.walk {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, failure, step};
+use super::{OneJob, failure, step};
 use crate::postgres::{Error, check_growth, cursor, ledger, rewind, source_clock, writers};
 use crate::table::{Fence, Key, Noted, SourceClock, TableSpec};
 
@@ -60,7 +60,7 @@ pub fn options() -> ActivityOptions {
     failure::options(Duration::from_secs(3600))
 }
 
-impl Activities {
+impl OneJob {
     pub(super) async fn do_note_writers(&self, input: NoteWritersInput) -> Result<NoteWritersOutput, Error> {
         let (table, fence, settled) = (&input.table, &input.fence, input.settled.as_ref());
         let plan = self.plan(table, &fence.digest).await?;

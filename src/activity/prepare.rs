@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, NoteWritersOutput, failure, step};
+use super::{NoteWritersOutput, OneJob, failure, step};
 use crate::postgres::{
     Ask, Error, Kind, Session, check_growth, cursor, ledger, look, rewind, source_clock, writers,
 };
@@ -59,7 +59,7 @@ pub fn options() -> ActivityOptions {
     failure::options(Duration::from_secs(24 * 3600))
 }
 
-impl Activities {
+impl OneJob {
     pub(super) async fn do_prepare(&self, input: PrepareInput) -> Result<PrepareOutput, Error> {
         let (source, target) = self.sessions().await?;
         let ask = Ask {

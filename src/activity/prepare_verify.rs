@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, Walk, failure, lend};
+use super::{OneJob, Walk, failure, lend};
 use crate::job::VerifySpec;
 use crate::postgres::verify::refuse_null_keys;
 use crate::postgres::{Error, Kind, Side, check_repair, cursor, examine_to_read, ledger};
@@ -65,7 +65,7 @@ pub fn options() -> ActivityOptions {
     failure::options(Duration::from_secs(3600))
 }
 
-impl Activities {
+impl OneJob {
     pub(super) async fn do_prepare_verify(
         &self,
         input: PrepareVerifyInput,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, BatchMeter, Timed, failure, lend, step, verifying};
+use super::{BatchMeter, OneJob, Timed, failure, lend, step, verifying};
 use crate::postgres::{Error, Retry, verify};
 use crate::table::{Against, Fence, Findings, KeyRange, PlanDigest, RepairFailure, TableSpec};
 
@@ -59,7 +59,7 @@ pub fn options() -> ActivityOptions {
     failure::options(Duration::from_secs(24 * 3600))
 }
 
-impl Activities {
+impl OneJob {
     pub(super) async fn do_verify_range(&self, input: VerifyRangeInput) -> Result<Findings, Error> {
         let VerifyRangeInput {
             table,
@@ -68,7 +68,7 @@ impl Activities {
             range,
             ..
         } = &input;
-        let meter = BatchMeter::new(&self.gauge);
+        let meter = BatchMeter::new(&self.throttle);
         if *against == Against::Receipts {
             let plan = self.plan_of_ledger(table, &input.digest).await?;
             let target = lend(&self.target).await?;

@@ -3,6 +3,8 @@
 //! Nothing is resolved here. A flag that was not given is `None`; `settings` then looks into the environment, the job file
 //! and the defaults. Values are read by the same functions wherever they come from.
 
+mod cluster;
+mod existing;
 mod server;
 
 use std::path::PathBuf;
@@ -13,12 +15,14 @@ use clap::{Args as ArgGroup, Parser, Subcommand};
 use super::exit::ExitStatus;
 use super::printer::ColorChoice;
 use super::settings::{Secret, Wait};
-use crate::job::{Against, BatchRows, GiveUpAfter, JobError, JobName, OnConflict, RateLimit, TuningChange};
+use crate::job::{Against, BatchRows, GiveUpAfter, JobError, JobName, OnConflict, RateLimit};
 use crate::job::{parse_concurrency, parse_interval, parse_lookback};
 use crate::observe::logs::LogFormat;
 use crate::observe::progress::ProgressMode;
 use crate::table::TableName;
 
+pub use cluster::{ClusterArgs, WorkerArgs};
+pub use existing::{ChangeArgs, HistoryArgs, JobArgs, ListArgs, StatusArgs, TuneArgs};
 pub use server::ServerArgs;
 
 /// Lines of at most 79 columns, so that they are wrapped nowhere.
@@ -194,6 +198,19 @@ Examples:
 A speed limit holds at once, also for batches in flight; the rest from the next
 batch or round on. It stays as tuned until a flag or another tune changes it.")]
     Tune(TuneArgs),
+    /// Work on the jobs of a Temporal cluster between two databases, until it is told to stop
+    #[command(after_help = format!("\
+Examples:
+  longhaul worker --temporal temporal.example.net:7233 \\
+                  --source postgres://app@old/media --target postgres://app@new/media
+  longhaul worker --temporal --config media.toml --concurrency 8
+
+As many on as many machines as one likes. Each takes the tasks of jobs between
+these two databases, as these two roles, and of no others; it has passwords of its
+own. Jobs are begun by longhaul migrate and sync --temporal, on any machine.
+
+{CONNECTIONS}"))]
+    Worker(WorkerArgs),
     /// Serve Temporal's API on a TCP address: for its SDKs, its command line, its web UI
     #[command(after_help = server::EXAMPLES)]
     Server(ServerArgs),
@@ -354,6 +371,9 @@ pub struct VerifyArgs {
     /// How progress is shown.
     #[command(flatten)]
     pub progress: ProgressArgs,
+    /// Which cluster, if any.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 }
 
 /// `longhaul sync`.
@@ -418,12 +438,18 @@ pub struct CopyArgs {
     /// Forget how far the job of this name came, and start over
     #[arg(long)]
     pub restart: bool,
+    /// On a Temporal cluster: begin the job, leave it to workers (longhaul worker), and return
+    #[arg(long)]
+    pub detach: bool,
     /// How long servers are waited for.
     #[command(flatten)]
     pub patience: PatienceArgs,
     /// How progress is shown.
     #[command(flatten)]
     pub progress: ProgressArgs,
+    /// Which cluster, if any.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 }
 
 /// The two ends.
@@ -458,53 +484,6 @@ pub struct ProgressArgs {
     pub progress: Option<ProgressMode>,
 }
 
-/// `longhaul status`.
-#[derive(Debug, ArgGroup)]
-pub struct StatusArgs {
-    /// Name of the job; without it, every job
-    #[arg(value_name = "JOB", value_parser = job_name)]
-    pub job: Option<String>,
-    /// One JSON object a line, for each job
-    #[arg(long)]
-    pub json: bool,
-    /// Show it again every two seconds, until the job has ended or Ctrl-C
-    #[arg(short, long)]
-    pub watch: bool,
-}
-
-/// `longhaul list`.
-#[derive(Debug, ArgGroup)]
-pub struct ListArgs {
-    /// One JSON object a line, for each job
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `longhaul history`.
-#[derive(Debug, ArgGroup)]
-pub struct HistoryArgs {
-    /// Name of the job
-    #[arg(value_name = "JOB", value_parser = job_name)]
-    pub job: String,
-    /// The events of the job's workflow, one a line, as Temporal names them
-    #[arg(long)]
-    pub events: bool,
-    /// One event a line, in Temporal's own JSON form
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `longhaul pause` and `longhaul cancel`.
-#[derive(Debug, ArgGroup)]
-pub struct JobArgs {
-    /// Name of the job
-    #[arg(value_name = "JOB", value_parser = job_name)]
-    pub job: String,
-    /// Return when nothing of it is in flight any more
-    #[arg(long)]
-    pub wait: bool,
-}
-
 /// `longhaul resume`.
 #[derive(Debug, ArgGroup)]
 pub struct ResumeArgs {
@@ -520,53 +499,9 @@ pub struct ResumeArgs {
     /// How progress is shown.
     #[command(flatten)]
     pub progress: ProgressArgs,
-}
-
-/// `longhaul tune`.
-#[derive(Debug, ArgGroup)]
-pub struct TuneArgs {
-    /// Name of the job
-    #[arg(value_name = "JOB", value_parser = job_name)]
-    pub job: String,
-    /// What to change.
+    /// Which cluster, if any.
     #[command(flatten)]
-    pub change: ChangeArgs,
-}
-
-/// What `tune` changes: at least one thing.
-#[derive(Debug, ArgGroup)]
-#[group(required = true, multiple = true)]
-pub struct ChangeArgs {
-    /// Batches in flight, 1 to 64
-    #[arg(long, value_name = "N", value_parser = rule(parse_concurrency), allow_negative_numbers = true)]
-    pub concurrency: Option<u32>,
-    /// Rows in a batch, or auto
-    #[arg(long, value_name = "N", value_parser = rule(str::parse::<BatchRows>), allow_negative_numbers = true)]
-    pub batch_rows: Option<BatchRows>,
-    /// Speed limit: 20MB/s, 512KiB/s, none
-    #[arg(long, value_name = "RATE", value_parser = rule(str::parse::<RateLimit>), allow_negative_numbers = true)]
-    pub max_rate: Option<RateLimit>,
-    /// Wait between two rounds of a sync: 30s, 10m, 1h 30m
-    #[arg(long, value_name = "TIME", value_parser = rule(parse_interval))]
-    pub interval: Option<u64>,
-}
-
-impl TuneArgs {
-    /// The change that was asked for.
-    pub fn change(&self) -> TuningChange {
-        let ChangeArgs {
-            concurrency,
-            batch_rows,
-            max_rate,
-            interval,
-        } = self.change;
-        TuningChange {
-            concurrency,
-            batch_rows,
-            max_rate,
-            interval_ms: interval,
-        }
-    }
+    pub cluster: ClusterArgs,
 }
 
 /// `longhaul demo`.

@@ -1,8 +1,10 @@
-//! Which service a client talks to: the one in this process, or that of the process that serves the state directory.
+//! Which service a client talks to: the one in this process, that of the process that serves the state directory, or a Temporal
+//! cluster.
 //!
-//! One serves at a time: the state directory is locked, and every other process is a client of the first through its socket.
-//! Only the connection differs; the client is Temporal's own either way. (A cluster's address will be the third place.)
+//! One serves at a time: the state directory is locked, and every other process is a client of the first through its socket. A
+//! cluster needs no state directory. Only the connection differs; the client is Temporal's own in all places.
 
+mod cluster;
 mod directory;
 mod lock;
 mod shared;
@@ -26,6 +28,7 @@ use crate::service::{Caller, Clock, Listening, Mode, Service};
 /// The number of the journal's format that this version reads and writes.
 pub use crate::service::journal::FORMAT_VERSION as JOURNAL_FORMAT;
 pub use crate::service::{ApiKeys, ListenError, NAMESPACE, TcpOptions, Tls};
+pub use cluster::{Cluster, ClusterError, Given, reach_cluster};
 pub use directory::{Directory, DirectoryError};
 pub use lock::JobLock;
 use lock::{Lock, Membership};
@@ -76,6 +79,9 @@ pub enum ConnectError {
         /// What came of the attempt.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// There is no client of the cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The SDK's client could not be made.
     #[error("no client could be made")]
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -87,24 +93,37 @@ pub struct Connected {
     pub client: Client,
     /// Who runs the service.
     pub place: Place,
-    /// Whose journal it is.
-    pub directory: Arc<Directory>,
+    /// Whose journal it is; `None`: a cluster's.
+    directory: Option<Arc<Directory>>,
 }
 
 impl Connected {
-    /// Takes a job, to run it; `Err` has the process that does.
+    /// Takes a job, to run it; `Err` has the process that does. On a cluster there is nothing to take: many may run it.
     ///
     /// # Errors
     /// `Directory`, `Lock`.
-    pub fn run(&self, job: &str) -> Result<Result<JobLock, u32>, ConnectError> {
-        JobLock::take(&self.directory, job)
+    pub fn run(&self, job: &str) -> Result<Result<Option<JobLock>, u32>, ConnectError> {
+        match &self.directory {
+            Some(directory) => Ok(JobLock::take(directory, job)?.map(Some)),
+            None => Ok(Ok(None)),
+        }
+    }
+
+    /// A client of the same cluster.
+    #[must_use]
+    pub fn of_cluster(client: Client, cluster: Cluster) -> Self {
+        Self {
+            client,
+            place: Place::Cluster(cluster),
+            directory: None,
+        }
     }
 
     /// Whether calls are answered by another process, or nobody, at the moment.
     #[must_use]
     pub fn is_served_elsewhere(&self) -> bool {
         match &self.place {
-            Place::Here(_) => false,
+            Place::Here(_) | Place::Cluster(_) => false,
             Place::Process(_) => true,
             Place::Shared(member) => member.is_served_elsewhere(),
         }
@@ -114,7 +133,7 @@ impl Connected {
     #[must_use]
     pub fn served_by(&self) -> Option<u32> {
         match &self.place {
-            Place::Here(_) => None,
+            Place::Here(_) | Place::Cluster(_) => None,
             Place::Process(pid) => Some(*pid),
             Place::Shared(member) => member.served_by(),
         }
@@ -125,7 +144,10 @@ impl Connected {
     /// # Errors
     /// `Directory`, `Lock`.
     pub fn runner_of(&self, job: &str) -> Result<Option<u32>, ConnectError> {
-        JobLock::holder(&self.directory, job)
+        match &self.directory {
+            Some(directory) => JobLock::holder(directory, job),
+            None => Ok(None),
+        }
     }
 }
 
@@ -135,6 +157,8 @@ pub enum Place {
     Here(Box<Owner>),
     /// In another one.
     Process(u32),
+    /// On a Temporal cluster.
+    Cluster(Cluster),
     /// In this process or another one, as it comes.
     Shared(Member),
 }
@@ -221,7 +245,7 @@ pub async fn reach(state_directory: &Path, mode: Mode) -> Result<Connected, Conn
                 return Ok(Connected {
                     client,
                     place: Place::Here(Box::new(owner)),
-                    directory,
+                    directory: Some(directory),
                 });
             }
             Err(ConnectError::Owned { pid, .. }) => pid,
@@ -234,7 +258,7 @@ pub async fn reach(state_directory: &Path, mode: Mode) -> Result<Connected, Conn
                 return Ok(Connected {
                     client,
                     place: Place::Process(pid),
-                    directory,
+                    directory: Some(directory),
                 });
             }
             Ok(Err(error)) => error,
@@ -315,6 +339,12 @@ async fn client_of(callback: Callback) -> Result<Client, ConnectError> {
 /// Who polls and asks, in the form in which Temporal's SDKs say it: `pid@host`.
 fn identity() -> String {
     format!("{}@{}", std::process::id(), hostname())
+}
+
+/// The process id in an identity made here.
+#[must_use]
+pub fn pid_of(identity: &str) -> Option<u32> {
+    identity.split('@').next()?.parse().ok()
 }
 
 fn hostname() -> String {

@@ -87,7 +87,7 @@ pub async fn share(state_directory: &Path) -> Result<Connected, ConnectError> {
             directory: Arc::clone(&directory),
             _membership: membership,
         }),
-        directory,
+        directory: Some(directory),
     })
 }
 

@@ -99,6 +99,12 @@ pub struct JobStatus {
     pub target: String,
     /// The process that runs it now, if any.
     pub worker_pid: Option<u32>,
+    /// Who polls the task queue of a job on a Temporal cluster, each as `pid@host`; empty for other jobs.
+    #[serde(default)]
+    pub workers: Vec<String>,
+    /// The task queue of a job on a Temporal cluster; `None` for other jobs.
+    #[serde(default)]
+    pub task_queue: Option<String>,
     /// The workflow's id in the service.
     pub workflow_id: String,
     /// The current (or last) run of that workflow.

@@ -42,7 +42,7 @@ mod words;
 pub mod writers;
 
 pub use catalog::{
-    Right, Survey, check_growth, check_repair, examine, examine_to_read, identify, look_at_one,
+    Right, Survey, check_growth, check_repair, examine, examine_to_read, identify, look_at_one, role,
     target_is_empty,
 };
 pub use connect::{Session, Waits, connect};

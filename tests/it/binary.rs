@@ -32,7 +32,9 @@ pub fn longhaul(state: &Path) -> Command {
     let mut command = Command::new(other.unwrap_or(env!("CARGO_BIN_EXE_longhaul").into()));
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
-        let foreign = name.starts_with("PG") || name.starts_with("LONGHAUL");
+        let foreign = ["PG", "LONGHAUL", "TEMPORAL_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix));
         if foreign || ["FAILPOINTS", "RUST_LOG", "NO_COLOR"].contains(&name.as_str()) {
             command.env_remove(name);
         }

@@ -4,6 +4,7 @@
 
 mod binary;
 mod check;
+mod cluster;
 mod control;
 mod earlier;
 mod ends;
@@ -19,6 +20,8 @@ mod paused;
 mod property;
 #[path = "../support/proxy.rs"]
 mod proxy;
+#[path = "../support/python.rs"]
+mod python;
 mod random;
 mod refusals;
 mod rights;

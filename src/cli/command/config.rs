@@ -131,6 +131,14 @@ fn value(settings: &Settings, setting: Setting) -> Option<String> {
             ColorChoice::Never => "never",
         }
         .to_owned(),
+        Setting::Temporal
+        | Setting::TemporalProfile
+        | Setting::Namespace
+        | Setting::TlsCa
+        | Setting::TlsCert
+        | Setting::TlsKey
+        | Setting::TlsServerName
+        | Setting::ApiKeyFile => settings.shown_of_cluster(setting)?,
         Setting::StateDir => {
             let found = StateDir::locate(settings.state_dir.as_deref()).ok()?;
             shown(found.path())

@@ -8,16 +8,18 @@ use temporalio_client::{WorkflowCancelOptions, WorkflowExecuteUpdateOptions, Wor
 
 use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
-use super::inspect::{self, unknown};
-use super::jobs::{self, Job};
+use super::deserted;
+use super::inspect;
+use super::jobs::{self, Job, Workers};
 use super::kept;
-use super::{Context, refused, unreachable};
-use crate::connect::{self, Connected};
+use super::service::unknown;
+use super::{Context, refused};
+use crate::connect::{Connected, Place};
 use crate::job::status::{JobState, JobStatus};
 use crate::job::{Kind, TuningChange};
 use crate::observe::progress::{state_in_words, waiting_in_words};
 use crate::service::Mode;
-use crate::worker::{self, Running};
+use crate::worker::{self, Capacity, Running};
 use crate::workflow::CopyTable;
 
 /// How often `--wait` looks.
@@ -27,21 +29,18 @@ const SAY_EVERY: Duration = Duration::from_secs(15);
 /// How long `cancel` waits for the batches in flight; a job that takes longer ends without being watched.
 const CANCELED_WITHIN: Duration = Duration::from_secs(10);
 
-/// A job that is open, and a worker of ours that decides for it if no live process does.
+/// A job that is open, who works on it, and a worker of ours that decides for it if no live process does.
 struct Spoken {
     connected: Connected,
     job: Job,
+    workers: Workers,
     worker: Option<Running>,
 }
 
 async fn speak_to(context: &Context<'_>, name: &str) -> Result<Spoken, Report> {
-    if !context.has_state()? {
-        return Err(unknown(name));
-    }
-    let connected = connect::reach(context.path(), Mode::Serve)
-        .await
-        .map_err(|error| unreachable(&error))?;
-    let job = jobs::named(&connected.client, name).await?;
+    let connected = context.reach(Mode::Serve).await?;
+    let connected = connected.ok_or_else(|| unknown(name))?;
+    let job = jobs::named(&connected, name).await?;
     if !job.is_open() {
         let state = format!("{:?}", job.status).to_lowercase();
         return Err(Report::of(
@@ -57,24 +56,25 @@ async fn speak_to(context: &Context<'_>, name: &str) -> Result<Spoken, Report> {
         return Err(Report::of(words, ExitStatus::Failed)
             .with_hint("run its own command again: it continues from the ledger on the target".to_owned()));
     }
-    let runner = connected.runner_of(name).map_err(|error| unreachable(&error))?;
-    let live = runner.is_some();
-    let worker = if live {
-        None
-    } else {
-        Some(worker::start(&connected.client, &job.spec.name, None))
+    let workers = jobs::answering(&connected, &job).await?;
+    let worker = match (&connected.place, &workers) {
+        (Place::Here(_) | Place::Process(_) | Place::Shared(_), Workers::None) => {
+            let worker = worker::start(&connected.client, job.task_queue(), None, Capacity::ALONE);
+            Some(worker.map_err(|error| refused(&error))?)
+        }
+        _ => None,
     };
-    let worker = worker.transpose().map_err(|error| refused(&error))?;
     Ok(Spoken {
         connected,
         job,
         worker,
+        workers,
     })
 }
 
 impl Spoken {
     fn is_live(&self) -> bool {
-        self.worker.is_none()
+        self.workers.are_some()
     }
 
     /// Lets go of the journal, which others may want to ask.
@@ -96,10 +96,15 @@ pub async fn pause(context: &Context<'_>, name: &str, wait: bool) -> Outcome {
     signaled.map_err(|error| refused(&error))?;
     let is_live = spoken.is_live();
     // An answer comes after the signal was taken in; a worker of ours must not end before, or `status` would not see it.
-    _ = spoken.job.progress().await;
+    if spoken.is_live() || spoken.worker.is_some() {
+        _ = spoken.job.progress().await;
+    }
     spoken.end().await?;
     let talk = |words: String| context.printer.talk(&words);
-    let goes_on = format!("go on with: longhaul resume {name}");
+    let goes_on = format!(
+        "go on with: longhaul resume {name}{}",
+        context.settings.cluster_flags()
+    );
     if !is_live {
         talk(format!(
             "job {name} is paused (no process runs it now); {goes_on}"
@@ -237,15 +242,18 @@ pub async fn cancel(context: &Context<'_>, name: &str, wait: bool) -> Outcome {
 
 /// Whether the journal says that the job is closed.
 async fn has_closed(context: &Context<'_>, name: &str) -> Result<bool, Report> {
-    let connected = connect::reach(context.path(), Mode::Inspect)
-        .await
-        .map_err(|error| unreachable(&error))?;
+    let Some(connected) = context.reach(Mode::Inspect).await? else {
+        return Ok(true);
+    };
     let job = jobs::find(&connected.client, name).await?;
     Ok(job.is_none_or(|job| !job.is_open()))
 }
 
 pub async fn tune(context: &Context<'_>, name: &str, change: TuningChange) -> Outcome {
     let spoken = speak_to(context, name).await?;
+    if spoken.workers == Workers::Cluster(Vec::new()) {
+        return Err(deserted::refused(context, &spoken.job));
+    }
     let tuned = spoken
         .job
         .handle

@@ -1,7 +1,8 @@
 //! `migrate`, `sync` and `resume`: everything that comes before the first row, then the job in the foreground.
 
 use temporalio_client::{
-    WorkflowExecutionStatus, WorkflowSignalOptions, WorkflowStartOptions, WorkflowTerminateOptions,
+    NamespacedClient, WorkflowExecutionStatus, WorkflowSignalOptions, WorkflowStartOptions,
+    WorkflowTerminateOptions,
 };
 
 use super::super::args::{CopyArgs, ResumeArgs};
@@ -11,12 +12,12 @@ use super::super::resources;
 use super::super::settings::Setting;
 use super::check::{self, Phase};
 use super::ends::{self, By, Connections, Refusal, of_side};
-use super::inspect::unknown;
-use super::jobs::{self, Job};
+use super::jobs::{self, Job, Workers};
 use super::kept;
 use super::run::{self, Ready};
+use super::service::unknown;
 use super::{Context, refused, unreachable};
-use crate::connect::{self, ConnectError, Connected, JobLock};
+use crate::connect::{Connected, JobLock, Place};
 use crate::job::status::JobKind;
 use crate::job::{Ends, JobName, JobSpec, Kind, TuningChange};
 use crate::postgres::{Look, Session, Side, ledger, look};
@@ -30,6 +31,8 @@ use crate::workflow::{CopyTable, JobInput};
 struct Again {
     restart: bool,
     by: By,
+    /// Left to others, once it has begun.
+    detach: bool,
 }
 
 /// What was found before the first row moves.
@@ -43,10 +46,12 @@ struct Found {
 
 pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outcome {
     let (spec, connections) = check::asked_for(context.settings, kind)?;
-    for warning in context.state_dir.prepare()? {
-        context.printer.warn(&warning);
+    if args.detach && context.settings.cluster().is_none() {
+        let words = "--detach leaves a job to the workers of a Temporal cluster, and none is asked for";
+        return Err(Report::of(words, ExitStatus::Usage)
+            .with_hint("give --temporal; here a job runs where its command does".to_owned()));
     }
-    let connected = share(context).await?;
+    let connected = context.serve().await?;
     let lock = take(&connected, &spec.name)?;
     let mut known = jobs::find(&connected.client, spec.name.as_str()).await?;
     if let Some(job) = &mut known {
@@ -58,22 +63,20 @@ pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outc
     let again = Again {
         restart: args.restart,
         by: By::Command,
+        detach: args.detach,
     };
     begin(context, connected, lock, spec, connections, known, again).await
 }
 
 pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
-    if !context.has_state()? {
+    let Some(connected) = context.reach(Mode::Inspect).await? else {
         return args
             .job
             .as_deref()
             .map_or_else(|| nothing_to_resume(context), |name| Err(unknown(name)));
-    }
-    let connected = connect::reach(context.path(), Mode::Inspect)
-        .await
-        .map_err(|error| unreachable(&error))?;
+    };
     let mut job = match &args.job {
-        Some(name) => jobs::named(&connected.client, name).await?,
+        Some(name) => jobs::named(&connected, name).await?,
         None => match only_open_job(&connected).await? {
             Some(job) => job,
             None => return nothing_to_resume(context),
@@ -82,6 +85,19 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     let runner = connected.runner_of(job.spec.name.as_str());
     if let Some(pid) = runner.map_err(|error| unreachable(&error))? {
         return unpause(context, &job, pid, args).await;
+    }
+    let is_pointed_elsewhere = args.connections.source.is_some() || args.connections.target.is_some();
+    if let (Workers::Cluster(workers), false) =
+        (jobs::answering(&connected, &job).await?, is_pointed_elsewhere)
+        && job.is_open()
+        && !workers.is_empty()
+    {
+        send_resume(&job).await?;
+        let on = workers.join(", ");
+        context
+            .printer
+            .talk(&format!("job {} continues, on {on}", job.spec.name));
+        return Ok(ExitStatus::Done);
     }
     ends::follow(&mut job).await?;
     let mut spec = job.spec.clone();
@@ -99,7 +115,7 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     // Asked for in vain, the journal must be open for writing before the job can run.
     drop((job, connected));
     let connections = ends::of_job(context, &spec)?;
-    let connected = share(context).await?;
+    let connected = context.serve().await?;
     let lock = take(&connected, &spec.name)?;
     let mut known = jobs::find(&connected.client, spec.name.as_str()).await?;
     if let Some(job) = &mut known {
@@ -108,6 +124,7 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     let again = Again {
         restart: false,
         by: By::Name,
+        detach: false,
     };
     begin(context, connected, lock, spec, connections, known, again).await
 }
@@ -133,7 +150,7 @@ fn must_stay_where_it_is(args: &ResumeArgs, job: &Job, owner: u32) -> Result<(),
 }
 
 async fn only_open_job(connected: &Connected) -> Result<Option<Job>, Report> {
-    let mut open: Vec<_> = jobs::all(&connected.client)
+    let mut open: Vec<_> = jobs::all(connected)
         .await?
         .into_iter()
         .filter(Job::is_open)
@@ -164,30 +181,8 @@ async fn unpause(context: &Context<'_>, job: &Job, runner: u32, args: &ResumeArg
     Ok(ExitStatus::Done)
 }
 
-/// Joins those that share the state directory; a damaged journal is set aside, since the ledger on the target knows as much.
-pub(super) async fn share(context: &Context<'_>) -> Result<Connected, Report> {
-    let error = match connect::share(context.path()).await {
-        Ok(connected) => return Ok(connected),
-        Err(error) => error,
-    };
-    let damaged = matches!(&error, ConnectError::Journal(journal) if journal.is_damage());
-    if !damaged {
-        return Err(unreachable(&error));
-    }
-    let aside = connect::set_aside(context.path())
-        .await
-        .map_err(|error| unreachable(&error))?;
-    context.printer.warn(&format!(
-        "{error}; it is set aside as {}, and the jobs in it continue from the ledgers on their targets",
-        aside.display()
-    ));
-    connect::share(context.path())
-        .await
-        .map_err(|error| unreachable(&error))
-}
-
 /// Takes a job, so that no other process of this state directory runs it.
-pub(super) fn take(connected: &Connected, job: &JobName) -> Result<JobLock, Report> {
+pub(super) fn take(connected: &Connected, job: &JobName) -> Result<Option<JobLock>, Report> {
     let taken = connected.run(job.as_str()).map_err(|error| unreachable(&error))?;
     taken.map_err(|pid| {
         let words = format!("job {job} is run by process {pid}");
@@ -212,7 +207,7 @@ fn must_do_the_same(job: &Job, spec: &JobSpec) -> Result<(), Report> {
 async fn begin(
     context: &Context<'_>,
     connected: Connected,
-    lock: JobLock,
+    lock: Option<JobLock>,
     spec: JobSpec,
     connections: Connections,
     known: Option<Job>,
@@ -231,8 +226,10 @@ async fn begin(
     for warning in &look.plan.warnings {
         context.printer.warn(warning);
     }
+    let task_queue = task_queue(&connected, &spec, &source, &target).await?;
     let mut known = known;
-    let open = known.take_if(|job| job.is_open() && !restart && !must_begin_anew(job, &spec));
+    let goes_on = |job: &Job| !must_begin_anew(job, &spec) && job.task_queue() == task_queue;
+    let open = known.take_if(|job| job.is_open() && !restart && goes_on(job));
     let before = known;
     if let Some(job) = before.as_ref().filter(|job| job.is_open()) {
         end_the_one_before(job, restart).await?;
@@ -249,8 +246,7 @@ async fn begin(
             send_resume(job).await?;
         }
     }
-    let activities = worker::activities(&spec, connections.source, connections.target);
-    let ready = Ready::start(&connected, lock, &spec.name, activities)?;
+    let ready = Ready::start(&connected, lock, &task_queue, &spec, connections)?;
     // Asked of the worker that has just begun: of an open job, and of one that has ended.
     let current = match open.as_ref().or(before.as_ref()).filter(|_| !restart) {
         Some(job) => job.progress().await,
@@ -276,15 +272,52 @@ async fn begin(
             .talk(&format!("it works with {}", kept.join(", ")));
     }
     ready.limit(&spec.tuning);
-    match open {
-        Some(job) => apply_tuning(&job, given).await?,
-        None => {
-            let known = current.map(jobs::told_by).filter(|_| !restart);
-            let found = Some(look.found).filter(|found| !restart && found.batches > 0);
-            start(&connected, &spec, known, found).await?;
-        }
+    if let Some(job) = &open {
+        apply_tuning(job, given).await?;
     }
-    run::to_the_end(context, connected, &spec, ready, false).await
+    let ready = match again.detach {
+        // It would take a task only to give it back.
+        true => ready.end().await.map(|()| None)?,
+        false => Some(ready),
+    };
+    if open.is_none() {
+        let known = current.map(jobs::told_by).filter(|_| !restart);
+        let found = Some(look.found).filter(|found| !restart && found.batches > 0);
+        start(&connected, &task_queue, &spec, known, found).await?;
+    }
+    match ready {
+        Some(ready) => run::to_the_end(context, connected, &spec, ready, false).await,
+        None => leave(context, &connected, &task_queue, &spec).await,
+    }
+}
+
+/// Leaves a job to others, and says whether there are any.
+async fn leave(context: &Context<'_>, connected: &Connected, task_queue: &str, spec: &JobSpec) -> Outcome {
+    let polling = worker::polling(&connected.client, task_queue).await;
+    let mut others = polling.map_err(|error| refused(&error))?;
+    others.retain(|identity| *identity != connected.client.identity());
+    let (name, there) = (&spec.name, context.settings.cluster_flags());
+    let by = match others.is_empty() {
+        true => format!("waits for a worker: longhaul worker{there} --source URL --target URL"),
+        false => format!("is left to {}", others.join(", ")),
+    };
+    context
+        .printer
+        .talk(&format!("job {name} {by}; see longhaul status {name}{there}"));
+    Ok(ExitStatus::Done)
+}
+
+/// Who may take the job's tasks: here its own worker, on a cluster all that have been to both databases as these roles.
+pub(super) async fn task_queue(
+    connected: &Connected,
+    spec: &JobSpec,
+    source: &Session,
+    target: &Session,
+) -> Result<String, Report> {
+    match connected.place {
+        Place::Here(_) | Place::Process(_) | Place::Shared(_) => Ok(worker::of_job(&spec.name)),
+        Place::Cluster(_) => ends::task_queue(&spec.ends(), source, target).await,
+    }
 }
 
 async fn end_the_one_before(job: &Job, restart: bool) -> Result<(), Report> {
@@ -303,11 +336,12 @@ async fn end_the_one_before(job: &Job, restart: bool) -> Result<(), Report> {
 /// Starts a job's workflow; `known` is what an earlier run was told is on the target, `found` what the ledger has.
 pub(super) async fn start(
     connected: &Connected,
+    task_queue: &str,
     spec: &JobSpec,
     known: Option<Position>,
     found: Option<Tally>,
 ) -> Result<(), Report> {
-    let options = WorkflowStartOptions::new(worker::task_queue(&spec.name), spec.name.to_string()).build();
+    let options = WorkflowStartOptions::new(task_queue, spec.name.to_string()).build();
     let input = JobInput {
         spec: spec.clone(),
         paused: false,

@@ -17,7 +17,10 @@ use super::{Context, refused};
 use crate::job::{ConnectionName, End, Ends, JobSpec, Mismatch};
 use crate::observe::figures;
 use crate::observe::progress::clock;
-use crate::postgres::{ConnectionString, Error, Kind, Retry, Session, Side, connect as connect_to, identify};
+use crate::postgres::{
+    ConnectionString, Error, Kind, Retry, Session, Side, connect as connect_to, identify, role,
+};
+use crate::worker::{self, Way};
 use crate::workflow::CopyTable;
 
 /// The first pause before servers that were not reached are tried again, and the longest.
@@ -85,12 +88,32 @@ pub(super) async fn reach(
     side: Side,
     spec: &JobSpec,
 ) -> Result<(Session, End), Error> {
-    let session = connect_to(connection, side, &format!("longhaul {}", spec.name)).await?;
+    reach_as(connection, side, &format!("longhaul {}", spec.name)).await
+}
+
+/// The same under a name of one's own in pg_stat_activity.
+pub(super) async fn reach_as(
+    connection: &ConnectionString,
+    side: Side,
+    application: &str,
+) -> Result<(Session, End), Error> {
+    let session = connect_to(connection, side, application).await?;
     let end = End {
         address: ConnectionName::without_password(connection.name()),
         database: Some(identify(&session).await?),
     };
     Ok((session, end))
+}
+
+/// The task queue of all jobs of a cluster between these two ends, as the roles of these sessions.
+pub(super) async fn task_queue(ends: &Ends, source: &Session, target: &Session) -> Result<String, Report> {
+    let roles = tokio::try_join!(role(source), role(target));
+    let (reads, writes) = roles.map_err(|error| of_side(&error))?;
+    let way = |role, end| Way { role, end };
+    Ok(worker::of_databases(
+        &way(&reads, &ends.source),
+        &way(&writes, &ends.target),
+    ))
 }
 
 /// What is waited for is told again after so long, after twice that, and so on, and at least so often.

@@ -14,8 +14,9 @@ use temporalio_protos::temporal::api::history::v1::{
 use super::super::args::HistoryArgs;
 use super::super::exit::ExitStatus;
 use super::super::report::{self, HistoryRow, Outcome, Report, Step, What};
-use super::inspect::{asking, unknown};
+use super::inspect::asking;
 use super::jobs::{self, Job};
+use super::service::unknown;
 use super::{Context, refused};
 use crate::job::TuningChange;
 use crate::table::{Batch, Position, Tally};
@@ -25,7 +26,7 @@ pub async fn history(context: &Context<'_>, args: &HistoryArgs) -> Outcome {
     let name = &args.job;
     let only_current = args.json || args.events;
     let found = asking(context, async |connected| {
-        let job = jobs::named(&connected.client, name).await?;
+        let job = jobs::named(connected, name).await?;
         let events = job
             .handle
             .fetch_history(WorkflowFetchHistoryOptions::default())

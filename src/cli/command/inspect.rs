@@ -1,16 +1,17 @@
-//! `status` and `list`: questions to the service of a live process, or to the journal where there is none.
+//! `status` and `list`: questions to the service of a live process, to the journal where there is none, or to a cluster.
 
 use std::time::{Duration, SystemTime};
 
 use super::super::exit::ExitStatus;
 use super::super::report::{self, Outcome, Report};
-use super::jobs::{self, Job};
-use super::{Context, refused, unreachable};
-use crate::connect::{self, Connected};
+use super::jobs::{self, Job, Workers};
+use super::service::unknown;
+use super::{Context, refused};
+use crate::connect::{Connected, Place};
 use crate::job::status::JobStatus;
 use crate::observe::Terminal;
 use crate::service::Mode;
-use crate::worker;
+use crate::worker::{self, Capacity};
 
 /// A process that is asked may be about to end: whoever comes after it is asked again, for so long.
 const OWNER_ENDS_WITHIN: Duration = Duration::from_secs(5);
@@ -23,7 +24,7 @@ pub(super) async fn asking<T>(
 ) -> Result<Option<T>, Report> {
     let end = tokio::time::Instant::now() + OWNER_ENDS_WITHIN;
     loop {
-        let Some(connected) = connect(context).await? else {
+        let Some(connected) = context.reach(Mode::Inspect).await? else {
             return Ok(None);
         };
         let answer = question(&connected).await;
@@ -38,26 +39,16 @@ pub(super) async fn asking<T>(
     }
 }
 
-/// A connection for questions, and who is asked. `None`: nothing was ever journaled here.
-async fn connect(context: &Context<'_>) -> Result<Option<Connected>, Report> {
-    if !context.has_state()? {
-        return Ok(None);
-    }
-    connect::reach(context.path(), Mode::Inspect)
-        .await
-        .map(Some)
-        .map_err(|error| unreachable(&error))
-}
-
-/// Asks a job's workflow; where no worker would answer, this process brings one that only decides and answers.
+/// Asks a job's workflow; where no worker would answer, this process brings one that only decides and answers. To a cluster
+/// it brings none: who only asks there changes nothing.
 async fn ask(connected: &Connected, job: &Job) -> Result<JobStatus, Report> {
-    let runner = connected.runner_of(job.spec.name.as_str());
-    let pid = runner.map_err(|error| unreachable(&error))?;
-    if pid.is_some() {
-        return Ok(job.to_status(pid).await);
+    let workers = jobs::workers(connected, job).await?;
+    if workers.are_some() || matches!(connected.place, Place::Cluster(_)) {
+        return Ok(job.to_status(&workers).await);
     }
-    let worker = worker::start(&connected.client, &job.spec.name, None).map_err(|error| refused(&error))?;
-    let status = job.to_status(None).await;
+    let worker = worker::start(&connected.client, job.task_queue(), None, Capacity::ALONE);
+    let worker = worker.map_err(|error| refused(&error))?;
+    let status = job.to_status(&Workers::None).await;
     worker.shut_down().await.map_err(|error| refused(&error))?;
     Ok(status)
 }
@@ -126,8 +117,8 @@ fn print(
 pub(super) async fn statuses(context: &Context<'_>, name: Option<&str>) -> Result<Vec<JobStatus>, Report> {
     let statuses = asking(context, async |connected| {
         let jobs = match name {
-            Some(name) => vec![jobs::named(&connected.client, name).await?],
-            None => jobs::all(&connected.client).await?,
+            Some(name) => vec![jobs::named(connected, name).await?],
+            None => jobs::all(connected).await?,
         };
         let mut statuses = Vec::new();
         for job in &jobs {
@@ -141,10 +132,4 @@ pub(super) async fn statuses(context: &Context<'_>, name: Option<&str>) -> Resul
         (None, Some(name)) => Err(unknown(name)),
         (None, None) => Ok(Vec::new()),
     }
-}
-
-pub fn unknown(name: &str) -> Report {
-    Report::of(format!("there is no job named {name}"), ExitStatus::Usage).with_hint(
-        "nothing was ever run from this state directory; --state-dir says where else to look".to_owned(),
-    )
 }

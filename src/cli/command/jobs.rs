@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::TryStreamExt;
+use temporalio_client::errors::WorkflowInteractionError;
 use temporalio_client::{
     Client, WorkflowDescribeOptions, WorkflowExecutionStatus, WorkflowFetchHistoryOptions, WorkflowHandle,
     WorkflowListOptions, WorkflowQueryOptions,
@@ -17,16 +18,20 @@ use temporalio_protos::temporal::api::workflowservice::v1::DescribeWorkflowExecu
 use super::super::exit::ExitStatus;
 use super::super::report::Report;
 use super::super::spelling::nearest;
-use super::refused;
 use super::standing::Standing;
+use super::{deserted, refused, unreachable};
+use crate::connect::{Connected, Place, pid_of};
 use crate::job::JobSpec;
 use crate::job::status::{JobState, JobStatus, TableStatus};
 use crate::table::{Position, Tally};
-use crate::worker::Failure;
+use crate::worker::{self, Failure};
 use crate::workflow::{CopyTable, JobInput, Progress};
 
 /// A workflow that does not answer within this time is described without its answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
+
+/// One that has ended has nothing else to do.
+const ANSWER_OF_CLOSED_WITHIN: Duration = Duration::from_secs(2);
 
 /// The type of a job's workflow.
 const WORKFLOW: &str = "CopyTable";
@@ -46,23 +51,88 @@ pub struct Job {
     described: DescribeWorkflowExecutionResponse,
 }
 
+/// Who works on a job now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Workers {
+    /// Nobody.
+    None,
+    /// A process on this machine.
+    Process(u32),
+    /// Those that poll its task queue on a cluster, by their identities; perhaps nobody.
+    Cluster(Vec<String>),
+}
+
+impl Workers {
+    /// Whether that process is among them, as far as its id tells.
+    pub fn have(&self, process: u32) -> bool {
+        match self {
+            Self::None => false,
+            Self::Process(pid) => *pid == process,
+            Self::Cluster(identities) => identities
+                .iter()
+                .any(|identity| pid_of(identity) == Some(process)),
+        }
+    }
+
+    /// Whether there is one that would answer.
+    pub fn are_some(&self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Process(_) => true,
+            Self::Cluster(identities) => !identities.is_empty(),
+        }
+    }
+}
+
+/// Who works on a job now.
+pub async fn workers(connected: &Connected, job: &Job) -> Result<Workers, Report> {
+    if let Place::Cluster(_) = connected.place {
+        let polling = worker::polling(&connected.client, job.task_queue()).await;
+        return polling.map(Workers::Cluster).map_err(|error| refused(&error));
+    }
+    let runner = connected.runner_of(job.spec.name.as_str());
+    let runner = runner.map_err(|error| unreachable(&error))?;
+    Ok(runner.map_or(Workers::None, Workers::Process))
+}
+
+/// The same, but for those who have polled a cluster not long ago, and are gone: who lives answers.
+pub async fn answering(connected: &Connected, job: &Job) -> Result<Workers, Report> {
+    let workers = workers(connected, job).await?;
+    match &workers {
+        Workers::Cluster(some) if !some.is_empty() && job.progress().await.is_none() => {
+            Ok(Workers::Cluster(Vec::new()))
+        }
+        _ => Ok(workers),
+    }
+}
+
 /// All jobs, by name.
-pub async fn all(client: &Client) -> Result<Vec<Job>, Report> {
-    let runs: Vec<_> = client
-        .list_workflows("", WorkflowListOptions::default())
+pub async fn all(connected: &Connected) -> Result<Vec<Job>, Report> {
+    // Others' workflows may be there, too, and many.
+    let query = match connected.place {
+        Place::Cluster(_) => format!("WorkflowType = '{WORKFLOW}'"),
+        Place::Here(_) | Place::Process(_) | Place::Shared(_) => String::new(),
+    };
+    let runs: Vec<_> = connected
+        .client
+        .list_workflows(query, WorkflowListOptions::default())
         .try_collect()
         .await
         .map_err(|error| refused(&error))?;
     // A job may have several runs: it is the current one that counts.
     let ours = runs
         .iter()
-        .filter(|run| [WORKFLOW, EARLIER_WORKFLOW].contains(&run.workflow_type()));
+        .filter(|run| is_ours(run.workflow_type(), run.task_queue()));
     let names: BTreeSet<_> = ours.map(|run| run.id().to_owned()).collect();
     let mut jobs = Vec::new();
     for name in names {
-        jobs.extend(find(client, &name).await?);
+        jobs.extend(find(&connected.client, &name).await?);
     }
     Ok(jobs)
+}
+
+fn is_ours(workflow: &str, task_queue: &str) -> bool {
+    [WORKFLOW, EARLIER_WORKFLOW].contains(&workflow) && task_queue.starts_with(worker::TASK_QUEUES)
 }
 
 /// The job of that name, if there is one.
@@ -70,9 +140,18 @@ pub async fn find(client: &Client, name: &str) -> Result<Option<Job>, Report> {
     let handle: Handle = client.get_workflow_handle(name);
     let described = match handle.describe(WorkflowDescribeOptions::default()).await {
         Ok(described) => described,
-        Err(temporalio_client::errors::WorkflowInteractionError::NotFound(_)) => return Ok(None),
+        Err(WorkflowInteractionError::NotFound(_)) => return Ok(None),
         Err(error) => return Err(refused(&error)),
     };
+    if !is_ours(described.workflow_type(), described.task_queue()) {
+        let words = format!(
+            "workflow {name} is no job of longhaul's but of type {}",
+            described.workflow_type()
+        );
+        return Err(
+            Report::of(words, ExitStatus::Usage).with_hint("name the job otherwise: --name".to_owned())
+        );
+    }
     let first = first_event(&handle).await?;
     let Some(Attributes::WorkflowExecutionStartedEventAttributes(started)) =
         first.and_then(|event| event.attributes)
@@ -106,15 +185,24 @@ pub async fn find(client: &Client, name: &str) -> Result<Option<Job>, Report> {
 }
 
 /// The job of that name, or an error that knows the nearest one.
-pub async fn named(client: &Client, name: &str) -> Result<Job, Report> {
-    if let Some(job) = find(client, name).await? {
+pub async fn named(connected: &Connected, name: &str) -> Result<Job, Report> {
+    if let Some(job) = find(&connected.client, name).await? {
         return Ok(job);
     }
-    let jobs = all(client).await?;
+    let jobs = all(connected).await?;
     let names: Vec<_> = jobs.iter().map(|job| job.spec.name.as_str()).collect();
+    let elsewhere = match &connected.place {
+        Place::Cluster(cluster) => format!(
+            " of namespace {} at {}; --namespace and --temporal say where else to look",
+            cluster.namespace, cluster.address
+        ),
+        Place::Here(_) | Place::Process(_) | Place::Shared(_) => {
+            "; --state-dir says where else to look".to_owned()
+        }
+    };
     let hint = match nearest(name, names.iter().copied()) {
         Some(near) => format!("did you mean {near}? `longhaul list` shows all jobs"),
-        None => "`longhaul list` shows all jobs; --state-dir says where else to look".to_owned(),
+        None => format!("`longhaul list` shows all jobs{elsewhere}"),
     };
     Err(Report::of(format!("there is no job named {name}"), ExitStatus::Usage).with_hint(hint))
 }
@@ -126,12 +214,17 @@ async fn first_event(handle: &Handle) -> Result<Option<HistoryEvent>, Report> {
 
 impl Job {
     /// Looks again how the workflow stands.
-    pub async fn refresh(&mut self) -> Result<(), Report> {
-        let described = self.handle.describe(WorkflowDescribeOptions::default()).await;
-        let described = described.map_err(|error| refused(&error))?;
+    pub async fn refresh(&mut self) -> Result<(), WorkflowInteractionError> {
+        let described = self.handle.describe(WorkflowDescribeOptions::default()).await?;
         self.status = described.status();
         self.described = described.into_raw();
         Ok(())
+    }
+
+    /// Where its tasks are.
+    pub fn task_queue(&self) -> &str {
+        let info = self.described.workflow_execution_info.as_ref();
+        info.map_or("", |info| &info.task_queue)
     }
 
     /// Whether the workflow goes on.
@@ -159,7 +252,11 @@ impl Job {
         let query = self
             .handle
             .query(CopyTable::progress, (), WorkflowQueryOptions::default());
-        match tokio::time::timeout(ANSWER_WITHIN, query).await {
+        let within = match self.is_open() {
+            true => ANSWER_WITHIN,
+            false => ANSWER_OF_CLOSED_WITHIN,
+        };
+        match tokio::time::timeout(within, query).await {
             Ok(Ok(progress)) => Some(progress),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the workflow was asked for its progress");
@@ -190,8 +287,8 @@ impl Job {
         }
     }
 
-    /// What a job that an earlier version began has ended with.
-    async fn result_of_earlier(&self) -> Option<Progress> {
+    /// What a job that is complete has ended with, where no worker can be asked.
+    async fn result(&self) -> Option<Progress> {
         let history = self.handle.fetch_history(WorkflowFetchHistoryOptions::default());
         let events = history.into_events().await.ok()?;
         let Attributes::WorkflowExecutionCompletedEventAttributes(completed) =
@@ -207,10 +304,23 @@ impl Job {
     }
 
     /// Everything that can be said of it now.
-    pub async fn to_status(&self, worker_pid: Option<u32>) -> JobStatus {
-        let progress = match self.is_earlier() && self.is_complete() {
-            true => self.result_of_earlier().await,
-            false => self.progress().await,
+    pub async fn to_status(&self, workers: &Workers) -> JobStatus {
+        let answer = match workers {
+            // Nobody would answer.
+            Workers::Cluster(identities) if identities.is_empty() => None,
+            _ => self.progress().await,
+        };
+        // A cluster remembers for a while who polled and is gone: who lives answers.
+        let is_deserted = matches!(workers, Workers::Cluster(_)) && answer.is_none();
+        let nobody = Workers::Cluster(Vec::new());
+        let workers = if is_deserted { &nobody } else { workers };
+        let progress = match answer {
+            None if self.is_complete() => self.result().await,
+            answer => answer,
+        };
+        let told = match is_deserted && progress.is_none() {
+            true => deserted::tally(self, self.told_at_start).await,
+            false => self.told_at_start,
         };
         let info = self.described.workflow_execution_info.clone().unwrap_or_default();
         let execution = info.execution.clone().unwrap_or_default();
@@ -221,7 +331,7 @@ impl Job {
             .as_ref()
             .and_then(|it| it.original_start_time);
         let pending = &self.described.pending_activities;
-        let stands = Standing::of(self.status, progress.as_ref(), pending, worker_pid);
+        let stands = Standing::of(self.status, progress.as_ref(), pending, workers);
         let state = stands.state;
         let last_failure = match state {
             JobState::Failed => self.failure().await.map(|failure| failure.to_string()),
@@ -234,7 +344,7 @@ impl Job {
         let tuning = progress.as_ref().map(|progress| progress.spec.tuning);
         let (rows_in_flight, bytes_in_flight) = stands.in_flight;
         let findings = progress.as_ref().and_then(|progress| progress.findings.clone());
-        let mut table = self.table_status(state, progress.clone());
+        let mut table = self.table_status(state, progress.clone(), told);
         (table.rows_per_second, table.bytes_per_second) = stands.speed.unzip();
         table.eta_seconds = eta_seconds(&table, rows_in_flight);
         JobStatus {
@@ -247,7 +357,15 @@ impl Job {
             waiting_for: stands.waiting_for,
             source: spec.source.to_string(),
             target: spec.target.to_string(),
-            worker_pid,
+            worker_pid: match workers {
+                Workers::Process(pid) => Some(*pid),
+                Workers::None | Workers::Cluster(_) => None,
+            },
+            workers: match workers {
+                Workers::Cluster(identities) => identities.clone(),
+                Workers::None | Workers::Process(_) => Vec::new(),
+            },
+            task_queue: matches!(workers, Workers::Cluster(_)).then(|| self.task_queue().to_owned()),
             workflow_id: execution.workflow_id,
             run_id: execution.run_id,
             history_length: info.history_length.unsigned_abs(),
@@ -272,18 +390,19 @@ impl Job {
         }
     }
 
-    fn table_status(&self, state: JobState, progress: Option<Progress>) -> TableStatus {
+    /// `told` is what is shown where the workflow says nothing.
+    fn table_status(&self, state: JobState, progress: Option<Progress>, told: Tally) -> TableStatus {
         let Some(progress) = progress else {
             return TableStatus {
                 source: self.spec.source_table.to_string(),
                 target: self.spec.target_table.to_string(),
                 state,
-                rows_done: self.told_at_start.rows,
-                rows_skipped: self.told_at_start.skipped,
+                rows_done: told.rows,
+                rows_skipped: told.skipped,
                 rows_total: None,
                 rows_total_is_estimate: true,
-                bytes_done: self.told_at_start.bytes,
-                batches_done: self.told_at_start.batches,
+                bytes_done: told.bytes,
+                batches_done: told.batches,
                 batches_lost: 0,
                 rows_lost: 0,
                 lost_since: None,

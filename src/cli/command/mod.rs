@@ -5,6 +5,7 @@ mod config;
 mod control;
 mod copy;
 mod demo;
+mod deserted;
 mod ends;
 mod history;
 mod inspect;
@@ -12,9 +13,11 @@ mod jobs;
 mod kept;
 mod run;
 mod server;
+mod service;
 mod standing;
 mod trouble;
 mod verify;
+mod worker;
 
 use std::path::Path;
 
@@ -25,10 +28,10 @@ use super::printer::Printer;
 use super::report::{Outcome, Report};
 use super::settings::Settings;
 use super::state_dir::StateDir;
-use crate::connect::ConnectError;
 use crate::job::status::JobKind;
 
 pub use config::manual;
+use service::{Reached, unreachable};
 
 /// What every command has at hand.
 pub(super) struct Context<'a> {
@@ -36,6 +39,7 @@ pub(super) struct Context<'a> {
     pub settings: &'a Settings,
     pub state_dir: StateDir,
     pub interrupts: Interrupts,
+    reached: Reached,
 }
 
 impl Context<'_> {
@@ -66,6 +70,7 @@ pub async fn execute(args: &Args, settings: &Settings, printer: &Printer) -> Out
         settings,
         state_dir,
         interrupts: interrupts.clone(),
+        reached: Reached::new(),
     };
     tokio::select! {
         outcome = carry_out(args, context) => outcome,
@@ -108,29 +113,12 @@ async fn carry_out(args: &Args, context: Context<'_>) -> Outcome {
         Command::Pause(pause) => control::pause(&context, &pause.job, pause.wait).await,
         Command::Cancel(cancel) => control::cancel(&context, &cancel.job, cancel.wait).await,
         Command::Tune(tune) => control::tune(&context, &tune.job, tune.change()).await,
+        Command::Worker(args) => worker::worker(&context, args).await,
         Command::Server(args) => server::server(&context, args).await,
         Command::Demo(demo) => demo::run(demo, printer, settings).await,
         Command::Config(args) => config::config(&args.command, settings, printer),
         Command::Completions(_) | Command::Man(_) => manual(args, printer).unwrap_or(Ok(ExitStatus::Done)),
     }
-}
-
-/// What cannot be reached, and the way out.
-fn unreachable(error: &ConnectError) -> Report {
-    let hint = match error {
-        ConnectError::Owned { pid, .. } => Some(format!("wait for process {pid}, or end it, then run the same command again")),
-        ConnectError::Journal(journal) if journal.is_damage() => Some(
-            "run the job's own command again: it sets the damaged journal aside, finds the ledger on the target and continues \
-             from it"
-                .to_owned(),
-        ),
-        ConnectError::Journal(_) => Some("make room, fix the disk's rights, or raise the limit that is reached, then run the same command again".to_owned()),
-        ConnectError::Silent { pid, .. } => Some(format!("if process {pid} hangs, end it and run its command again")),
-        ConnectError::Directory(error) => Some(error.hint()),
-        ConnectError::Lock { .. } | ConnectError::Listen(_) => Some("look at the rights of the state directory".to_owned()),
-        ConnectError::Client(_) => None,
-    };
-    Report::new(error, ExitStatus::Service).with_hint(hint)
 }
 
 /// An RPC that failed in a way that no operator can mend; in the service's own words where it has answered.

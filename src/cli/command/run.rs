@@ -2,14 +2,17 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use temporalio_client::WorkflowExecutionStatus;
+use temporalio_client::errors::WorkflowInteractionError;
+use tokio::task::JoinHandle;
 
 use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
-use super::jobs::{self, Job};
+use super::ends::Connections;
+use super::jobs::{self, Job, Workers};
+use super::service::{Away, may_pass};
 use super::trouble::{Said, Trouble};
 use super::{Context, refused};
 use crate::connect::{Connected, JobLock, Place};
@@ -18,48 +21,88 @@ use crate::job::{JobName, JobSpec, Kind, Tuning};
 use crate::observe::figures;
 use crate::observe::progress::Progress;
 use crate::table::Key;
-use crate::worker::{self, Activities, Gauge, Hold, Running};
+use crate::worker::{self, Activities, Capacity, Jobs, Running};
 
-/// How often the workflow is asked how far it is.
+/// How often the workflow is asked how far it is; on a cluster, whose owner may pay for each question.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+const LOOK_THERE_EVERY: Duration = Duration::from_secs(1);
+
+/// What is done at a time here of the jobs of a cluster.
+const AT_A_TIME: usize = 64;
 
 /// So long the last look at an interrupted job may take, and so long its workflow has to hear what became of its batches.
 const LAST_LOOK_WITHIN: Duration = Duration::from_millis(500);
 
-/// A worker that has begun, and what it shows of itself.
+/// A worker that has begun.
 pub struct Ready {
-    _lock: JobLock,
+    _lock: Option<JobLock>,
     worker: Running,
-    gauge: Arc<Gauge>,
-    hold: Arc<Hold>,
-    ending: Arc<AtomicBool>,
+    jobs: Arc<Jobs>,
+    job: String,
+    /// On a cluster, where it may meet other jobs as well, and others the same one.
+    tuned: Option<JoinHandle<()>>,
 }
 
 impl Ready {
     /// Starts the worker of a job, whose attempts begin once the workflow was asked whether it is paused.
     pub fn start(
         connected: &Connected,
-        lock: JobLock,
-        job: &JobName,
-        activities: Activities,
+        lock: Option<JobLock>,
+        task_queue: &str,
+        spec: &JobSpec,
+        connections: Connections,
     ) -> Result<Self, Report> {
-        let (gauge, hold) = (activities.gauge(), activities.hold());
-        let ending = activities.ending();
-        let worker =
-            worker::start(&connected.client, job, Some(activities)).map_err(|error| refused(&error))?;
-        Ok(Self {
+        let activities = Activities::new(connections.source, connections.target);
+        let (jobs, client) = (activities.jobs(), &connected.client);
+        let on_cluster = matches!(connected.place, Place::Cluster(_));
+        let capacity = match on_cluster {
+            true => Capacity::shared(AT_A_TIME),
+            false => Capacity::ALONE,
+        };
+        let worker = worker::start(client, task_queue, Some(activities), capacity);
+        let ready = Self {
             _lock: lock,
-            worker,
-            gauge,
-            hold,
-            ending,
-        })
+            worker: worker.map_err(|error| refused(&error))?,
+            tuned: on_cluster
+                .then(|| worker::keep_tuned(client.clone(), task_queue.to_owned(), Arc::clone(&jobs))),
+            jobs,
+            job: spec.name.to_string(),
+        };
+        ready.limit(&spec.tuning);
+        let patience = spec.give_up_after_ms.map(Duration::from_millis);
+        ready.jobs.set_patience(&ready.job, patience);
+        Ok(ready)
     }
 
-    /// Sets the speed limit.
+    /// A look at the workflow begins, which [`answer`](Self::answer) ends.
+    fn ask(&self) -> u64 {
+        match self.tuned {
+            None => self.jobs.hold(&self.job).ask(),
+            Some(_) => 0,
+        }
+    }
+
+    /// What the workflow answered to that look. On a cluster the worker asks for itself.
+    fn answer(&self, asked: u64, paused: bool) {
+        if self.tuned.is_none() {
+            self.jobs.hold(&self.job).answer(asked, paused);
+        }
+    }
+
+    /// Sets the speed limit. On a cluster the worker is told its share of it.
     pub fn limit(&self, tuning: &Tuning) {
-        let limit = tuning.max_rate_bytes_per_second.and_then(NonZeroU64::new);
-        self.gauge.set_limit(limit);
+        if self.tuned.is_none() {
+            let limit = tuning.max_rate_bytes_per_second.and_then(NonZeroU64::new);
+            self.jobs.set_limit(&self.job, limit);
+        }
+    }
+
+    /// Ends it; what is in flight finishes or rolls back.
+    pub async fn end(self) -> Result<(), Report> {
+        if let Some(tuned) = self.tuned {
+            tuned.abort();
+        }
+        self.worker.shut_down().await.map_err(|error| refused(&error))
     }
 }
 
@@ -71,66 +114,99 @@ pub async fn to_the_end(
     ready: Ready,
     json: bool,
 ) -> Outcome {
-    let mut goes_on = goes_on_with(&spec.name, None);
+    let mut goes_on = goes_on_with(context, &spec.name, None);
     context.interrupts.attend(goes_on.clone());
     let mut progress = Progress::new(context.settings.progress, context.printer.terminal());
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let known = jobs::find(&connected.client, spec.name.as_str()).await?;
     let mut told = Told::default();
     let mut job = known.ok_or_else(|| Report::of("the job was not journaled", ExitStatus::Service))?;
+    let look_every = match connected.place {
+        Place::Here(_) | Place::Process(_) | Place::Shared(_) => LOOK_EVERY,
+        Place::Cluster(_) => LOOK_THERE_EVERY,
+    };
     loop {
         // A workflow that is busy may take a while to answer.
-        let look = ready.hold.ask();
-        let looked = async {
-            let refreshed = job.refresh().await;
-            must_be_well(&connected, &ready)?;
-            if told.must_wait_for(context, &connected, refreshed.as_ref().err()) {
-                return Ok(None);
-            }
-            refreshed?;
-            Ok::<_, Report>(Some(job.to_status(Some(std::process::id())).await))
-        };
-        let status = tokio::select! {
-            status = looked => status?,
+        let asked = ready.ask();
+        let looked = tokio::select! {
+            looked = look(context, &mut job, &connected, &ready, &mut told) => looked?,
             () = context.interrupts.heard(1) => break,
         };
-        // What is in flight goes on meanwhile, and is reported when it can be.
-        let Some(status) = status else { continue };
+        let Some(status) = looked else {
+            // What is in flight goes on meanwhile, and is reported when it can be.
+            tokio::select! {
+                () = tokio::time::sleep(look_every) => continue,
+                () = context.interrupts.heard(1) => break,
+            }
+        };
         if let Some(tuning) = status.tuning {
             ready.limit(&tuning);
             let paused = matches!(status.state, JobState::Pausing | JobState::Paused);
-            ready.hold.answer(look, paused);
+            ready.answer(asked, paused);
         }
         told.tell(context, spec, &status);
-        goes_on = goes_on_with(&spec.name, Some(status.state));
+        goes_on = goes_on_with(context, &spec.name, Some(status.state));
         context.interrupts.attend(goes_on.clone());
         if !job.is_open() {
             progress.finish(&status);
             drop(progress);
-            ready.worker.shut_down().await.map_err(|error| refused(&error))?;
+            ready.end().await?;
             return ended(context, spec, &job, &status, began.elapsed(), json).await;
         }
         progress.update(&status);
         tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(look_every) => {}
             () = context.interrupts.heard(1) => break,
         }
     }
     // What happened since the last look is still to be said.
-    if let Ok(status) = tokio::time::timeout(LAST_LOOK_WITHIN, job.to_status(None)).await {
+    if let Ok(status) = tokio::time::timeout(LAST_LOOK_WITHIN, job.to_status(&Workers::None)).await {
         told.tell(context, spec, &status);
-        goes_on = goes_on_with(&spec.name, Some(status.state));
+        goes_on = goes_on_with(context, &spec.name, Some(status.state));
     }
     interrupted(context, connected, &job, &goes_on, ready, progress).await
 }
 
+/// How the job stands; `None` while whoever serves it does not answer.
+async fn look(
+    context: &Context<'_>,
+    job: &mut Job,
+    connected: &Connected,
+    ready: &Ready,
+    told: &mut Told,
+) -> Result<Option<JobStatus>, Report> {
+    let refreshed = job.refresh().await;
+    must_be_well(connected, ready)?;
+    let workers = if let Place::Cluster(cluster) = &connected.place {
+        let status = match &refreshed {
+            Err(WorkflowInteractionError::Rpc(status)) if may_pass(status) => Some(status),
+            _ => None,
+        };
+        let error = status.map(|status| status as &dyn std::fmt::Display);
+        told.away.look(context, cluster, error);
+        if status.is_some() {
+            return Ok(None);
+        }
+        let workers = jobs::workers(connected, job).await;
+        workers.unwrap_or(Workers::Cluster(Vec::new()))
+    } else {
+        if told.must_wait_for(context, connected, refreshed.as_ref().err()) {
+            return Ok(None);
+        }
+        Workers::Process(std::process::id())
+    };
+    refreshed.map_err(|error| refused(&error))?;
+    Ok(Some(job.to_status(&workers).await))
+}
+
 /// The last line of an interrupted job: one that is paused stays so under its own command.
-fn goes_on_with(job: &JobName, state: Option<JobState>) -> String {
+fn goes_on_with(context: &Context<'_>, job: &JobName, state: Option<JobState>) -> String {
+    let there = context.settings.cluster_flags();
     match state {
         Some(JobState::Pausing | JobState::Paused) => {
-            format!("job {job} is paused; go on with: longhaul resume {job}")
+            format!("job {job} is paused; go on with: longhaul resume {job}{there}")
         }
-        _ => format!("go on with: longhaul resume {job}   (or the same command again)"),
+        _ => format!("go on with: longhaul resume {job}{there}   (or the same command again)"),
     }
 }
 
@@ -142,6 +218,7 @@ struct Told {
     batches_lost: u64,
     rows_lost: u64,
     trouble: Trouble,
+    away: Away,
 }
 
 impl Told {
@@ -150,7 +227,7 @@ impl Told {
         &mut self,
         context: &Context<'_>,
         connected: &Connected,
-        error: Option<&Report>,
+        error: Option<&WorkflowInteractionError>,
     ) -> bool {
         let waits = error.is_some() && connected.is_served_elsewhere();
         if waits && !self.waits {
@@ -265,9 +342,9 @@ async fn interrupted(
     context
         .printer
         .talk("interrupted: batches in flight finish or roll back (once more: stop at once)");
-    ready.ending.store(true, Ordering::SeqCst);
+    ready.jobs.end();
     let ends = async {
-        ready.worker.shut_down().await.map_err(|error| refused(&error))?;
+        ready.end().await?;
         take_in(&connected, job).await
     };
     tokio::select! {
@@ -282,7 +359,13 @@ async fn interrupted(
 /// Lets the workflow hear of the batches that have ended since its worker takes no task: what is committed counts then, in
 /// whatever is asked next.
 async fn take_in(connected: &Connected, job: &Job) -> Result<(), Report> {
-    let worker = worker::start(&connected.client, &job.spec.name, None).map_err(|error| refused(&error))?;
+    if matches!(connected.place, Place::Cluster(_)) {
+        // Its other workers do, or the next one.
+        return Ok(());
+    }
+    let queue = worker::of_job(&job.spec.name);
+    let worker = worker::start(&connected.client, &queue, None, Capacity::ALONE);
+    let worker = worker.map_err(|error| refused(&error))?;
     // Its answer comes after it has taken in what the journal has. Where that takes longer, the next process does it.
     _ = tokio::time::timeout(LAST_LOOK_WITHIN, job.progress()).await;
     _ = tokio::time::timeout(LAST_LOOK_WITHIN, worker.shut_down()).await;

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use temporalio_client::WorkflowExecutionStatus;
 use temporalio_protos::temporal::api::workflow::v1::PendingActivityInfo;
 
-use super::jobs::{innermost, rfc3339, time};
+use super::jobs::{Workers, innermost, rfc3339, time};
 use crate::job::status::{JobState, PendingActivity, Retrying, Wait};
 use crate::worker::{Beat, Failure, INTERRUPTED, PAUSED};
 use crate::workflow::{Moved, Phase, Progress};
@@ -33,7 +33,7 @@ struct Pending {
 }
 
 impl Pending {
-    fn of(info: &PendingActivityInfo, worker_pid: Option<u32>) -> Self {
+    fn of(info: &PendingActivityInfo, workers: &Workers) -> Self {
         let attempt = info.attempt.unsigned_abs();
         let beat = info.heartbeat_details.as_ref();
         let beat = beat.and_then(|details| details.payloads.first());
@@ -45,7 +45,7 @@ impl Pending {
         let failing_since = failure.as_ref().and_then(|failure| {
             let noted = failure.since_ms.map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
             match failure.process {
-                Some(process) if Some(process) != worker_pid => None,
+                Some(process) if !workers.have(process) => None,
                 _ => noted.or(scheduled),
             }
         });
@@ -113,16 +113,10 @@ impl Standing {
         status: WorkflowExecutionStatus,
         progress: Option<&Progress>,
         pending: &[PendingActivityInfo],
-        worker_pid: Option<u32>,
+        workers: &Workers,
     ) -> Self {
-        let pending: Vec<_> = pending.iter().map(|info| Pending::of(info, worker_pid)).collect();
-        Self::at(
-            status,
-            progress,
-            &pending,
-            worker_pid.is_some(),
-            SystemTime::now(),
-        )
+        let pending: Vec<_> = pending.iter().map(|info| Pending::of(info, workers)).collect();
+        Self::at(status, progress, &pending, workers.are_some(), SystemTime::now())
     }
 
     fn at(
@@ -474,7 +468,7 @@ mod tests {
 
     #[test]
     fn an_attempt_that_ended_with_its_process_has_not_failed() {
-        let pending = |kind: &str| Pending::of(&told(kind), Some(7));
+        let pending = |kind: &str| Pending::of(&told(kind), &Workers::Process(7));
         assert!(pending("Transient").is_failing());
         assert!(!pending(INTERRUPTED).is_failing());
         assert_eq!(pending(INTERRUPTED).shown().last_failure, None);
@@ -483,10 +477,14 @@ mod tests {
     #[test]
     fn a_job_fails_for_no_longer_than_its_process_has_seen_it() {
         let told = told("Unreachable");
-        let since = |worker_pid| Pending::of(&told, worker_pid).failing_since;
-        assert_eq!(since(Some(7)), Some(at(110)));
-        assert_eq!((since(Some(8)), since(None)), (None, None), "process 7 is dead");
-        let retrying = retrying(&[Pending::of(&told, Some(8))], at(150)).expect("it fails");
+        let since = |workers: Workers| Pending::of(&told, &workers).failing_since;
+        assert_eq!(since(Workers::Process(7)), Some(at(110)));
+        assert_eq!(
+            (since(Workers::Process(8)), since(Workers::None)),
+            (None, None),
+            "process 7 is dead"
+        );
+        let retrying = retrying(&[Pending::of(&told, &Workers::Process(8))], at(150)).expect("it fails");
         assert_eq!(retrying.since, "1970-01-01T00:02:30.000Z");
     }
 

@@ -6,28 +6,27 @@ use super::super::args::VerifyArgs;
 use super::super::exit::ExitStatus;
 use super::super::report::{self, Outcome, Report};
 use super::ends::{self, By, Connections, Refusal};
-use super::inspect::unknown;
 use super::jobs::{self, Job};
 use super::run::{self, Ready};
+use super::service::unknown;
 use super::{Context, refused, unreachable};
-use crate::connect::Connected;
+use crate::connect::{Connected, Place};
 use crate::job::status::JobKind;
 use crate::job::{Against, JobName, JobSpec, Kind, VerifySpec};
 use crate::postgres::{Side, examine_to_read, ledger};
 use crate::table::{Plan, Position};
-use crate::worker;
+use crate::worker::{self, Capacity};
 
 /// What a job's verification is called after the job.
 const SUFFIX: &str = ".verify";
 
 pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
-    if args.job.is_some() && !context.has_state()? {
-        return Err(unknown(args.job.as_deref().unwrap_or_default()));
+    if let (Some(name), None) = (&args.job, context.settings.cluster())
+        && !context.has_state()?
+    {
+        return Err(unknown(name));
     }
-    for warning in context.state_dir.prepare()? {
-        context.printer.warn(&warning);
-    }
-    let connected = super::copy::share(context).await?;
+    let connected = context.serve().await?;
     let (spec, connections, job) = match &args.job {
         Some(name) => of_job(context, args, &connected, name).await?,
         None => of_tables(context, args)?,
@@ -39,14 +38,20 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
     spec.validate()?;
     let lock = super::copy::take(&connected, &spec.name)?;
     super::super::resources::must_suffice_for(spec.tuning.concurrency)?;
-    let attempt = async || reach(context, &spec, &connections, job.as_ref()).await;
-    let spec = ends::patiently(context, attempt).await?;
+    let attempt = async || reach(context, &connected, &spec, &connections, job.as_ref()).await;
+    let (spec, task_queue) = ends::patiently(context, attempt).await?;
     let mut known = jobs::find(&connected.client, spec.name.as_str()).await?;
     if let Some(job) = &mut known {
         ends::follow(job).await?;
     }
     let open = match known.filter(Job::is_open) {
-        Some(job) if job.spec.verify == spec.verify && job.spec.same_job_as(&spec).is_ok() => Some(job),
+        Some(job)
+            if job.spec.verify == spec.verify
+                && job.spec.same_job_as(&spec).is_ok()
+                && job.task_queue() == task_queue =>
+        {
+            Some(job)
+        }
         Some(job) => {
             let options = WorkflowTerminateOptions::builder()
                 .reason("another verification was asked for")
@@ -78,18 +83,17 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
     if let Some(job) = &open {
         ends::tell(job, &spec).await?;
     }
-    let activities = worker::activities(&spec, connections.source, connections.target);
-    let ready = Ready::start(&connected, lock, &spec.name, activities)?;
+    let ready = Ready::start(&connected, lock, &task_queue, &spec, connections)?;
     match open {
         Some(job) => super::copy::apply_tuning(&job, super::copy::given_tuning(context, &spec)).await?,
-        None => super::copy::start(&connected, &spec, was_told, None).await?,
+        None => super::copy::start(&connected, &task_queue, &spec, was_told, None).await?,
     }
     run::to_the_end(context, connected, &spec, ready, args.json).await
 }
 
 /// What a job was told is on the target: a verification against a ledger that has less proves nothing.
 async fn told(connected: &Connected, name: &str, repairs: bool) -> Result<Option<Position>, Report> {
-    let job = jobs::named(&connected.client, name).await?;
+    let job = jobs::named(connected, name).await?;
     let runner = connected.runner_of(name).map_err(|error| unreachable(&error))?;
     if let (Some(pid), true) = (runner, repairs) {
         let words = format!("process {pid} runs job {name}, whose rows --repair would change meanwhile");
@@ -99,8 +103,9 @@ async fn told(connected: &Connected, name: &str, repairs: bool) -> Result<Option
     if runner.is_some() {
         return Ok(job.told().await);
     }
-    // It answers only; this process does not run the job.
-    let worker = worker::start(&connected.client, &job.spec.name, None).map_err(|error| refused(&error))?;
+    // It answers only, where nobody else does; this process does not run the job.
+    let worker = worker::start(&connected.client, job.task_queue(), None, Capacity::ALONE);
+    let worker = worker.map_err(|error| refused(&error))?;
     let told = job.told().await;
     worker.shut_down().await.map_err(|error| refused(&error))?;
     Ok(told)
@@ -122,7 +127,7 @@ async fn of_job(
     connected: &Connected,
     name: &str,
 ) -> Result<Asked, Report> {
-    let mut job = jobs::named(&connected.client, name).await?;
+    let mut job = jobs::named(connected, name).await?;
     ends::follow(&mut job).await?;
     if job.spec.kind == Kind::Verify {
         let words = format!("{name} is a verification itself");
@@ -191,14 +196,18 @@ fn name_of(job: &str) -> Result<JobName, Report> {
 /// tables is said. Against receipts the source is not asked.
 async fn reach(
     context: &Context<'_>,
+    connected: &Connected,
     spec: &JobSpec,
     connections: &Connections,
     job: Option<&JobSpec>,
-) -> Result<JobSpec, Refusal> {
+) -> Result<(JobSpec, String), Refusal> {
+    // Whoever polls a cluster's task queue has been to both databases.
+    let is_shared = matches!(connected.place, Place::Cluster(_));
     let needs_source = spec
         .verify
         .as_ref()
         .is_some_and(|verify| verify.repair || verify.against == Against::Source);
+    let mut task_queue = worker::of_job(&spec.name);
     let mut ends = spec.ends();
     let (there, to) = ends::reach(&connections.target, Side::Target, spec).await?;
     ends.target = to;
@@ -207,9 +216,12 @@ async fn reach(
             .iter()
             .for_each(|warning| context.printer.warn(warning))
     };
-    if needs_source {
+    if needs_source || is_shared {
         let (here, from) = ends::reach(&connections.source, Side::Source, spec).await?;
         ends.source = from;
+        if is_shared {
+            task_queue = ends::task_queue(&ends, &here, &there).await?;
+        }
         // Why the tables cannot be compared, the job itself will say.
         if let Ok(plan) = examine_to_read(&here, &there, &spec.table_spec()).await {
             warn(plan);
@@ -224,7 +236,7 @@ async fn reach(
         // Where an end cannot be told, the ledger that is read tells: it is of this job, and of that source.
         ends::are_of(job, &spec, By::Name)?;
     }
-    Ok(spec)
+    Ok((spec, task_queue))
 }
 
 /// The end of a verification: what was found goes to stdout.

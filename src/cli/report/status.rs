@@ -94,10 +94,15 @@ pub(super) fn kind(kind: JobKind) -> &'static str {
 }
 
 fn headline(job: &JobStatus) -> String {
-    let process = match (job.state.is_open(), job.worker_pid) {
-        (true, Some(pid)) => format!(" in process {pid}"),
-        (true, None) => format!(", no process runs it (longhaul resume {} does)", job.job),
-        (false, _) => String::new(),
+    let process = match (job.state.is_open(), job.worker_pid, &job.task_queue) {
+        (false, ..) => String::new(),
+        (true, _, Some(_)) if job.workers.is_empty() => format!(
+            ", no worker polls its task queue (longhaul worker begins one, and so does longhaul resume {})",
+            job.job
+        ),
+        (true, _, Some(_)) => format!(" on {}", job.workers.join(", ")),
+        (true, Some(pid), None) => format!(" in process {pid}"),
+        (true, None, None) => format!(", no process runs it (longhaul resume {} does)", job.job),
     };
     format!(
         "{} ({}): {}{process}",
@@ -221,6 +226,8 @@ pub(crate) mod tests {
             source: "postgres://app@old/media".to_owned(),
             target: "postgres://app@new/media".to_owned(),
             worker_pid: Some(4711),
+            workers: Vec::new(),
+            task_queue: None,
             workflow_id: "longhaul/audio_downloads".to_owned(),
             run_id: "5f0c".to_owned(),
             history_length: 120,

@@ -4,12 +4,14 @@
 //! A value is read by the same function wherever it comes from, and keeps where it came from: a resumed job applies the
 //! tuning that was given explicitly. Passwords are in [`Secret`]s and in nothing else; no error shows a connection text.
 
+mod cluster;
 mod error;
 mod file;
 mod secret;
 mod setting;
 mod wait;
 
+pub use cluster::Temporal;
 pub use error::SettingsError;
 pub use secret::Secret;
 pub use setting::{Origin, Setting};
@@ -27,6 +29,7 @@ use super::args::{
     RoundArgs, VerifyArgs,
 };
 use super::printer::ColorChoice;
+use crate::connect::Given;
 use crate::job::status::JobKind;
 use crate::job::{
     BatchRows, ConnectionName, GiveUpAfter, JobError, JobName, JobSpec, Kind, OnConflict, RateLimit, Tuning,
@@ -89,6 +92,10 @@ pub struct Settings {
     pub color: ColorChoice,
     /// The state directory, where it is not the platform's.
     pub state_dir: Option<PathBuf>,
+    /// Whether jobs are on a Temporal cluster.
+    pub temporal: Temporal,
+    /// What is given of the cluster, but for its address.
+    of_cluster: Given,
     /// What to tell the operator on stderr: variables that look like settings and are none.
     pub warnings: Vec<String>,
     origins: BTreeMap<Setting, Origin>,
@@ -121,6 +128,7 @@ impl Settings {
             errors.extend(settings.set_os(setting, &value, Origin::Environment).err());
         }
         settings.take_flags(args);
+        errors.extend(settings.must_be_of_use());
         settings.warn_of_typed_passwords();
         SettingsError::of(errors).map_or(Ok(settings), Err)
     }
@@ -188,7 +196,11 @@ impl Settings {
             match entry.setting {
                 Setting::StateDir => self.state_dir = self.state_dir.as_deref().map(below),
                 Setting::LogFile => self.log_file = self.log_file.as_deref().map(below),
-                _ => {}
+                setting => {
+                    if let Some(file) = self.cluster_file(setting) {
+                        *file = file.as_deref().map(below);
+                    }
+                }
             }
         }
         errors
@@ -293,6 +305,15 @@ impl Settings {
             Setting::StateDir | Setting::LogFile if text.is_empty() => return Err("it is empty".to_owned()),
             Setting::LogFile => self.log_file = Some(PathBuf::from(text)),
             Setting::StateDir => self.state_dir = Some(PathBuf::from(text)),
+            Setting::Temporal => self.temporal = text.parse()?,
+            Setting::TemporalProfile => self.of_cluster.profile = Some(text.to_owned()),
+            Setting::Namespace => self.of_cluster.namespace = Some(text.to_owned()),
+            Setting::TlsServerName => self.of_cluster.tls_server_name = Some(text.to_owned()),
+            Setting::TlsCa | Setting::TlsCert | Setting::TlsKey | Setting::ApiKeyFile => {
+                if let Some(file) = self.cluster_file(setting) {
+                    *file = Some(PathBuf::from(text));
+                }
+            }
         }
         Ok(())
     }
@@ -308,6 +329,9 @@ impl Settings {
             s.log_file = Some(v)
         });
         self.flag(Setting::Color, &args.global.color, |s, v| s.color = v);
+        if let Some(cluster) = args.command.cluster() {
+            self.take_cluster_flags(cluster);
+        }
         match &args.command {
             Command::Migrate(migrate) => {
                 self.take_copy_flags(&migrate.copy);
@@ -331,6 +355,10 @@ impl Settings {
                 self.take_progress_flag(&resume.progress);
             }
             Command::Demo(demo) => self.take_progress_flag(&demo.progress),
+            Command::Worker(worker) => {
+                self.take_connection_flags(&worker.connections);
+                self.take_patience_flags(&worker.patience);
+            }
             Command::Status(_) | Command::List(_) | Command::History(_) => {}
             Command::Pause(_) | Command::Cancel(_) | Command::Tune(_) => {}
             Command::Server(_) | Command::Completions(_) | Command::Man(_) => {}

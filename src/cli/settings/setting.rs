@@ -32,11 +32,19 @@ pub enum Setting {
     LogFile,
     Color,
     StateDir,
+    Temporal,
+    TemporalProfile,
+    Namespace,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    TlsServerName,
+    ApiKeyFile,
 }
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 29] = [
         Self::Source,
         Self::Target,
         Self::Table,
@@ -58,6 +66,14 @@ impl Setting {
         Self::LogFile,
         Self::Color,
         Self::StateDir,
+        Self::Temporal,
+        Self::TemporalProfile,
+        Self::Namespace,
+        Self::TlsCa,
+        Self::TlsCert,
+        Self::TlsKey,
+        Self::TlsServerName,
+        Self::ApiKeyFile,
     ];
 
     /// Its key in a job file: `batch_rows`.
@@ -84,6 +100,14 @@ impl Setting {
             Self::LogFile => "log_file",
             Self::Color => "color",
             Self::StateDir => "state_dir",
+            Self::Temporal => "temporal",
+            Self::TemporalProfile => "temporal_profile",
+            Self::Namespace => "namespace",
+            Self::TlsCa => "tls_ca",
+            Self::TlsCert => "tls_cert",
+            Self::TlsKey => "tls_key",
+            Self::TlsServerName => "tls_server_name",
+            Self::ApiKeyFile => "api_key_file",
         }
     }
 

@@ -191,6 +191,8 @@ pub(super) mod tests {
             source: "host=old".to_owned(),
             target: "host=new".to_owned(),
             worker_pid: Some(1),
+            workers: Vec::new(),
+            task_queue: None,
             workflow_id: "w".to_owned(),
             run_id: "r".to_owned(),
             history_length: 1,

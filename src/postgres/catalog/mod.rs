@@ -274,6 +274,16 @@ pub async fn identify(session: &Session) -> Result<DatabaseIdentity> {
     })
 }
 
+/// The role that a session is of.
+///
+/// # Errors
+/// What goes wrong in asking.
+pub async fn role(session: &Session) -> Result<String> {
+    let what = format!("ask the {} which role this is", session.side());
+    let row = session.row(&what, "SELECT current_user").await?;
+    Ok(row.into_iter().next().flatten().unwrap_or_default())
+}
+
 /// The plan with the order of the target's key as it is now: of a plan from long ago, or of types that moved since.
 pub(super) async fn with_order_of_target(target: &Session, plan: Plan) -> Result<Plan> {
     let written = table::read(target, &plan.target).await?;
