@@ -4,15 +4,15 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use prost::Message;
 use temporalio_protos::temporal::api::enums::v1::WorkflowExecutionStatus;
 use tokio::sync::Notify;
 
 use super::history::{Change, Deadline, Dispatch, RunState, UpdateNews};
 use super::inventory::Inventory;
-use super::journal::{JournalError, Store, Write, current_key, event_key, run_key};
+use super::journal::{JournalError, Store, Write, current_key};
 use super::matching::{Matching, QueueKind, Task};
 use super::query::Queries;
+use super::stored::{write_change, write_removal};
 use super::update::Updates;
 
 /// A change that is applied and not yet known to be durable.
@@ -52,52 +52,39 @@ impl Core {
         Some(Change::of(state, now_ms))
     }
 
-    /// Writes a change as one atomic batch and takes it into memory. On an error nothing has changed.
-    pub fn commit(&mut self, store: &Store, change: Change) -> Result<Pending, JournalError> {
-        let mut change = change;
-        if change.is_too_long() && !change.is_closed() {
-            let reason = "the history is too long: the workflow never continued as new".to_owned();
-            // It is open: it can be terminated.
-            let _ = change.terminate(reason, None, "history-service".to_owned());
+    /// Writes changes of several runs as one atomic batch and takes them into memory. On an error nothing has changed.
+    ///
+    /// A run that begins becomes the current one of its workflow: whoever replaces a run closes it in the same batch.
+    pub fn commit(&mut self, store: &Store, changes: Vec<Change>) -> Result<Pending, JournalError> {
+        let mut changes: Vec<Change> = changes.into_iter().flat_map(within_limits).collect();
+        let (mut writes, mut inventory) = (Vec::new(), self.inventory);
+        for change in &mut changes {
+            let before = self.runs.get(&change.state.run_id);
+            write_change(before, change, &mut writes);
+            if before.is_none() {
+                inventory.add_run(&change.state.run_id);
+                writes.push(Write::Put(
+                    current_key(&change.state.namespace, &change.state.workflow_id),
+                    change.state.run_id.clone().into_bytes(),
+                ));
+            }
         }
-        let nothing = self
-            .runs
-            .get(&change.state.run_id)
-            .is_some_and(|before| *before == change.state);
         let mut pending = Pending {
             sequence: store.applied(),
             ..Pending::default()
         };
-        let mut changes = vec![];
-        let mut next = Some(change);
-        while let Some(mut change) = next {
-            next = change.successor.take().map(|successor| *successor);
-            changes.push(change);
-        }
-        if !nothing {
-            let mut writes = Vec::new();
-            let mut inventory = self.inventory;
-            for change in &changes {
-                write_change(change, &mut writes);
-                if !self.runs.contains_key(&change.state.run_id) {
-                    inventory.add(&change.state.run_id);
-                    writes.push(Write::Put(
-                        current_key(&change.state.namespace, &change.state.workflow_id),
-                        change.state.run_id.clone().into_bytes(),
-                    ));
-                }
-            }
-            let forgotten = self.outdated(&changes);
-            if let Some(run_id) = &forgotten {
-                self.write_removal(run_id, &mut writes);
-                inventory.remove(run_id);
+        if !writes.is_empty() {
+            let outdated: Vec<String> = changes.iter().filter_map(|it| self.outdated(it)).collect();
+            for run in outdated.iter().filter_map(|run_id| self.runs.get(run_id)) {
+                write_removal(store, run, &mut writes)?;
+                inventory.remove_run(&run.run_id);
             }
             if inventory != self.inventory {
                 writes.push(inventory.write());
             }
             pending.sequence = store.apply(writes)?;
             self.inventory = inventory;
-            forgotten.iter().for_each(|run_id| self.forget(run_id));
+            outdated.iter().for_each(|run_id| self.forget(run_id));
         }
         for change in changes {
             self.take(change, &mut pending);
@@ -106,20 +93,17 @@ impl Core {
     }
 
     /// Of a chain of continued runs only the current one and the one before it are kept.
-    fn outdated(&self, changes: &[Change]) -> Option<String> {
-        let closed = changes
-            .first()
-            .filter(|change| change.state.status == WorkflowExecutionStatus::ContinuedAsNew as i32)?;
-        self.runs
-            .get(&closed.state.continued_run_id)
-            .map(|run| run.run_id.clone())
+    fn outdated(&self, change: &Change) -> Option<String> {
+        let continued = change.state.status == WorkflowExecutionStatus::ContinuedAsNew as i32;
+        let before = self.runs.get(&change.state.continued_run_id);
+        before.filter(|_| continued).map(|run| run.run_id.clone())
     }
 
-    fn take(&mut self, change: Change, pending: &mut Pending) {
+    fn take(&mut self, mut change: Change, pending: &mut Pending) {
         let run_id = change.state.run_id.clone();
         let mut waited = Vec::new();
         if let Some(before) = self.runs.get(&run_id) {
-            for (at_ms, deadline) in before.deadlines() {
+            for (at_ms, deadline) in before.deadlines_beside(&change.state) {
                 let entry = (at_ms, run_id.clone(), deadline);
                 if self.deadlines.remove(&entry) {
                     waited.push(entry);
@@ -129,7 +113,7 @@ impl Core {
             let workflow = (change.state.namespace.clone(), change.state.workflow_id.clone());
             self.current.insert(workflow, run_id.clone());
         }
-        for (at_ms, deadline) in change.state.deadlines() {
+        for (at_ms, deadline) in change.state.deadlines_beside(&change.state) {
             let entry = (at_ms, run_id.clone(), deadline);
             // What may be handed out now is in `dispatch`, unless it still waits for the timer to come round.
             if at_ms > change.now_ms || !entry.2.only_hands_out() || waited.contains(&entry) {
@@ -154,6 +138,7 @@ impl Core {
         if change.state.is_closed() {
             pending.closed.push(run_id.clone());
         }
+        change.state.settle();
         self.runs.insert(run_id, change.state);
     }
 
@@ -225,21 +210,18 @@ impl Core {
             .map(|run| run.run_id.clone())
             .collect();
         for run_id in old {
+            let Some(run) = self.runs.get(&run_id) else {
+                continue;
+            };
             let mut inventory = self.inventory;
-            inventory.remove(&run_id);
+            inventory.remove_run(&run_id);
             let mut writes = vec![inventory.write()];
-            self.write_removal(&run_id, &mut writes);
+            write_removal(store, run, &mut writes)?;
             store.apply(writes)?;
             self.inventory = inventory;
             self.forget(&run_id);
         }
         Ok(())
-    }
-
-    fn write_removal(&self, run_id: &str, writes: &mut Vec<Write>) {
-        let events = self.runs.get(run_id).map_or(0, RunState::last_event_id);
-        writes.push(Write::Delete(run_key(run_id)));
-        writes.extend((1..=events).map(|event_id| Write::Delete(event_key(run_id, event_id))));
     }
 
     fn forget(&mut self, run_id: &str) {
@@ -248,13 +230,15 @@ impl Core {
     }
 }
 
-fn write_change(change: &Change, writes: &mut Vec<Write>) {
-    let run_id = &change.state.run_id;
-    writes.push(Write::Put(run_key(run_id), change.state.encode_to_vec()));
-    writes.extend(
-        change
-            .events
-            .iter()
-            .map(|it| Write::Put(event_key(run_id, it.event.event_id), it.bytes.clone())),
-    );
+/// A change and what follows it; where its history has grown too long, its end.
+fn within_limits(mut change: Change) -> Vec<Change> {
+    if change.is_too_long() && !change.is_closed() {
+        let reason = "the history is too long: the workflow never continued as new".to_owned();
+        // It is open: it can be terminated.
+        let _ = change.terminate(reason, None, "history-service".to_owned());
+    }
+    let successor = change.successor.take();
+    let mut changes = vec![change];
+    changes.extend(successor.into_iter().flat_map(|it| within_limits(*it)));
+    changes
 }

@@ -1,5 +1,5 @@
-//! The inventory of the journal: how many runs it holds, and which. Written with every change of it, checked at each start,
-//! so that a run whose records are lost is missed.
+//! Inventories: how many of something there are, and which. Written with every change of it, held against what is read, so
+//! that what is lost is missed.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -7,29 +7,39 @@ use super::journal::{JournalError, Store, Write};
 
 const INVENTORY_KEY: &[u8] = b"minventory";
 
-/// How many runs there are, and which: the sum of the hashes of their ids.
+/// How many there are, and the sum of their hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Inventory {
     pub count: u64,
-    sum: u64,
+    pub sum: u64,
 }
 
 impl Inventory {
-    pub fn add(&mut self, run_id: &str) {
+    pub fn add(&mut self, hash: u64) {
         self.count += 1;
-        self.sum = self.sum.wrapping_add(xxh3_64(run_id.as_bytes()));
+        self.sum = self.sum.wrapping_add(hash);
     }
 
-    pub fn remove(&mut self, run_id: &str) {
+    pub fn remove(&mut self, hash: u64) {
         self.count = self.count.saturating_sub(1);
-        self.sum = self.sum.wrapping_sub(xxh3_64(run_id.as_bytes()));
+        self.sum = self.sum.wrapping_sub(hash);
     }
 
+    pub fn add_run(&mut self, run_id: &str) {
+        self.add(xxh3_64(run_id.as_bytes()));
+    }
+
+    pub fn remove_run(&mut self, run_id: &str) {
+        self.remove(xxh3_64(run_id.as_bytes()));
+    }
+
+    /// Of the runs of the journal.
     pub fn write(self) -> Write {
         let value = [self.count.to_le_bytes(), self.sum.to_le_bytes()].concat();
         Write::Put(INVENTORY_KEY.to_vec(), value)
     }
 
+    /// Of the runs of the journal.
     pub fn read(store: &Store) -> Result<Self, JournalError> {
         let Some(bytes) = store.get(INVENTORY_KEY)? else {
             return Ok(Self::default());

@@ -16,6 +16,7 @@ mod listen;
 mod matching;
 mod query;
 mod recovery;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod timer;
@@ -145,7 +146,7 @@ impl Service {
             .ok_or_else(|| Status::not_found("workflow execution not found"))?;
         let value = change(&mut draft).map_err(status_of)?;
         let pending = core
-            .commit(&self.inner.store, draft)
+            .commit(&self.inner.store, vec![draft])
             .map_err(|error| journal_status(&error))?;
         self.inner.timer_wake.notify_one();
         Ok((value, pending))

@@ -154,7 +154,7 @@ impl Service {
             self.must_be_answerable(&run)?;
             let direct = self.inner.mode == Mode::Inspect;
             let waiting = Waiting {
-                run_id: run.run_id,
+                run_id: run.run_id.clone(),
                 query,
                 answer: sender,
                 direct,

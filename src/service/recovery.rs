@@ -1,24 +1,20 @@
 //! Opening a journal: proving that nothing is missing, and taking up what the process before has left.
 //!
 //! sled can lose records without a word when its file is damaged. So there is an inventory of all runs (their number and
-//! the sum of their ids' hashes), and each run's record holds the number of its events and a running checksum over them.
-//! The checksum is over the bytes that are stored: an event that is decoded and encoded again may give others.
+//! the sum of their ids' hashes), and each run's record proves its rows and its events (`stored`).
 
 use std::collections::HashMap;
 
-use prost::Message;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 
 use super::Service;
 use super::clock::millis;
 use super::core::Core;
-use super::events::{read_events, read_stored_events};
-use super::history::{RunState, chain};
+use super::events::read_events;
 use super::inventory::Inventory;
-use super::journal::{JournalError, Store, Table, event_key, event_range, table_range};
+use super::journal::{FORMAT_VERSION, JournalError, Store, Table, format_write, table_range};
+use super::stored::{prove_events, read_run, write_state};
 
-/// Events read at a time while a run is checked.
-const PAGE: usize = 4096;
 /// Closed runs that are not the last of their workflow are kept for so long.
 const RETENTION_MS: i64 = 30 * 24 * 3600 * 1000;
 
@@ -31,10 +27,9 @@ pub fn load(store: &Store) -> Result<Core, JournalError> {
     let mut seen = Inventory::default();
     let (low, high) = table_range(Table::Run);
     for (key, value) in store.scan(&low, &high, usize::MAX)? {
-        let run = RunState::decode(value.as_slice())
-            .map_err(|error| store.damaged(format!("run {}: {error}", key.escape_ascii())))?;
-        prove_whole(store, &run)?;
-        seen.add(&run.run_id);
+        let run = read_run(store, &key, &value)?;
+        prove_events(store, &run)?;
+        seen.add_run(&run.run_id);
         for (at_ms, deadline) in run.deadlines() {
             core.deadlines.insert((at_ms, run.run_id.clone(), deadline));
         }
@@ -73,40 +68,20 @@ pub fn load(store: &Store) -> Result<Core, JournalError> {
             )));
         }
     }
+    if store.format() < FORMAT_VERSION {
+        bring_over(store, &mut core)?;
+    }
     Ok(core)
 }
 
-fn prove_whole(store: &Store, run: &RunState) -> Result<(), JournalError> {
-    let mut checksum = 0;
-    let mut next = 1;
-    while next < run.next_event_id {
-        for (key, bytes) in read_stored_events(store, run, next, PAGE)? {
-            if key != event_key(&run.run_id, next) {
-                return Err(store.damaged(format!(
-                    "run {} has record {} in the place of event {next}",
-                    run.run_id,
-                    key.escape_ascii()
-                )));
-            }
-            checksum = chain(checksum, &bytes);
-            next += 1;
-        }
+/// Writes all runs of a journal of an older format anew: in one batch, so that it has the one format or the other.
+fn bring_over(store: &Store, core: &mut Core) -> Result<(), JournalError> {
+    let mut writes = vec![format_write()];
+    for run in core.runs.values_mut() {
+        write_state(run, &mut writes);
+        run.settle();
     }
-    let (low, high) = event_range(&run.run_id, next, i64::MAX);
-    if !store.scan(&low, &high, 1)?.is_empty() {
-        return Err(store.damaged(format!(
-            "run {} has more events than the {} it counts",
-            run.run_id,
-            run.last_event_id()
-        )));
-    }
-    if checksum != run.events_checksum {
-        return Err(store.damaged(format!(
-            "the events of run {} do not match their checksum",
-            run.run_id
-        )));
-    }
-    Ok(())
+    store.apply(writes).map(drop)
 }
 
 impl Service {
@@ -157,7 +132,7 @@ impl Service {
             return Ok(HashMap::new());
         };
         let mut timers_ms = HashMap::new();
-        for timer in &run.timers {
+        for timer in run.timers.values() {
             let started = read_events(&self.inner.store, &run, timer.started_event_id, 1)?;
             if let Some(Attributes::TimerStartedEventAttributes(started)) =
                 started.into_iter().next().and_then(|event| event.attributes)

@@ -211,7 +211,6 @@ impl Service {
         update_id: &str,
         request: Request,
     ) -> Result<Option<watch::Receiver<Stage>>, Status> {
-        let known = |it: &super::history::UpdateState| it.update_id == update_id;
         let receiver = {
             let mut core = self.core();
             let key = (run.run_id.clone(), update_id.to_owned());
@@ -221,7 +220,7 @@ impl Service {
             // As it is now: an update that is no longer waiting may have been completed since it was looked up.
             let run = core.runs.get(&run.run_id).cloned();
             let run = run.ok_or_else(|| Status::not_found("workflow execution not found"))?;
-            if run.completed_updates.iter().any(known) {
+            if run.completed_updates.contains_key(update_id) {
                 return Ok(None);
             }
             if core
@@ -236,7 +235,7 @@ impl Service {
                     "too many updates of this workflow wait",
                 ));
             }
-            let accepted = run.updates.iter().any(known);
+            let accepted = run.updates.contains_key(update_id);
             let (stage, receiver) = watch::channel(if accepted {
                 Stage::Accepted
             } else {
@@ -301,10 +300,10 @@ impl Service {
             .get(&run.run_id)
             .cloned()
             .ok_or_else(|| Status::not_found("workflow execution not found"))?;
-        if run.updates.iter().any(|it| it.update_id == update_id) {
+        if run.updates.contains_key(update_id) {
             return Ok((Lifecycle::Accepted, None));
         }
-        let completed = run.completed_updates.iter().find(|it| it.update_id == update_id);
+        let completed = run.completed_updates.get(update_id);
         let event_id = completed
             .ok_or_else(|| Status::not_found("update not found"))?
             .completed_event_id;

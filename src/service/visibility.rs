@@ -106,7 +106,7 @@ impl Service {
             .map(|run| run.run_id.clone().into_bytes())
             .unwrap_or_default();
         Ok(ListWorkflowExecutionsResponse {
-            executions: page.iter().map(execution_info).collect(),
+            executions: page.iter().map(|run| execution_info(run)).collect(),
             next_page_token,
         })
     }

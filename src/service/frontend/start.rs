@@ -90,6 +90,7 @@ impl Service {
         let store = &self.inner.store;
         let mut core = self.core();
         let now_ms = self.now_ms();
+        let mut changes = Vec::new();
         if let Some(existing) = core.find(&start.namespace, &start.workflow_id, "").cloned() {
             let same_request = !start.request_id.is_empty() && existing.start_request_id == start.request_id;
             let use_existing =
@@ -102,9 +103,9 @@ impl Service {
                     draft.signal(signal).map_err(status_of)?;
                 }
                 let pending = core
-                    .commit(store, draft)
+                    .commit(store, vec![draft])
                     .map_err(|error| journal_status(&error))?;
-                return Ok((existing.run_id, same_request, pending));
+                return Ok((existing.run_id.clone(), same_request, pending));
             }
             let terminate = conflict == WorkflowIdConflictPolicy::TerminateExisting as i32;
             if !existing.is_closed() && terminate {
@@ -115,8 +116,7 @@ impl Service {
                 draft
                     .terminate(reason, None, "history-service".to_owned())
                     .map_err(status_of)?;
-                core.commit(store, draft)
-                    .map_err(|error| journal_status(&error))?;
+                changes.push(draft);
             } else if !may_reuse(&existing, reuse) {
                 return Err(already_started(&start, &existing));
             }
@@ -126,8 +126,9 @@ impl Service {
         if let Some(signal) = signal {
             draft.signal(signal).map_err(status_of)?;
         }
+        changes.push(draft);
         let pending = core
-            .commit(store, draft)
+            .commit(store, changes)
             .map_err(|error| journal_status(&error))?;
         self.inner.timer_wake.notify_one();
         Ok((run_id, true, pending))

@@ -489,11 +489,8 @@ fn start_eagerly(
 ) -> Vec<(RunState, ActivityState)> {
     let mut started = Vec::new();
     for activity_id in eager {
-        let found = change
-            .state
-            .activities
-            .iter()
-            .find(|it| it.activity_id == *activity_id && it.started_ms == 0);
+        let found = change.state.activities.with_id(activity_id);
+        let found = found.filter(|it| it.started_ms == 0);
         let Some((scheduled_event_id, attempt)) = found.map(|it| (it.scheduled_event_id, it.attempt)) else {
             continue;
         };

@@ -20,7 +20,7 @@ use tonic::Status;
 
 use super::super::Service;
 use super::super::clock::{duration, timestamp};
-use super::super::history::{ActivityState, RunState, is_close_event};
+use super::super::history::{ActivityState, RunRecord, is_close_event};
 use super::{check_id, check_payload};
 
 /// An empty page after so long; the client asks again with its token.
@@ -109,7 +109,7 @@ impl Service {
                 default_workflow_task_timeout: duration(run.workflow_task_timeout_ms),
                 ..Default::default()
             }),
-            pending_activities: run.activities.iter().map(pending_activity).collect(),
+            pending_activities: run.activities.values().map(pending_activity).collect(),
             pending_workflow_task: task,
             workflow_extended_info: Some(WorkflowExecutionExtendedInfo {
                 cancel_requested: run.cancel_requested,
@@ -199,7 +199,7 @@ fn page_token(token: &[u8]) -> Result<Option<(String, i64)>, Status> {
         .ok_or_else(|| Status::invalid_argument("the page token is not one of this service"))
 }
 
-pub(in super::super) fn execution_info(run: &RunState) -> WorkflowExecutionInfo {
+pub(in super::super) fn execution_info(run: &RunRecord) -> WorkflowExecutionInfo {
     let closed = (run.status != WorkflowExecutionStatus::Running as i32)
         .then(|| timestamp(run.close_ms))
         .flatten();

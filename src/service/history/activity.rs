@@ -49,12 +49,7 @@ impl Change {
         if command.activity_id.is_empty() {
             return Err(bad("it has no id"));
         }
-        if self
-            .state
-            .activities
-            .iter()
-            .any(|other| other.activity_id == command.activity_id)
-        {
+        if self.state.activities.with_id(&command.activity_id).is_some() {
             return Err(bad("its id is taken by an open activity"));
         }
         let (schedule_to_close, start_to_close) =
@@ -93,7 +88,7 @@ impl Change {
             Attributes::ActivityTaskScheduledEventAttributes(scheduled),
             user_metadata,
         );
-        self.state.activities.push(ActivityState {
+        self.state.activities.insert(ActivityState {
             scheduled_event_id: id,
             activity_id: command.activity_id,
             activity_type: activity_type.name,
@@ -114,11 +109,7 @@ impl Change {
     /// Puts the current attempt into its queue, if its time has come.
     pub(super) fn dispatch_activity(&mut self, scheduled_event_id: i64) {
         let now_ms = self.now_ms;
-        if let Some(it) = self
-            .state
-            .activities
-            .iter()
-            .find(|it| it.scheduled_event_id == scheduled_event_id)
+        if let Some(it) = self.state.activities.get(&scheduled_event_id)
             && it.started_ms == 0
             && it.attempt_scheduled_ms <= now_ms
         {
@@ -137,11 +128,7 @@ impl Change {
         if self.is_closed() {
             return Err(GONE);
         }
-        let it = self
-            .state
-            .activities
-            .iter_mut()
-            .find(|it| it.scheduled_event_id == start.scheduled_event_id);
+        let it = self.state.activities.get_mut(start.scheduled_event_id);
         let it = it
             .filter(|it| it.attempt == start.attempt && it.started_ms == 0)
             .ok_or(GONE)?;
@@ -158,11 +145,10 @@ impl Change {
         if self.is_closed() {
             return Err(GONE);
         }
-        let found = |it: &ActivityState| {
-            it.scheduled_event_id == scheduled_event_id && it.attempt == attempt && it.started_ms != 0
-        };
-        let index = self.state.activities.iter().position(found).ok_or(GONE)?;
-        Ok(self.state.activities.remove(index))
+        let it = self.state.activities.get(&scheduled_event_id);
+        it.filter(|it| it.attempt == attempt && it.started_ms != 0)
+            .ok_or(GONE)?;
+        self.state.activities.remove(scheduled_event_id).ok_or(GONE)
     }
 
     /// The worker carried it out.
@@ -219,10 +205,8 @@ impl Change {
         details: Option<Payloads>,
         identity: String,
     ) -> Result<(), HistoryError> {
-        let requested = |it: &&ActivityState| {
-            it.scheduled_event_id == scheduled_event_id && it.cancel_requested_event_id != 0
-        };
-        if !self.is_closed() && self.state.activities.iter().find(requested).is_none() {
+        let it = self.state.activities.get(&scheduled_event_id);
+        if !self.is_closed() && it.is_none_or(|it| it.cancel_requested_event_id == 0) {
             return Err(HistoryError::Invalid(
                 "activity task was not asked to cancel".to_owned(),
             ));
@@ -260,7 +244,7 @@ impl Change {
         it.heartbeat_ms = self.now_ms;
         it.heartbeat_details = details;
         let cancel_requested = it.cancel_requested_event_id != 0;
-        self.state.activities.push(it);
+        self.state.activities.insert(it);
         Ok(cancel_requested)
     }
 
@@ -270,18 +254,13 @@ impl Change {
         scheduled_event_id: i64,
         completed_event_id: i64,
     ) -> Result<(), HistoryError> {
-        let index = self
-            .state
-            .activities
-            .iter()
-            .position(|it| it.scheduled_event_id == scheduled_event_id);
         let requested = Attributes::ActivityTaskCancelRequestedEventAttributes(
             ActivityTaskCancelRequestedEventAttributes {
                 scheduled_event_id,
                 workflow_task_completed_event_id: completed_event_id,
             },
         );
-        let Some(index) = index else {
+        if !self.state.activities.contains_key(&scheduled_event_id) {
             // It may have closed while the task that cancels it was out; its closing event is then buffered.
             if scheduled_event_id <= 0 || scheduled_event_id >= self.state.next_event_id {
                 return Err(HistoryError::BadCommand {
@@ -291,11 +270,14 @@ impl Change {
             }
             self.append(requested);
             return Ok(());
-        };
+        }
         let event_id = self.append(requested);
-        self.state.activities[index].cancel_requested_event_id = event_id;
-        if self.state.activities[index].started_ms == 0 {
-            let it = self.state.activities.remove(index);
+        let it = self.state.activities.get_mut(scheduled_event_id);
+        let unstarted = it.is_some_and(|it| {
+            it.cancel_requested_event_id = event_id;
+            it.started_ms == 0
+        });
+        if unstarted && let Some(it) = self.state.activities.remove(scheduled_event_id) {
             let identity = it.identity.clone();
             self.append_canceled(it, None, identity);
         }
@@ -304,15 +286,9 @@ impl Change {
 
     /// One of the four timeouts is over.
     pub(super) fn time_out_activity(&mut self, scheduled_event_id: i64, timeout: TimeoutType) {
-        let Some(index) = self
-            .state
-            .activities
-            .iter()
-            .position(|it| it.scheduled_event_id == scheduled_event_id)
-        else {
+        let Some(it) = self.state.activities.remove(scheduled_event_id) else {
             return;
         };
-        let it = self.state.activities.remove(index);
         let failure = timeout_failure(&it, timeout);
         let retryable = matches!(timeout, TimeoutType::StartToClose | TimeoutType::Heartbeat);
         let (it, retry_state) = if retryable {
@@ -351,19 +327,14 @@ impl Change {
         let lost: Vec<i64> = self
             .state
             .activities
-            .iter()
+            .values()
             .filter(lost)
             .map(|it| it.scheduled_event_id)
             .collect();
         for scheduled_event_id in lost {
             self.time_out_activity(scheduled_event_id, TimeoutType::StartToClose);
             let now_ms = self.now_ms;
-            let it = self
-                .state
-                .activities
-                .iter_mut()
-                .find(|it| it.scheduled_event_id == scheduled_event_id);
-            if let Some(it) = it {
+            if let Some(it) = self.state.activities.get_mut(scheduled_event_id) {
                 it.attempt_scheduled_ms = now_ms;
                 it.last_failure = Some(Failure {
                     message: "the process that ran it ended".to_owned(),
@@ -407,7 +378,7 @@ impl Change {
                 (it.attempt_scheduled_ms, it.started_ms) = (at_ms, 0);
                 it.last_failure = Some(failure.clone());
                 it.last_attempt_complete_ms = self.now_ms;
-                self.state.activities.push(it);
+                self.state.activities.insert(it);
                 self.dispatch_activity(scheduled_event_id);
                 Ok(())
             }

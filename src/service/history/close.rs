@@ -18,8 +18,9 @@ use temporalio_protos::temporal::api::history::v1::{
 use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
 
 use super::super::clock::{duration, millis, timestamp};
+use super::state::RequestId;
 use super::update::UpdateNews;
-use super::{Change, HistoryError, MAX_REQUEST_IDS, RunState};
+use super::{Change, HistoryError, MAX_REQUEST_IDS, RunRecord, RunState};
 
 /// What a worker has to answer a workflow task, where the client does not say.
 const DEFAULT_WORKFLOW_TASK_TIMEOUT_MS: i64 = 10_000;
@@ -66,7 +67,7 @@ impl Change {
         let execution_expires_ms = start
             .execution_expires_ms
             .max(expires(start.execution_timeout_ms));
-        let state = RunState {
+        let state = RunState::of(RunRecord {
             namespace: start.namespace,
             workflow_id: start.workflow_id.clone(),
             run_id: start.run_id.clone(),
@@ -87,7 +88,7 @@ impl Change {
             continued_run_id: start.continued_run_id.clone(),
             workflow_task_attempt: 1,
             ..Default::default()
-        };
+        });
         let mut change = Self::of(state, now_ms);
         let continued = !start.continued_run_id.is_empty();
         let initiator = if continued {
@@ -308,10 +309,10 @@ impl Change {
         self.state.close_ms = self.now_ms;
         self.state.workflow_task = None;
         self.state.activities.clear();
-        self.state.timers.clear();
-        self.state.buffered.clear();
+        self.state.timers.take_all();
+        self.state.buffered.take_all();
         self.dispatch.clear();
-        for update in std::mem::take(&mut self.state.updates) {
+        for update in self.state.updates.take_all() {
             self.update_news.push((update.update_id, UpdateNews::Abandoned));
         }
     }
@@ -328,12 +329,16 @@ impl Change {
         if request_id.is_empty() {
             return false;
         }
-        if self.state.request_ids.iter().any(|it| it == request_id) {
+        if self.state.request_ids.values().any(|it| it.id == request_id) {
             return true;
         }
-        self.state.request_ids.push(request_id.to_owned());
-        let excess = self.state.request_ids.len().saturating_sub(MAX_REQUEST_IDS);
-        self.state.request_ids.drain(..excess);
+        self.state.request_ids.push(RequestId {
+            id: request_id.to_owned(),
+        });
+        let oldest = self.state.request_ids.keys().next().copied();
+        if let Some(oldest) = oldest.filter(|_| self.state.request_ids.len() > MAX_REQUEST_IDS) {
+            self.state.request_ids.remove(&oldest);
+        }
         false
     }
 }

@@ -7,7 +7,7 @@ use temporalio_protos::temporal::api::command::v1::command::Attributes as Do;
 use temporalio_protos::temporal::api::enums::v1::WorkflowTaskFailedCause as Cause;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_protos::temporal::api::history::v1::{
-    MarkerRecordedEventAttributes, TimerCanceledEventAttributes, TimerStartedEventAttributes,
+    HistoryEvent, MarkerRecordedEventAttributes, TimerCanceledEventAttributes, TimerStartedEventAttributes,
     UpsertWorkflowSearchAttributesEventAttributes, WorkflowPropertiesModifiedEventAttributes,
     WorkflowTaskCompletedEventAttributes,
 };
@@ -117,13 +117,7 @@ impl Change {
             }
             Do::StartTimerCommandAttributes(it) => {
                 let fire_ms = self.now_ms.saturating_add(millis(it.start_to_fire_timeout));
-                if it.timer_id.is_empty()
-                    || self
-                        .state
-                        .timers
-                        .iter()
-                        .any(|other| other.timer_id == it.timer_id)
-                {
+                if it.timer_id.is_empty() || self.state.timers.contains_key(&it.timer_id) {
                     return Err(bad(
                         Cause::StartTimerDuplicateId,
                         "a timer's id is empty or taken",
@@ -136,11 +130,12 @@ impl Change {
                 };
                 let started_event_id =
                     self.append_with(Attributes::TimerStartedEventAttributes(attributes), metadata);
-                self.state.timers.push(TimerState {
-                    timer_id: it.timer_id,
+                let timer = TimerState {
+                    timer_id: it.timer_id.clone(),
                     started_event_id,
                     fire_ms,
-                });
+                };
+                self.state.timers.insert(it.timer_id, timer);
             }
             Do::CancelTimerCommandAttributes(it) => {
                 self.cancel_timer(it.timer_id, completed, &completion.identity)?
@@ -197,27 +192,13 @@ impl Change {
     }
 
     fn cancel_timer(&mut self, timer_id: String, completed: i64, identity: &str) -> Result<(), HistoryError> {
-        let started_event_id =
-            if let Some(index) = self.state.timers.iter().position(|it| it.timer_id == timer_id) {
-                self.state.timers.remove(index).started_event_id
-            } else {
-                // It fired while the task that cancels it was out: the workflow has decided first, so it has not fired.
-                let fired = |event: &temporalio_protos::temporal::api::history::v1::HistoryEvent| match &event
-                    .attributes
-                {
-                    Some(Attributes::TimerFiredEventAttributes(fired)) if fired.timer_id == timer_id => {
-                        Some(fired.started_event_id)
-                    }
-                    _ => None,
-                };
-                let index = self
-                    .state
-                    .buffered
-                    .iter()
-                    .position(|event| fired(event).is_some());
-                let index = index.ok_or_else(|| bad(Cause::BadCancelTimerAttributes, "no such timer"))?;
-                fired(&self.state.buffered.remove(index)).unwrap_or_default()
-            };
+        let started_event_id = match self.state.timers.remove(&timer_id) {
+            Some(timer) => timer.started_event_id,
+            // It fired while the task that cancels it was out: the workflow has decided first, so it has not fired.
+            None => self
+                .take_buffered_fire(&timer_id)
+                .ok_or_else(|| bad(Cause::BadCancelTimerAttributes, "no such timer"))?,
+        };
         self.append(Attributes::TimerCanceledEventAttributes(
             TimerCanceledEventAttributes {
                 timer_id,
@@ -227,6 +208,20 @@ impl Change {
             },
         ));
         Ok(())
+    }
+
+    /// Takes a timer's fired event out of the buffer. Gives the event that started the timer.
+    fn take_buffered_fire(&mut self, timer_id: &str) -> Option<i64> {
+        let fired = |event: &HistoryEvent| match &event.attributes {
+            Some(Attributes::TimerFiredEventAttributes(fired)) if fired.timer_id == timer_id => {
+                Some(fired.started_event_id)
+            }
+            _ => None,
+        };
+        let found = |(number, event): (&i64, &HistoryEvent)| Some((*number, fired(event)?));
+        let (number, started_event_id) = self.state.buffered.iter().find_map(found)?;
+        self.state.buffered.remove(&number);
+        Some(started_event_id)
     }
 
     fn upsert_search_attributes(

@@ -46,7 +46,7 @@ impl Change {
 
     /// Gives the buffered events their ids. Returns whether there were any.
     pub(super) fn flush_buffered(&mut self) -> bool {
-        let buffered = std::mem::take(&mut self.state.buffered);
+        let buffered = self.state.buffered.take_all();
         let any = !buffered.is_empty();
         // An activity's started event is buffered right before its closing event, which must name it.
         let mut started = HashMap::new();

@@ -9,6 +9,7 @@ mod close;
 mod command;
 mod deadline;
 mod event;
+mod rows;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,7 @@ pub use close::StartRun;
 pub use command::Completion;
 pub use deadline::Deadline;
 pub use event::is_close_event;
-pub use state::{ActivityState, RunState, UpdateState, WorkflowTaskState};
+pub use state::{ActivityState, FormerFields, RunRecord, RunState, UpdateState, WorkflowTaskState};
 pub use workflow_task::WorkflowTaskStart;
 
 /// At so many events in a run the workflow is asked to continue as new, as Temporal's servers do.
@@ -129,7 +130,7 @@ impl Change {
     }
 }
 
-impl RunState {
+impl RunRecord {
     /// Whether the run takes no more events.
     pub fn is_closed(&self) -> bool {
         self.status != WorkflowExecutionStatus::Running as i32

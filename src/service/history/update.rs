@@ -73,9 +73,8 @@ impl Change {
             }
             "temporal.api.update.v1.Response" => {
                 let response = Response::decode(body.value.as_slice()).map_err(broken)?;
-                let index = self.state.updates.iter().position(|it| it.update_id == update_id);
-                let index = index.ok_or_else(|| bad("it was not accepted".to_owned()))?;
-                let update = self.state.updates.remove(index);
+                let update = self.state.updates.remove(&update_id);
+                let update = update.ok_or_else(|| bad("it was not accepted".to_owned()))?;
                 self.complete_update(update, response);
                 Ok(())
             }
@@ -104,7 +103,7 @@ impl Change {
             accepted_event_id,
             completed_event_id: 0,
         };
-        self.state.updates.push(update);
+        self.state.updates.insert(update_id.clone(), update);
         self.update_news.push((update_id, UpdateNews::Accepted));
     }
 
@@ -120,9 +119,18 @@ impl Change {
         ));
         self.update_news
             .push((update.update_id.clone(), UpdateNews::Completed(outcome)));
-        self.state.completed_updates.push(update);
-        let excess = self.state.completed_updates.len().saturating_sub(MAX_COMPLETED);
-        self.state.completed_updates.drain(..excess);
+        self.state
+            .completed_updates
+            .insert(update.update_id.clone(), update);
+        if self.state.completed_updates.len() > MAX_COMPLETED {
+            let oldest = self
+                .state
+                .completed_updates
+                .values()
+                .min_by_key(|it| it.completed_event_id);
+            let oldest = oldest.map(|it| it.update_id.clone());
+            oldest.and_then(|id| self.state.completed_updates.remove(&id));
+        }
     }
 
     /// A workflow task for an update that a client has sent.

@@ -6,8 +6,10 @@
 pub enum Table {
     /// Facts about the journal itself: its format, its inventory.
     Meta = b'm',
-    /// One record a run: its state.
+    /// One record a run: what it has one of.
     Run = b'r',
+    /// One record for each of what a run has many of, by run, kind and key.
+    Row = b'w',
     /// One record an event, by run and event id.
     Event = b'e',
     /// One record a workflow id: its current run.
@@ -19,9 +21,20 @@ pub fn table_range(table: Table) -> (Vec<u8>, Vec<u8>) {
     (vec![table as u8], vec![table as u8 + 1])
 }
 
-/// The state of a run.
+/// The record of a run.
 pub fn run_key(run_id: &str) -> Vec<u8> {
     [&[Table::Run as u8], run_id.as_bytes()].concat()
+}
+
+/// A row of a run: the byte of its kind, then its key, whose bytes order the rows of that kind.
+pub fn row_key(run_id: &str, kind: u8, key: &[u8]) -> Vec<u8> {
+    [&[Table::Row as u8], run_id.as_bytes(), b"/", &[kind], key].concat()
+}
+
+/// All rows of a run.
+pub fn row_range(run_id: &str) -> (Vec<u8>, Vec<u8>) {
+    let before = |separator: u8| [&[Table::Row as u8], run_id.as_bytes(), &[separator]].concat();
+    (before(b'/'), before(b'/' + 1))
 }
 
 /// The run that a workflow id means when no run id is given.

@@ -21,9 +21,9 @@ use tokio::sync::watch;
 
 use crate::failpoint::failpoint;
 
-pub use keys::{Table, current_key, event_key, event_range, run_key, table_range};
+pub use keys::{Table, current_key, event_key, event_range, row_key, row_range, run_key, table_range};
 pub use memory::MemoryJournal;
-pub use record::FORMAT_VERSION;
+pub use record::{FORMAT_VERSION, format_write};
 pub use sled::SledJournal;
 
 /// What can be wrong with a journal. None of these passes by itself.
@@ -101,6 +101,8 @@ pub trait Journal: Send + Sync + 'static {
 /// A journal whose records are sealed and whose flushes are shared by all who wait.
 pub struct Store {
     journal: Arc<dyn Journal>,
+    /// In which it was found.
+    format: u32,
     /// The number of the last batch; held while one is applied, so that numbers and batches have one order.
     applied: Mutex<u64>,
     flusher: Arc<Flusher>,
@@ -123,7 +125,7 @@ struct Wanted {
 impl Store {
     /// Takes a journal into use: checks its format, or writes it into an empty one.
     pub fn open(journal: Arc<dyn Journal>) -> Result<Self, JournalError> {
-        record::check_format(journal.as_ref())?;
+        let format = record::check_format(journal.as_ref())?;
         let applied = record::check_mark(journal.as_ref())?;
         let (sender, durable) = watch::channel(applied);
         let flusher = Arc::new(Flusher {
@@ -145,11 +147,17 @@ impl Store {
             })?;
         Ok(Self {
             journal,
+            format,
             applied: Mutex::new(applied),
             flusher,
             durable,
             poison,
         })
+    }
+
+    /// The format in which the journal was found.
+    pub fn format(&self) -> u32 {
+        self.format
     }
 
     /// The record under `key`, its seal checked.
