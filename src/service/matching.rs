@@ -1,7 +1,7 @@
 //! Task queues: tasks that wait for a worker, and who polls. All in memory: what a queue holds follows from the runs, and
 //! is filled again from them at start. A task is a hint, not a claim: whoever takes one asks the run whether it still holds.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -21,7 +21,7 @@ pub enum QueueKind {
 }
 
 /// Something for a worker to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Task {
     /// The workflow task of a run.
     Workflow {
@@ -47,6 +47,8 @@ pub enum Task {
 #[derive(Default)]
 struct Queue {
     tasks: VecDeque<Task>,
+    /// The same ones: none is in a queue twice.
+    queued: HashSet<Task>,
     arrived: Arc<Notify>,
     /// By identity: when it last polled.
     pollers: HashMap<String, i64>,
@@ -64,7 +66,7 @@ impl Matching {
     /// Adds a task and wakes one poller.
     pub fn push(&mut self, kind: QueueKind, name: &str, task: Task) {
         let queue = self.queue(kind, name);
-        if !queue.tasks.contains(&task) {
+        if queue.queued.insert(task.clone()) {
             queue.tasks.push_back(task);
         }
         queue.arrived.notify_one();
@@ -80,7 +82,12 @@ impl Matching {
     ) -> Result<Task, Arc<Notify>> {
         let queue = self.queue(kind, name);
         queue.pollers.insert(identity.to_owned(), now_ms);
-        queue.tasks.pop_front().ok_or_else(|| Arc::clone(&queue.arrived))
+        let task = queue
+            .tasks
+            .pop_front()
+            .ok_or_else(|| Arc::clone(&queue.arrived))?;
+        queue.queued.remove(&task);
+        Ok(task)
     }
 
     /// A poll begins or ends to wait.
