@@ -1,19 +1,27 @@
-//! What the service holds in memory: the states of all runs it keeps, who is current, what is due, the queues, and who
-//! waits for what. Changed only through `begin` and `commit`, so that memory never runs ahead of the journal.
+//! What the service holds in memory: the open runs, who of them is current, what is due, the queues, and who waits for
+//! what. Changed only through `begin` and `commit`, so that memory never runs ahead of the journal.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use temporalio_protos::temporal::api::enums::v1::WorkflowExecutionStatus;
 use tokio::sync::Notify;
 
-use super::history::{Change, Deadline, Dispatch, RunState, UpdateNews};
-use super::inventory::Inventory;
-use super::journal::{JournalError, Store, Write, current_key};
+use super::NAMESPACE;
+use super::history::{Change, Deadline, Dispatch, RunRecord, RunState, UpdateNews};
+use super::inventory::Inventories;
+use super::journal::{JournalError, Store, Write, current_key, outdated_range, outdated_run};
 use super::matching::{Matching, QueueKind, Task};
 use super::query::Queries;
-use super::stored::{write_change, write_removal};
+use super::stored::{read_closed, read_closed_record, run_id_of};
+use super::transaction::Transaction;
 use super::update::Updates;
+
+/// Runs that are removed in one batch, so that nobody waits long for it.
+const OUTDATED_AT_ONCE: usize = 100;
+/// Records that are removed in one batch, but for those of one run.
+const REMOVED_AT_ONCE: usize = 2000;
 
 /// A change that is applied and not yet known to be durable.
 #[derive(Default)]
@@ -29,74 +37,68 @@ pub struct Pending {
 
 #[derive(Default)]
 pub struct Core {
+    /// The open ones. Those that are closed are in the journal only.
     pub runs: HashMap<String, RunState>,
-    /// By namespace and workflow id: the run that is meant without a run id.
+    /// By namespace and workflow id: the open run that is meant without a run id.
     pub current: HashMap<(String, String), String>,
+    /// The open runs as they are listed: by namespace, those that started last first.
+    pub started: BTreeSet<(String, Reverse<i64>, String)>,
     pub deadlines: BTreeSet<(i64, String, Deadline)>,
     pub matching: Matching,
     pub queries: Queries,
     pub updates: Updates,
-    pub inventory: Inventory,
-    /// By run: tells of every change, for long polls of its history.
+    pub inventories: Inventories,
+    /// By open run: tells of every change, for long polls of its history.
     pub changed: HashMap<String, Arc<Notify>>,
 }
 
 impl Core {
-    /// A draft of a run's next state.
-    pub fn begin(&self, run_id: &str, now_ms: i64) -> Option<Change> {
-        let mut state = self.runs.get(run_id)?.clone();
+    /// A draft of a run's next state. Of a closed run nothing can be changed.
+    pub fn begin(&self, store: &Store, run_id: &str, now_ms: i64) -> Result<Option<Change>, JournalError> {
+        let Some(mut state) = self.get(store, run_id)? else {
+            return Ok(None);
+        };
         let gone = |queue: &str| !self.matching.is_polled(QueueKind::Workflow, queue, now_ms);
         if state.workflow_task.is_none() && state.sticky.as_ref().is_some_and(|sticky| gone(&sticky.queue)) {
             state.sticky = None;
         }
-        Some(Change::of(state, now_ms))
+        Ok(Some(Change::of(state, now_ms)))
+    }
+
+    /// A run, open or closed.
+    pub fn get(&self, store: &Store, run_id: &str) -> Result<Option<RunState>, JournalError> {
+        match self.runs.get(run_id) {
+            Some(run) => Ok(Some(run.clone())),
+            None => read_closed(store, run_id),
+        }
     }
 
     /// Writes changes of several runs as one atomic batch and takes them into memory. On an error nothing has changed.
     ///
-    /// A run that begins becomes the current one of its workflow: whoever replaces a run closes it in the same batch.
+    /// A run that begins becomes the current one of its workflow: whoever replaces an open run closes it in the same batch,
+    /// before it.
     pub fn commit(&mut self, store: &Store, changes: Vec<Change>) -> Result<Pending, JournalError> {
         let mut changes: Vec<Change> = changes.into_iter().flat_map(within_limits).collect();
-        let (mut writes, mut inventory) = (Vec::new(), self.inventory);
+        changes.retain(|change| change.begins || self.runs.contains_key(&change.state.run_id));
+        let mut transaction = Transaction::begin(store, self.inventories);
         for change in &mut changes {
             let before = self.runs.get(&change.state.run_id);
-            write_change(before, change, &mut writes);
-            if before.is_none() {
-                inventory.add_run(&change.state.run_id);
-                writes.push(Write::Put(
-                    current_key(&change.state.namespace, &change.state.workflow_id),
-                    change.state.run_id.clone().into_bytes(),
-                ));
+            transaction.write_change(before, change)?;
+            if let Some(run) = outdated(store, change)? {
+                transaction.remove(&run)?;
             }
         }
         let mut pending = Pending {
             sequence: store.applied(),
             ..Pending::default()
         };
-        if !writes.is_empty() {
-            let outdated: Vec<String> = changes.iter().filter_map(|it| self.outdated(it)).collect();
-            for run in outdated.iter().filter_map(|run_id| self.runs.get(run_id)) {
-                write_removal(store, run, &mut writes)?;
-                inventory.remove_run(&run.run_id);
-            }
-            if inventory != self.inventory {
-                writes.push(inventory.write());
-            }
-            pending.sequence = store.apply(writes)?;
-            self.inventory = inventory;
-            outdated.iter().for_each(|run_id| self.forget(run_id));
+        if !transaction.is_empty() {
+            (pending.sequence, self.inventories) = transaction.apply(self.inventories)?;
         }
         for change in changes {
             self.take(change, &mut pending);
         }
         Ok(pending)
-    }
-
-    /// Of a chain of continued runs only the current one and the one before it are kept.
-    fn outdated(&self, change: &Change) -> Option<String> {
-        let continued = change.state.status == WorkflowExecutionStatus::ContinuedAsNew as i32;
-        let before = self.runs.get(&change.state.continued_run_id);
-        before.filter(|_| continued).map(|run| run.run_id.clone())
     }
 
     fn take(&mut self, mut change: Change, pending: &mut Pending) {
@@ -109,9 +111,6 @@ impl Core {
                     waited.push(entry);
                 }
             }
-        } else {
-            let workflow = (change.state.namespace.clone(), change.state.workflow_id.clone());
-            self.current.insert(workflow, run_id.clone());
         }
         for (at_ms, deadline) in change.state.deadlines_beside(&change.state) {
             let entry = (at_ms, run_id.clone(), deadline);
@@ -139,7 +138,26 @@ impl Core {
             pending.closed.push(run_id.clone());
         }
         change.state.settle();
-        self.runs.insert(run_id, change.state);
+        self.keep(change.state);
+    }
+
+    /// Keeps a run in memory if it is open, and lets go of it if it is closed.
+    pub fn keep(&mut self, run: RunState) {
+        let (run_id, namespace) = (run.run_id.clone(), run.namespace.clone());
+        let workflow = (namespace.clone(), run.workflow_id.clone());
+        let started = (namespace, Reverse(run.start_ms), run_id.clone());
+        if !run.is_closed() {
+            self.current.insert(workflow, run_id.clone());
+            self.started.insert(started);
+            self.runs.insert(run_id, run);
+            return;
+        }
+        self.runs.remove(&run_id);
+        self.changed.remove(&run_id);
+        self.started.remove(&started);
+        if self.current.get(&workflow) == Some(&run_id) {
+            self.current.remove(&workflow);
+        }
     }
 
     /// Hands out what a durable change has made.
@@ -181,53 +199,83 @@ impl Core {
         }
     }
 
-    /// What tells of every change of a run.
+    /// What tells of every change of an open run.
     pub fn watch(&mut self, run_id: &str) -> Arc<Notify> {
+        if !self.runs.contains_key(run_id) {
+            return Arc::default();
+        }
         Arc::clone(self.changed.entry(run_id.to_owned()).or_default())
     }
 
     /// The run that a client means: by its id, or the current one of the workflow.
-    pub fn find(&self, namespace: &str, workflow_id: &str, run_id: &str) -> Option<&RunState> {
-        let run_id = match run_id {
-            "" => self
-                .current
-                .get(&(namespace.to_owned(), workflow_id.to_owned()))?,
-            run_id => run_id,
+    pub fn find(
+        &self,
+        store: &Store,
+        namespace: &str,
+        workflow_id: &str,
+        run_id: &str,
+    ) -> Result<Option<RunState>, JournalError> {
+        let run = match run_id {
+            "" => self.find_current(store, namespace, workflow_id)?,
+            run_id => self.get(store, run_id)?,
         };
-        self.runs.get(run_id).filter(|run| run.workflow_id == workflow_id)
+        Ok(run.filter(|run| run.workflow_id == workflow_id))
     }
 
-    /// Removes closed runs that are neither current nor younger than the retention.
-    pub fn prune(&mut self, store: &Store, older_than_ms: i64) -> Result<(), JournalError> {
-        let current: Vec<&String> = self.current.values().collect();
-        let old = |run: &&RunState| {
-            run.is_closed() && run.close_ms < older_than_ms && !current.contains(&&run.run_id)
-        };
-        let old: Vec<String> = self
-            .runs
-            .values()
-            .filter(old)
-            .map(|run| run.run_id.clone())
-            .collect();
-        for run_id in old {
-            let Some(run) = self.runs.get(&run_id) else {
-                continue;
-            };
-            let mut inventory = self.inventory;
-            inventory.remove_run(&run_id);
-            let mut writes = vec![inventory.write()];
-            write_removal(store, run, &mut writes)?;
-            store.apply(writes)?;
-            self.inventory = inventory;
-            self.forget(&run_id);
+    fn find_current(
+        &self,
+        store: &Store,
+        namespace: &str,
+        workflow_id: &str,
+    ) -> Result<Option<RunState>, JournalError> {
+        let workflow = (namespace.to_owned(), workflow_id.to_owned());
+        if let Some(run_id) = self.current.get(&workflow) {
+            return self.get(store, run_id);
         }
-        Ok(())
+        let key = current_key(namespace, workflow_id);
+        let Some(value) = store.get(&key)? else {
+            return Ok(None);
+        };
+        let run_id = run_id_of(store, &key, value)?;
+        let gone = || {
+            store.damaged(format!(
+                "run {run_id} is the current one of its workflow and is not there"
+            ))
+        };
+        self.get(store, &run_id)?.map(Some).ok_or_else(gone)
     }
 
-    fn forget(&mut self, run_id: &str) {
-        self.runs.remove(run_id);
-        self.changed.remove(run_id);
+    /// Removes closed runs that are neither current nor younger than the retention: some at a time. Returns whether there may
+    /// be more.
+    pub fn remove_outdated(&mut self, store: &Store, before_ms: i64) -> Result<bool, JournalError> {
+        let (low, high) = outdated_range(NAMESPACE, before_ms);
+        let outdated = store.scan(&low, &high, OUTDATED_AT_ONCE)?;
+        let mut transaction = Transaction::begin(store, self.inventories);
+        let mut more = outdated.len() == OUTDATED_AT_ONCE;
+        for (key, _) in outdated {
+            if transaction.len() > REMOVED_AT_ONCE {
+                more = true;
+                break;
+            }
+            let run_id = outdated_run(NAMESPACE, &key).unwrap_or_default();
+            match read_closed_record(store, run_id)? {
+                Some(run) => transaction.remove(&run)?,
+                None => transaction.put(Write::Delete(key)),
+            }
+        }
+        if !transaction.is_empty() {
+            (_, self.inventories) = transaction.apply(self.inventories)?;
+        }
+        Ok(more)
     }
+}
+
+/// Of a chain of continued runs only the current one and the one before it are kept.
+fn outdated(store: &Store, change: &Change) -> Result<Option<RunRecord>, JournalError> {
+    if change.state.status != WorkflowExecutionStatus::ContinuedAsNew as i32 {
+        return Ok(None);
+    }
+    read_closed_record(store, &change.state.continued_run_id)
 }
 
 /// A change and what follows it; where its history has grown too long, its end.

@@ -8,6 +8,7 @@
 mod clock;
 mod core;
 mod events;
+mod former;
 mod frontend;
 mod history;
 mod inventory;
@@ -20,6 +21,7 @@ mod stored;
 #[cfg(test)]
 mod tests;
 mod timer;
+mod transaction;
 mod update;
 mod visibility;
 
@@ -142,7 +144,8 @@ impl Service {
     ) -> Result<(T, Pending), Status> {
         let now_ms = self.now_ms();
         let mut draft = core
-            .begin(run_id, now_ms)
+            .begin(&self.inner.store, run_id, now_ms)
+            .map_err(|error| journal_status(&error))?
             .ok_or_else(|| Status::not_found("workflow execution not found"))?;
         let value = change(&mut draft).map_err(status_of)?;
         let pending = core

@@ -21,7 +21,7 @@ use tonic::Status;
 use super::core::Core;
 use super::history::RunState;
 use super::matching::{QueueKind, Task};
-use super::{Mode, Service};
+use super::{Mode, Service, journal_status};
 
 /// How long a worker has for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +32,8 @@ type Answer = Result<Option<Payloads>, Status>;
 
 struct Waiting {
     run_id: String,
+    /// Where it goes if its run is closed when it is handed out.
+    task_queue: String,
     query: WorkflowQuery,
     answer: oneshot::Sender<Answer>,
     /// In a queue of its own right, not with a workflow task.
@@ -94,14 +96,12 @@ impl Core {
             ..
         } = self;
         for (query_id, waiting) in queries.waiting.iter_mut().filter(|(_, it)| !it.direct) {
-            let Some(run) = runs.get(&waiting.run_id) else {
-                continue;
-            };
-            if run.workflow_task.is_none() {
+            let run = runs.get(&waiting.run_id);
+            if run.is_none_or(|run| run.workflow_task.is_none()) {
                 waiting.direct = true;
-                let sticky = run.sticky.as_ref().map(|sticky| sticky.queue.as_str());
+                let sticky = run.and_then(|run| Some(run.sticky.as_ref()?.queue.as_str()));
                 let sticky = sticky.filter(|queue| matching.is_polled(QueueKind::Workflow, queue, now_ms));
-                let queue = sticky.unwrap_or(&run.task_queue).to_owned();
+                let queue = sticky.unwrap_or(&waiting.task_queue).to_owned();
                 matching.push(
                     QueueKind::Workflow,
                     &queue,
@@ -137,9 +137,13 @@ impl Service {
         let asking = Asking(self, query_id.clone());
         {
             let mut core = self.core();
-            let run = core
-                .find(&request.namespace, &execution.workflow_id, &execution.run_id)
-                .cloned();
+            let found = core.find(
+                &self.inner.store,
+                &request.namespace,
+                &execution.workflow_id,
+                &execution.run_id,
+            );
+            let run = found.map_err(|error| journal_status(&error))?;
             let run = run.ok_or_else(|| Status::not_found("workflow execution not found"))?;
             if is_rejected(request.query_reject_condition, run.status) {
                 let query_rejected = Some(QueryRejected { status: run.status });
@@ -155,6 +159,7 @@ impl Service {
             let direct = self.inner.mode == Mode::Inspect;
             let waiting = Waiting {
                 run_id: run.run_id.clone(),
+                task_queue: run.task_queue.clone(),
                 query,
                 answer: sender,
                 direct,

@@ -1,7 +1,8 @@
 //! Opening a journal: proving that nothing is missing, and taking up what the process before has left.
 //!
-//! sled can lose records without a word when its file is damaged. So there is an inventory of all runs (their number and
-//! the sum of their ids' hashes), and each run's record proves its rows and its events (`stored`).
+//! sled can lose records without a word when its file is damaged. So there are inventories of the open runs, of the list of
+//! closed runs and of the current ones, and each run's record proves its rows and its events (`stored`). A closed run is
+//! proved when it is read: the lists name it, so that it cannot be missing without a word.
 
 use std::collections::HashMap;
 
@@ -11,91 +12,91 @@ use super::Service;
 use super::clock::millis;
 use super::core::Core;
 use super::events::read_events;
-use super::inventory::Inventory;
-use super::journal::{FORMAT_VERSION, JournalError, Store, Table, format_write, table_range};
-use super::stored::{prove_events, read_run, write_state};
+use super::former::bring_over;
+use super::inventory::Inventories;
+use super::journal::{FORMAT_VERSION, JournalError, Store, Table, table_range};
+use super::stored::{prove_events, read_run, run_id_of};
+use super::transaction::hash;
 
 /// Closed runs that are not the last of their workflow are kept for so long.
 const RETENTION_MS: i64 = 30 * 24 * 3600 * 1000;
+/// Records read at a time.
+const PAGE: usize = 4096;
 
-/// Reads all runs and proves them whole.
+/// Reads the open runs and proves them whole, and proves that the lists of the others are.
 pub fn load(store: &Store) -> Result<Core, JournalError> {
+    if store.format() < FORMAT_VERSION {
+        bring_over(store)?;
+    }
     let mut core = Core {
-        inventory: Inventory::read(store)?,
+        inventories: Inventories::read(store)?,
         ..Core::default()
     };
-    let mut seen = Inventory::default();
-    let (low, high) = table_range(Table::Run);
-    for (key, value) in store.scan(&low, &high, usize::MAX)? {
+    let mut seen = Inventories::default();
+    each_record(store, Table::Run, |key, value| {
         let run = read_run(store, &key, &value)?;
         prove_events(store, &run)?;
-        seen.add_run(&run.run_id);
+        seen.open.add_run(&run.run_id);
         for (at_ms, deadline) in run.deadlines() {
             core.deadlines.insert((at_ms, run.run_id.clone(), deadline));
         }
-        core.runs.insert(run.run_id.clone(), run);
-    }
-    if seen != core.inventory {
-        return Err(store.damaged(format!(
-            "it should hold {} runs and holds {}",
-            core.inventory.count, seen.count
-        )));
-    }
-    let (low, high) = table_range(Table::Current);
-    for (key, value) in store.scan(&low, &high, usize::MAX)? {
-        let run = String::from_utf8(value)
-            .ok()
-            .and_then(|run_id| core.runs.get(&run_id));
-        let run = run.ok_or_else(|| {
-            store.damaged(format!(
-                "record {} names a run that is not there",
-                key.escape_ascii()
-            ))
-        })?;
-        core.current.insert(
-            (run.namespace.clone(), run.workflow_id.clone()),
-            run.run_id.clone(),
-        );
-    }
-    for run in core.runs.values() {
-        if !core
-            .current
-            .contains_key(&(run.namespace.clone(), run.workflow_id.clone()))
-        {
+        core.keep(run);
+        Ok(())
+    })?;
+    each_record(store, Table::Listed, |key, value| {
+        seen.listed.add(hash(&key, &value));
+        Ok(())
+    })?;
+    let mut open = 0;
+    each_record(store, Table::Current, |key, value| {
+        seen.current.add(hash(&key, &value));
+        let run_id = run_id_of(store, &key, value)?;
+        open += usize::from(core.runs.contains_key(&run_id));
+        Ok(())
+    })?;
+    let (should, has) = (core.inventories, seen);
+    for (what, should, has) in [
+        ("open runs", should.open, has.open),
+        ("entries in the list of closed runs", should.listed, has.listed),
+        ("current runs", should.current, has.current),
+    ] {
+        if should != has {
+            let (should, has) = (should.count, has.count);
             return Err(store.damaged(format!(
-                "nothing says which run of {} is current",
-                run.workflow_id
+                "it should hold {should} {what} and holds {has}, or others"
             )));
         }
     }
-    if store.format() < FORMAT_VERSION {
-        bring_over(store, &mut core)?;
+    if open != core.runs.len() {
+        return Err(store.damaged("an open run is not the current one of its workflow"));
     }
     Ok(core)
 }
 
-/// Writes all runs of a journal of an older format anew: in one batch, so that it has the one format or the other.
-fn bring_over(store: &Store, core: &mut Core) -> Result<(), JournalError> {
-    let mut writes = vec![format_write()];
-    for run in core.runs.values_mut() {
-        write_state(run, &mut writes);
-        run.settle();
+fn each_record(
+    store: &Store,
+    table: Table,
+    mut take: impl FnMut(Vec<u8>, Vec<u8>) -> Result<(), JournalError>,
+) -> Result<(), JournalError> {
+    let (mut low, high) = table_range(table);
+    loop {
+        let records = store.scan(&low, &high, PAGE)?;
+        let next = records.last().filter(|_| records.len() == PAGE);
+        let next = next.map(|(key, _)| [key.as_slice(), &[0]].concat());
+        for (key, value) in records {
+            take(key, value)?;
+        }
+        match next {
+            Some(next) => low = next,
+            None => return Ok(()),
+        }
     }
-    store.apply(writes).map(drop)
 }
 
 impl Service {
     /// Hands out again what the workers of the dead process had, and everything that waits.
     pub(super) fn recover(&self) -> Result<(), JournalError> {
-        let open: Vec<String> = {
-            let mut core = self.core();
-            core.prune(&self.inner.store, self.now_ms() - RETENTION_MS)?;
-            core.runs
-                .values()
-                .filter(|run| !run.is_closed())
-                .map(|run| run.run_id.clone())
-                .collect()
-        };
+        let open: Vec<String> = self.core().runs.keys().cloned().collect();
         for run_id in open {
             let timers_ms = self.timers_ms(&run_id)?;
             let recovered = self.apply(&run_id, |change| {
@@ -124,6 +125,13 @@ impl Service {
             }
         }
         Ok(())
+    }
+
+    /// Lets go of closed runs that are neither current nor younger than the retention: some at a time. Returns whether there
+    /// may be more.
+    pub(super) fn remove_outdated(&self) -> Result<bool, JournalError> {
+        let before_ms = self.now_ms() - RETENTION_MS;
+        self.core().remove_outdated(&self.inner.store, before_ms)
     }
 
     /// How long the timers of a run take from their beginning to their end, by the events that started them.

@@ -1,59 +1,39 @@
-//! How a run lies in the journal: a record, its rows, its events. What is read is proved whole: the record counts the rows
+//! Reading a run out of the journal: its record, its rows, its events. What is read is proved whole: the record counts the rows
 //! and the events, and has a checksum over each of the two.
 
 use prost::Message;
 
 use super::events::read_stored_events;
-use super::history::{Change, FormerFields, RunRecord, RunState, chain};
+use super::history::{RunRecord, RunState, chain};
 use super::inventory::Inventory;
-use super::journal::{
-    FORMAT_VERSION, JournalError, Store, Write, event_key, event_range, row_key, row_range, run_key,
-};
+use super::journal::{JournalError, Store, closed_key, event_key, event_range, row_range};
 
 /// Records read at a time.
 const PAGE: usize = 4096;
 
-/// What a change writes: its events, the rows that it touched, and the record. Nothing where it changes nothing.
-pub fn write_change(before: Option<&RunState>, change: &mut Change, writes: &mut Vec<Write>) {
-    let untouched = writes.len();
-    write_rows(&mut change.state, writes);
-    let run = &change.state;
-    if writes.len() == untouched && before.is_some_and(|before| before.record() == run.record()) {
-        return;
-    }
-    writes.extend(change.events.iter().map(|it| {
-        let key = event_key(&run.run_id, it.event.event_id);
-        Write::Put(key, it.bytes.clone())
-    }));
-    writes.push(Write::Put(run_key(&run.run_id), run.record().encode_to_vec()));
+/// A closed run, from the journal. Its events are proved when they are read.
+pub fn read_closed(store: &Store, run_id: &str) -> Result<Option<RunState>, JournalError> {
+    let key = closed_key(run_id);
+    store
+        .get(&key)?
+        .map(|record| read_run(store, &key, &record))
+        .transpose()
 }
 
-/// All of a run but its events.
-pub fn write_state(run: &mut RunState, writes: &mut Vec<Write>) {
-    write_rows(run, writes);
-    writes.push(Write::Put(run_key(&run.run_id), run.record().encode_to_vec()));
+/// Its record alone.
+pub fn read_closed_record(store: &Store, run_id: &str) -> Result<Option<RunRecord>, JournalError> {
+    let key = closed_key(run_id);
+    let broken = |error| store.damaged(format!("run {}: {error}", key.escape_ascii()));
+    let record = store.get(&key)?;
+    record
+        .map(|record| RunRecord::decode(record.as_slice()).map_err(broken))
+        .transpose()
 }
 
-fn write_rows(run: &mut RunState, writes: &mut Vec<Write>) {
-    let rows = run.changes();
-    writes.extend(rows.into_iter().map(|row| {
-        let key = row_key(&run.run_id, row.kind as u8, &row.key);
-        match row.value {
-            Some(value) => Write::Put(key, value),
-            None => Write::Delete(key),
-        }
-    }));
-}
-
-/// What takes all of a run away.
-pub fn write_removal(store: &Store, run: &RunRecord, writes: &mut Vec<Write>) -> Result<(), JournalError> {
-    let run_id = &run.run_id;
-    let (low, high) = row_range(run_id);
-    let rows = store.scan(&low, &high, usize::MAX)?;
-    writes.push(Write::Delete(run_key(run_id)));
-    writes.extend(rows.into_iter().map(|(key, _)| Write::Delete(key)));
-    writes.extend((1..run.next_event_id).map(|event_id| Write::Delete(event_key(run_id, event_id))));
-    Ok(())
+/// The run that a record of the table of current runs names.
+pub fn run_id_of(store: &Store, key: &[u8], value: Vec<u8>) -> Result<String, JournalError> {
+    let named = String::from_utf8(value);
+    named.map_err(|_| store.damaged(format!("record {} names no run", key.escape_ascii())))
 }
 
 /// Makes a run of its record and its rows.
@@ -61,10 +41,6 @@ pub fn read_run(store: &Store, key: &[u8], record: &[u8]) -> Result<RunState, Jo
     let damaged = |what: String| store.damaged(format!("run {}: {what}", key.escape_ascii()));
     let broken = |error: prost::DecodeError| damaged(error.to_string());
     let mut run = RunState::of(RunRecord::decode(record).map_err(broken)?);
-    if store.format() < FORMAT_VERSION {
-        FormerFields::decode(record).map_err(broken)?.bring_over(&mut run);
-        return Ok(run);
-    }
     let (mut low, high) = row_range(&run.run_id);
     let prefix = low.len();
     let mut found = Inventory::default();

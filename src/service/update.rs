@@ -218,7 +218,8 @@ impl Service {
                 return Ok(Some(waiting.stage.subscribe()));
             }
             // As it is now: an update that is no longer waiting may have been completed since it was looked up.
-            let run = core.runs.get(&run.run_id).cloned();
+            let run = core.get(&self.inner.store, &run.run_id);
+            let run = run.map_err(|error| journal_status(&error))?;
             let run = run.ok_or_else(|| Status::not_found("workflow execution not found"))?;
             if run.completed_updates.contains_key(update_id) {
                 return Ok(None);
@@ -294,11 +295,9 @@ impl Service {
         run: &RunState,
         update_id: &str,
     ) -> Result<(Lifecycle, Option<Outcome>), Status> {
-        let run = self
-            .core()
-            .runs
-            .get(&run.run_id)
-            .cloned()
+        let run = self.core().get(&self.inner.store, &run.run_id);
+        let run = run
+            .map_err(|error| journal_status(&error))?
             .ok_or_else(|| Status::not_found("workflow execution not found"))?;
         if run.updates.contains_key(update_id) {
             return Ok((Lifecycle::Accepted, None));

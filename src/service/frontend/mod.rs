@@ -14,6 +14,7 @@ use tonic::Status;
 
 use super::events::read_events;
 use super::history::RunState;
+use super::stored::prove_events;
 use super::{Caller, NAMESPACE, Service, journal_status};
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
 
@@ -127,12 +128,16 @@ impl Service {
         let workflow_id = check_id("workflow id", &execution.workflow_id)?;
         let found = self
             .core()
-            .find(namespace, workflow_id, &execution.run_id)
-            .cloned();
+            .find(&self.inner.store, namespace, workflow_id, &execution.run_id);
+        let found = found.map_err(|error| journal_status(&error))?;
         found.ok_or_else(|| Status::not_found(format!("workflow execution {workflow_id} is not found")))
     }
 
+    /// A closed run is proved whole when its first event is read: it was not when the journal was opened.
     fn events(&self, run: &RunState, from: i64, limit: usize) -> Result<Vec<HistoryEvent>, Status> {
+        if run.is_closed() && from == 1 {
+            prove_events(&self.inner.store, run).map_err(|error| journal_status(&error))?;
+        }
         read_events(&self.inner.store, run, from, limit).map_err(|error| journal_status(&error))
     }
 }

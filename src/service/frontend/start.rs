@@ -91,13 +91,15 @@ impl Service {
         let mut core = self.core();
         let now_ms = self.now_ms();
         let mut changes = Vec::new();
-        if let Some(existing) = core.find(&start.namespace, &start.workflow_id, "").cloned() {
+        let existing = core.find(store, &start.namespace, &start.workflow_id, "");
+        if let Some(existing) = existing.map_err(|error| journal_status(&error))? {
             let same_request = !start.request_id.is_empty() && existing.start_request_id == start.request_id;
             let use_existing =
                 !existing.is_closed() && conflict == WorkflowIdConflictPolicy::UseExisting as i32;
             if same_request || use_existing {
                 let mut draft = core
-                    .begin(&existing.run_id, now_ms)
+                    .begin(store, &existing.run_id, now_ms)
+                    .map_err(|error| journal_status(&error))?
                     .ok_or_else(|| Status::internal("a run has vanished"))?;
                 if let Some(signal) = signal {
                     draft.signal(signal).map_err(status_of)?;
@@ -110,7 +112,8 @@ impl Service {
             let terminate = conflict == WorkflowIdConflictPolicy::TerminateExisting as i32;
             if !existing.is_closed() && terminate {
                 let mut draft = core
-                    .begin(&existing.run_id, now_ms)
+                    .begin(store, &existing.run_id, now_ms)
+                    .map_err(|error| journal_status(&error))?
                     .ok_or_else(|| Status::internal("a run has vanished"))?;
                 let reason = "terminated by a new start with the same id".to_owned();
                 draft

@@ -28,7 +28,7 @@ use super::super::history::{
     ActivityStart, ActivityState, Change, Completion, Dispatch, HistoryError, RunState, WorkflowTaskStart,
 };
 use super::super::matching::{QueueKind, Task};
-use super::super::{Caller, Mode, Service};
+use super::super::{Caller, Mode, Service, journal_status};
 use super::{check_id, check_namespace, check_payload};
 
 /// An empty answer after so long; the worker polls again.
@@ -170,7 +170,8 @@ impl Service {
         let Some((run_id, query)) = self.core().queries.get(query_id) else {
             return Ok(None);
         };
-        let Some(run) = self.core().runs.get(&run_id).cloned() else {
+        let run = self.core().get(&self.inner.store, &run_id);
+        let Some(run) = run.map_err(|error| journal_status(&error))? else {
             return Ok(None);
         };
         let mut events = Vec::new();

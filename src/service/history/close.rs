@@ -90,6 +90,7 @@ impl Change {
             ..Default::default()
         });
         let mut change = Self::of(state, now_ms);
+        change.begins = true;
         let continued = !start.continued_run_id.is_empty();
         let initiator = if continued {
             ContinueAsNewInitiator::Workflow

@@ -99,6 +99,8 @@ pub struct Change {
     pub now_ms: i64,
     /// The run that follows this one, if the change continues it as new.
     pub successor: Option<Box<Change>>,
+    /// Whether the run begins with it.
+    pub begins: bool,
     /// Updates of which clients wait to hear: id and what became of it.
     pub update_news: Vec<(String, update::UpdateNews)>,
     /// While commands are carried out, a workflow task is only noted: it comes after all of their events.
@@ -118,6 +120,7 @@ impl Change {
             dispatch,
             now_ms,
             successor: None,
+            begins: false,
             update_news: Vec::new(),
             in_commands: false,
             wants_workflow_task: false,

@@ -21,7 +21,10 @@ use tokio::sync::watch;
 
 use crate::failpoint::failpoint;
 
-pub use keys::{Table, current_key, event_key, event_range, row_key, row_range, run_key, table_range};
+pub use keys::{
+    Table, closed_key, current_key, event_key, event_range, listed_key, listed_range, listed_run,
+    outdated_key, outdated_range, outdated_run, row_key, row_range, run_key, table_range,
+};
 pub use memory::MemoryJournal;
 pub use record::{FORMAT_VERSION, format_write};
 pub use sled::SledJournal;

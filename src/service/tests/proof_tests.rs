@@ -4,6 +4,7 @@ use temporalio_protos::temporal::api::command::v1::ScheduleActivityTaskCommandAt
 use temporalio_protos::temporal::api::common::v1::ActivityType;
 
 use super::super::history::{FormerFields, RunRecord};
+use super::super::inventory::Inventory;
 use super::super::journal::{Record, Table, row_range, table_range};
 use super::super::stored::read_run;
 use super::*;
@@ -65,52 +66,82 @@ async fn a_journal_that_lost_a_row_is_refused_and_so_is_one_with_an_older_row_or
     }
 }
 
-/// The journal as the first format had it: what are rows now were fields of the run's record.
+/// The journal as the first format had it: all runs in one table, what are rows now in their records, one inventory.
 fn in_the_first_format(lab: &Lab) {
     let store = Store::open(Arc::clone(&lab.journal) as Arc<dyn Journal>).unwrap();
     let mut writes = vec![Write::Put(b"mformat".to_vec(), 1_u32.to_le_bytes().to_vec())];
-    let (low, high) = table_range(Table::Run);
-    for (key, record) in store.scan(&low, &high, 10).unwrap() {
-        let run = read_run(&store, &key, &record).unwrap();
-        let former = FormerFields {
-            activities: run.activities.values().cloned().collect(),
-            timers: run.timers.values().cloned().collect(),
-            buffered: run.buffered.values().cloned().collect(),
-            updates: run.updates.values().cloned().collect(),
-            completed_updates: run.completed_updates.values().cloned().collect(),
-            request_ids: run.request_ids.values().map(|it| it.id.clone()).collect(),
-        };
-        let record = RunRecord {
-            rows: 0,
-            rows_sum: 0,
-            ..run.record().clone()
-        };
-        // A message is its fields, in any order.
-        let record = [record.encode_to_vec(), former.encode_to_vec()].concat();
-        writes.push(Write::Put(key, record));
-        let (low, high) = row_range(&run.run_id);
-        let rows = store.scan(&low, &high, 100).unwrap();
-        writes.extend(rows.into_iter().map(|(key, _)| Write::Delete(key)));
+    let mut inventory = Inventory::default();
+    for table in [Table::Run, Table::Closed] {
+        let (low, high) = table_range(table);
+        for (key, record) in store.scan(&low, &high, 10).unwrap() {
+            let run = read_run(&store, &key, &record).unwrap();
+            let former = FormerFields {
+                activities: run.activities.values().cloned().collect(),
+                timers: run.timers.values().cloned().collect(),
+                buffered: run.buffered.values().cloned().collect(),
+                updates: run.updates.values().cloned().collect(),
+                completed_updates: run.completed_updates.values().cloned().collect(),
+                request_ids: run.request_ids.values().map(|it| it.id.clone()).collect(),
+            };
+            let record = RunRecord {
+                rows: 0,
+                rows_sum: 0,
+                ..run.record().clone()
+            };
+            // A message is its fields, in any order.
+            let record = [record.encode_to_vec(), former.encode_to_vec()].concat();
+            writes.push(Write::Put(run_key(&run.run_id), record));
+            inventory.add_run(&run.run_id);
+        }
     }
+    for table in [Table::Row, Table::Closed, Table::Listed, Table::Outdated] {
+        let keys = records(lab, table).into_iter().map(|(key, _)| key);
+        writes.extend(keys.map(Write::Delete));
+    }
+    let inventory = [inventory.count.to_le_bytes(), inventory.sum.to_le_bytes()].concat();
+    writes.push(Write::Put(b"minventory".to_vec(), inventory));
     store.apply(writes).unwrap();
+}
+
+fn records(lab: &Lab, table: Table) -> Vec<Record> {
+    let (low, high) = table_range(table);
+    lab.journal.scan(&low, &high, usize::MAX).unwrap()
 }
 
 #[tokio::test]
 async fn a_journal_of_the_first_format_is_brought_over_and_has_what_it_had() {
     let lab = Lab::new();
+    let service = lab.open().unwrap();
+    for _ in 0..2 {
+        start(&service).await;
+        let task = poll(&service).await;
+        signal(&service, "w", |request| request.request_id = "twice".into()).await;
+        answer(&service, &task, vec![]).await;
+        let complete = CompleteWorkflowExecutionCommandAttributes::default();
+        let complete = Do::CompleteWorkflowExecutionCommandAttributes(complete);
+        answer(&service, &poll(&service).await, vec![complete]).await;
+    }
+    drop(service);
     with_rows(&lab).await;
     // What the first start hands out again is out once more in both.
     drop(lab.open().unwrap());
-    let rows = |lab: &Lab| {
-        let (low, high) = table_range(Table::Row);
-        lab.journal.scan(&low, &high, 100).unwrap()
-    };
-    let before = rows(&lab);
+    let tables = [
+        Table::Run,
+        Table::Row,
+        Table::Closed,
+        Table::Listed,
+        Table::Outdated,
+        Table::Current,
+        Table::Event,
+    ];
+    let all = || tables.map(|table| records(&lab, table));
+    let before = all();
+    assert_eq!(before.each_ref().map(Vec::len), [1, 6, 2, 2, 2, 1, 31]);
     in_the_first_format(&lab);
-    assert!(rows(&lab).is_empty());
+    assert!(records(&lab, Table::Closed).is_empty());
     for _ in 0..2 {
         drop(lab.open().unwrap());
-        assert!(rows(&lab) == before, "other rows than before");
+        assert!(all() == before, "other records than before");
     }
 }
 
