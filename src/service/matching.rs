@@ -132,6 +132,13 @@ impl Matching {
             .retain(|(kind, name), _| *kind != QueueKind::Workflow || name != sticky_queue);
     }
 
+    /// What a queue holds.
+    #[cfg(test)]
+    pub fn waiting(&self, kind: QueueKind, name: &str) -> Vec<Task> {
+        let queue = self.queues.get(&(kind, name.to_owned()));
+        queue.iter().flat_map(|queue| &queue.tasks).cloned().collect()
+    }
+
     fn queue(&mut self, kind: QueueKind, name: &str) -> &mut Queue {
         self.queues.entry((kind, name.to_owned())).or_default()
     }

@@ -1,6 +1,7 @@
 //! The service as a whole, on a journal in memory and a clock that the test moves: what is durable, what a restart finds.
 
 mod closed_tests;
+mod machine_tests;
 mod proof_tests;
 
 use std::sync::Arc;

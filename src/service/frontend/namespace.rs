@@ -56,7 +56,7 @@ impl Service {
             server_version: SERVER_VERSION.to_owned(),
             cluster_name: "longhaul".to_owned(),
             persistence_store: "sled".to_owned(),
-            visibility_store: "memory".to_owned(),
+            visibility_store: "sled".to_owned(),
             history_shard_count: 1,
             ..Default::default()
         })
