@@ -215,11 +215,15 @@ async fn restart(open_runs: usize, closed_runs: usize) -> Result<(), Failure> {
 
 async fn reopen(path: &Path, how: &str) -> Result<(), Failure> {
     let began = Instant::now();
-    let service = open(path)?;
+    let seconds = || began.elapsed().as_secs_f64();
+    let journal = SledJournal::open(path)?;
+    let opened = seconds();
+    let service = Service::open(Store::open(Arc::new(journal))?, Clock::System, Mode::Serve)?;
+    let proved = seconds();
     poll(&service).await?;
     println!(
-        "first task {:.2} s after the start {how}",
-        began.elapsed().as_secs_f64()
+        "first task {:.2} s after the start {how}: sled had opened its file after {opened:.2} s, all was proved after {proved:.2} s",
+        seconds()
     );
     let began = Instant::now();
     let request = ListWorkflowExecutionsRequest {

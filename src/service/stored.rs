@@ -3,7 +3,6 @@
 
 use prost::Message;
 
-use super::events::read_stored_events;
 use super::history::{RunRecord, RunState, chain};
 use super::inventory::Inventory;
 use super::journal::{JournalError, Store, closed_key, event_key, event_range, row_range};
@@ -69,10 +68,12 @@ pub fn read_run(store: &Store, key: &[u8], record: &[u8]) -> Result<RunState, Jo
 
 /// That a run has the events that its record counts, and no others.
 pub fn prove_events(store: &Store, run: &RunState) -> Result<(), JournalError> {
-    let mut checksum = 0;
-    let mut next = 1;
-    while next < run.next_event_id {
-        for (key, bytes) in read_stored_events(store, run, next, PAGE)? {
+    let (mut low, high) = event_range(&run.run_id, 1, i64::MAX);
+    let (mut checksum, mut next) = (0, 1);
+    loop {
+        let events = store.scan(&low, &high, PAGE)?;
+        let more = events.len() == PAGE;
+        for (key, bytes) in events {
             if key != event_key(&run.run_id, next) {
                 return Err(store.damaged(format!(
                     "run {} has record {} in the place of event {next}",
@@ -83,13 +84,17 @@ pub fn prove_events(store: &Store, run: &RunState) -> Result<(), JournalError> {
             checksum = chain(checksum, &bytes);
             next += 1;
         }
+        if !more {
+            break;
+        }
+        low = event_key(&run.run_id, next);
     }
-    let (low, high) = event_range(&run.run_id, next, i64::MAX);
-    if !store.scan(&low, &high, 1)?.is_empty() {
+    if next != run.next_event_id {
         return Err(store.damaged(format!(
-            "run {} has more events than the {} it counts",
+            "run {} should have {} events and has {}",
             run.run_id,
-            run.last_event_id()
+            run.last_event_id(),
+            next - 1
         )));
     }
     if checksum != run.events_checksum {

@@ -111,6 +111,26 @@ pub struct Store {
     flusher: Arc<Flusher>,
     durable: watch::Receiver<u64>,
     poison: Arc<OnceLock<JournalError>>,
+    marks: Arc<Marks>,
+}
+
+/// What is noted beside the records: how far the flushes have come, and, for good, that damage was found.
+#[derive(Default)]
+struct Marks {
+    damaged: Mutex<bool>,
+}
+
+impl Marks {
+    fn flushed(&self, journal: &dyn Journal, sequence: u64) -> Result<(), JournalError> {
+        let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        if *damaged { Ok(()) } else { journal.mark(sequence) }
+    }
+
+    fn damaged(&self, journal: &dyn Journal) {
+        *self.damaged.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        // Where it cannot be noted, the next process finds out by itself.
+        let _ = journal.mark(record::DAMAGED_MARK);
+    }
 }
 
 /// How far the flushing thread must come.
@@ -139,10 +159,16 @@ impl Store {
             wake: Condvar::new(),
         });
         let poison = Arc::new(OnceLock::new());
-        let thread = (Arc::clone(&journal), Arc::clone(&flusher), Arc::clone(&poison));
+        let marks = Arc::new(Marks::default());
+        let thread = (
+            Arc::clone(&journal),
+            Arc::clone(&flusher),
+            Arc::clone(&poison),
+            Arc::clone(&marks),
+        );
         std::thread::Builder::new()
             .name("journal-flush".to_owned())
-            .spawn(move || flush_loop(thread.0.as_ref(), &thread.1, &sender, &thread.2))
+            .spawn(move || flush_loop(thread.0.as_ref(), &thread.1, &sender, (&thread.2, &thread.3)))
             .map_err(|cause| JournalError::Io {
                 path: journal.path(),
                 operation: "opened",
@@ -155,6 +181,7 @@ impl Store {
             flusher,
             durable,
             poison,
+            marks,
         })
     }
 
@@ -165,19 +192,24 @@ impl Store {
 
     /// The record under `key`, its seal checked.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, JournalError> {
-        let sealed = self.journal.get(key)?;
-        sealed
-            .map(|bytes| record::unseal(key, bytes).map_err(|what| self.damaged(what)))
-            .transpose()
+        let sealed = self.journal.get(key);
+        let value = sealed.and_then(|sealed| {
+            let unseal = |bytes| record::unseal(key, bytes).map_err(|what| self.damaged(what));
+            sealed.map(unseal).transpose()
+        });
+        value.inspect_err(|error| self.notice(error))
     }
 
     /// Records with `from <= key < to`, at most `limit`, their seals checked.
     pub fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Record>, JournalError> {
-        let mut records = self.journal.scan(from, to, limit)?;
-        for (key, value) in &mut records {
-            *value = record::unseal(key, std::mem::take(value)).map_err(|what| self.damaged(what))?;
-        }
-        Ok(records)
+        let records = self.journal.scan(from, to, limit);
+        let records = records.and_then(|mut records| {
+            for (key, value) in &mut records {
+                *value = record::unseal(key, std::mem::take(value)).map_err(|what| self.damaged(what))?;
+            }
+            Ok(records)
+        });
+        records.inspect_err(|error| self.notice(error))
     }
 
     /// Applies one atomic batch. Returns its sequence number, to be awaited with [`Store::durable`].
@@ -241,7 +273,16 @@ impl Store {
             .map_or(Ok(()), |error| Err(JournalError::Poisoned(error.to_string())))
     }
 
+    /// Not all is read when a journal is opened. Where damage is found later, it is not opened again: what works with it
+    /// would find the same damage each time, and the way out begins at the start.
+    fn notice(&self, error: &JournalError) {
+        if error.is_damage() {
+            self.marks.damaged(self.journal.as_ref());
+        }
+    }
+
     fn poison(&self, error: &JournalError) {
+        self.notice(error);
         // The first error is the one worth telling.
         let _ = self.poison.set(error.clone());
     }
@@ -262,7 +303,7 @@ fn flush_loop(
     journal: &dyn Journal,
     flusher: &Flusher,
     sender: &watch::Sender<u64>,
-    poison: &OnceLock<JournalError>,
+    (poison, marks): (&OnceLock<JournalError>, &Marks),
 ) {
     let mut done = *sender.borrow();
     loop {
@@ -277,7 +318,7 @@ fn flush_loop(
             wanted.sequence
         };
         failpoint!("journal::before_flush");
-        if let Err(error) = journal.flush().and_then(|()| journal.mark(upto)) {
+        if let Err(error) = journal.flush().and_then(|()| marks.flushed(journal, upto)) {
             let _ = poison.set(error);
             sender.send_modify(|_| ());
             return;

@@ -8,6 +8,8 @@ pub const FORMAT_VERSION: u32 = 2;
 
 const FORMAT_KEY: &[u8] = b"mformat";
 const SEQUENCE_KEY: &[u8] = b"msequence";
+/// In the place of how far the flushes have come: damage was found while the journal was in use.
+pub(super) const DAMAGED_MARK: u64 = u64::MAX;
 const SEAL_VERSION: u8 = 1;
 const SEAL_BYTES: usize = 5;
 
@@ -95,6 +97,7 @@ pub(super) fn check_mark(journal: &dyn Journal) -> Result<u64, JournalError> {
     };
     let sequence = sequence.map_err(|_| damaged("its sequence record is no number".to_owned()))?;
     match journal.marked()? {
+        Some(DAMAGED_MARK) => Err(damaged("damage was found while it was in use".to_owned())),
         Some(marked) if marked > sequence => {
             let lost = marked - sequence;
             Err(damaged(format!(

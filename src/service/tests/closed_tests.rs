@@ -187,6 +187,29 @@ async fn what_is_lost_of_closed_runs_is_missed_at_the_start_or_when_it_is_read()
 }
 
 #[tokio::test]
+async fn a_journal_whose_bytes_were_found_damaged_while_it_was_in_use_is_not_opened_again() {
+    let lab = Lab::new();
+    let run_id = run_and_end(&lab.open().unwrap(), "w").await;
+    lab.journal
+        .apply(&[Write::Put(event_key(&run_id, 4), b"nonsense".to_vec())])
+        .unwrap();
+    let service = lab.open().unwrap();
+    let request = GetWorkflowExecutionHistoryRequest {
+        namespace: NAMESPACE.into(),
+        execution: workflow(),
+        ..Default::default()
+    };
+    let read: Result<GetWorkflowExecutionHistoryResponse, _> =
+        call(&service, "GetWorkflowExecutionHistory", request).await;
+    assert_eq!(read.unwrap_err().code(), Code::DataLoss);
+    // What is flushed afterwards does not cover it up.
+    start_as(&service, "another").await;
+    drop(service);
+    let error = lab.open().err().expect("it must not open");
+    assert!(error.is_damage(), "{error}");
+}
+
+#[tokio::test]
 async fn a_year_of_runs_leaves_those_of_the_last_month_and_the_last_of_each_workflow() {
     let lab = Lab::new();
     let service = lab.open().unwrap();
