@@ -148,7 +148,7 @@ async fn fan_out(width: usize) -> Result<(), Failure> {
             activity_type: Some(ActivityType {
                 name: "Nothing".to_owned(),
             }),
-            start_to_close_timeout: Some(timeout.clone()),
+            start_to_close_timeout: Some(timeout),
             ..Default::default()
         })
     };
@@ -202,14 +202,34 @@ async fn restart(open_runs: usize, closed_runs: usize) -> Result<(), Failure> {
         "{closed_runs} closed and {open_runs} open workflows, made in {:.1} s",
         began.elapsed().as_secs_f64()
     );
+    // What a process leaves that is killed.
+    let killed = tempfile::tempdir_in("target")?;
+    copy(directory.path(), killed.path())?;
     drop(service);
     // sled's threads let go of it in their own time.
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-    reopen(directory.path(), "after an orderly end").await?;
-    // The memory of a process that did nothing else.
-    let program = std::env::current_exe()?;
-    let mut child = tokio::process::Command::new(program);
-    child.arg("reopen").arg(directory.path()).status().await?;
+    // The memory is that of a process that did nothing else.
+    for (path, how) in [
+        (directory.path(), "after an orderly end"),
+        (killed.path(), "after a kill"),
+    ] {
+        let mut child = tokio::process::Command::new(std::env::current_exe()?);
+        child.arg("reopen").arg(path).arg(how).status().await?;
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            copy(&from, &to)?;
+        } else {
+            std::fs::copy(from, to)?;
+        }
+    }
     Ok(())
 }
 
@@ -257,7 +277,7 @@ fn main() -> Result<(), Failure> {
     let mode = words.first().map(String::as_str).unwrap_or_default();
     runtime.block_on(async {
         match (mode, numbers.as_slice()) {
-            ("reopen", _) => reopen(Path::new(&words[1]), "in a new process").await,
+            ("reopen", _) => reopen(Path::new(&words[1]), &words[2]).await,
             ("restart", [open, closed]) => restart(*open, *closed).await,
             ("restart", _) => restart(10_000, 100_000).await,
             (_, widths) => {
