@@ -3,6 +3,10 @@
 //! An open run's record is in one table, a closed one's in another, so that a start reads the open ones only. A run that
 //! closes is entered in the list of closed runs; one that is closed and no longer the current one of its workflow among
 //! those that are outdated once the retention is over.
+//!
+//! All runs are in this journal, so that what one does to another (a successor, a start that terminates, a child, a signal)
+//! is a second change in the same transaction. What has to be carried out elsewhere after the batch would be a table of its
+//! own, written here, and read again by `recovery`.
 
 use prost::Message;
 use xxhash_rust::xxh3::Xxh3;

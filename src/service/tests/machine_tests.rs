@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
+use std::panic::AssertUnwindSafe;
 
+use futures::FutureExt;
 use temporalio_protos::temporal::api::command::v1::*;
 use temporalio_protos::temporal::api::common::v1::ActivityType;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes as Happened;
@@ -15,20 +17,10 @@ use super::super::matching::{QueueKind, Task};
 use super::super::recovery::load;
 use super::*;
 
-/// SplitMix64. The seed is printed; LONGHAUL_TEST_SEED gives it again.
+/// SplitMix64.
 struct Random(u64);
 
 impl Random {
-    fn seeded() -> Self {
-        let given = std::env::var("LONGHAUL_TEST_SEED").ok();
-        let seed = given.map_or_else(
-            || RandomState::new().hash_one(()),
-            |seed| seed.parse().expect("a number"),
-        );
-        println!("LONGHAUL_TEST_SEED={seed}");
-        Self(seed)
-    }
-
     fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -58,12 +50,12 @@ fn execution(workflow_id: &str) -> Option<WorkflowExecution> {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(seed: u64) -> Self {
         let lab = Lab::new();
         Self {
             service: lab.open().unwrap(),
             lab,
-            random: Random::seeded(),
+            random: Random(seed),
             activities: vec![],
             tasks: vec![],
             runs: BTreeSet::new(),
@@ -549,11 +541,20 @@ fn assert_legal(events: &[HistoryEvent]) {
 
 #[tokio::test]
 async fn whatever_clients_and_workers_do_nothing_is_lost_and_all_runs_can_end() {
-    let mut world = World::new();
-    for _ in 0..1500 {
-        world.step().await;
-        world.check();
-    }
-    world.end().await;
-    assert!(world.runs.len() > 10);
+    let given = std::env::var("LONGHAUL_TEST_SEED").ok();
+    let seed = given.map_or_else(
+        || RandomState::new().hash_one(()),
+        |seed| seed.parse().expect("a number"),
+    );
+    let history = async {
+        let mut world = World::new(seed);
+        for _ in 0..1500 {
+            world.step().await;
+            world.check();
+        }
+        world.end().await;
+        assert!(world.runs.len() > 10);
+    };
+    let ended = AssertUnwindSafe(history).catch_unwind().await;
+    assert!(ended.is_ok(), "LONGHAUL_TEST_SEED={seed} gives it again");
 }
