@@ -9,7 +9,7 @@ use temporalio_protos::temporal::api::enums::v1::WorkflowExecutionStatus;
 use tokio::sync::Notify;
 
 use super::NAMESPACE;
-use super::history::{Change, Deadline, Dispatch, RunRecord, RunState, UpdateNews};
+use super::history::{ActivityState, Change, Deadline, Dispatch, RunRecord, RunState, UpdateNews};
 use super::inventory::Inventories;
 use super::journal::{JournalError, Store, Write, current_key, outdated_range, outdated_run};
 use super::matching::{Matching, QueueKind, Task};
@@ -197,6 +197,18 @@ impl Core {
                 self.matching.push(QueueKind::Activity, &queue, task);
             }
         }
+    }
+
+    /// Whether a dead worker has a task of a run, or the run waits for one in its sticky queue.
+    pub fn is_left_by(&self, run: &RunState, is_dead: &dyn Fn(&str) -> bool, now_ms: i64) -> bool {
+        let task = run.workflow_task.as_ref();
+        let waits_in_vain = task.is_some_and(|task| {
+            let is_polled = self.matching.is_polled(QueueKind::Workflow, &task.queue, now_ms);
+            task.started_event_id == 0 && task.sticky && !is_polled
+        });
+        let has_task = task.is_some_and(|task| task.started_event_id != 0 && is_dead(&task.identity));
+        let has_activity = |it: &ActivityState| it.started_ms != 0 && is_dead(&it.identity);
+        waits_in_vain || has_task || run.activities.values().any(has_activity)
     }
 
     /// What tells of every change of an open run.

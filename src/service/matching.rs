@@ -132,6 +132,13 @@ impl Matching {
             .retain(|(kind, name), _| *kind != QueueKind::Workflow || name != sticky_queue);
     }
 
+    /// Forgets the pollers that are so.
+    pub fn forget_all(&mut self, is_dead: &dyn Fn(&str) -> bool) {
+        for queue in self.queues.values_mut() {
+            queue.pollers.retain(|identity, _| !is_dead(identity));
+        }
+    }
+
     /// What a queue holds.
     #[cfg(test)]
     pub fn waiting(&self, kind: QueueKind, name: &str) -> Vec<Task> {
