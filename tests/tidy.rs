@@ -362,7 +362,7 @@ fn every_document_that_is_pointed_to_is_there() {
 }
 
 /// What tests/with-postgres sees to, or what is in every minimal Debian; `kill` is not.
-const PROGRAMS: [&str; 3] = ["sh", "id", "openssl"];
+const PROGRAMS: [&str; 4] = ["sh", "id", "openssl", "python3"];
 
 #[test]
 fn the_tests_run_no_program_that_a_bare_machine_lacks() {

@@ -3,6 +3,8 @@
 //! Nothing is resolved here. A flag that was not given is `None`; `settings` then looks into the environment, the job file
 //! and the defaults. Values are read by the same functions wherever they come from.
 
+mod server;
+
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -16,6 +18,8 @@ use crate::job::{parse_concurrency, parse_interval, parse_lookback};
 use crate::observe::logs::LogFormat;
 use crate::observe::progress::ProgressMode;
 use crate::table::TableName;
+
+pub use server::ServerArgs;
 
 /// Lines of at most 79 columns, so that they are wrapped nowhere.
 const CONNECTIONS: &str = "\
@@ -190,6 +194,9 @@ Examples:
 A speed limit holds at once, also for batches in flight; the rest from the next
 batch or round on. It stays as tuned until a flag or another tune changes it.")]
     Tune(TuneArgs),
+    /// Serve Temporal's API on a TCP address: for its SDKs, its command line, its web UI
+    #[command(after_help = server::EXAMPLES)]
+    Server(ServerArgs),
     /// See it work: two throwaway servers, a million rows, two kills, one comparison
     Demo(DemoArgs),
     /// Show the settings that hold, and where each comes from
@@ -684,6 +691,9 @@ mod tests {
             "longhaul tune j --concurrency 8 --batch-rows auto --max-rate none",
             "longhaul tune j --interval 30s",
             "longhaul demo --rows 2000",
+            "longhaul server",
+            "longhaul server --listen [::1]:0 --tls-cert c --tls-key k --tls-client-ca a --api-key-file f",
+            "longhaul server --listen localhost:7233 --unprotected --state-dir d",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
         }
@@ -711,6 +721,9 @@ mod tests {
             ("longhaul migrate --table a.b.c", "--table", "more than two parts"),
             ("longhaul migrate --on-conflict ignore", "--on-conflict", "skip"),
             ("longhaul tune j", "--concurrency", "required"),
+            ("longhaul server --listen 7233", "--listen", "127.0.0.1:7233"),
+            ("longhaul server --tls-cert c", "--tls-key", "required"),
+            ("longhaul server --tls-client-ca c", "--tls-cert", "required"),
         ] {
             let error = parse(line).expect_err(line);
             let text = error.to_string();

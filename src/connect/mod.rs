@@ -21,10 +21,11 @@ use tonic::{Code, Status};
 use url::Url;
 
 use crate::service::journal::{JournalError, SledJournal, Store};
-use crate::service::{Caller, Clock, ListenError, Listening, Mode, NAMESPACE, Service};
+use crate::service::{Caller, Clock, Listening, Mode, Service};
 
 /// The number of the journal's format that this version reads and writes.
 pub use crate::service::journal::FORMAT_VERSION as JOURNAL_FORMAT;
+pub use crate::service::{ApiKeys, ListenError, NAMESPACE, TcpOptions, Tls};
 pub use directory::{Directory, DirectoryError};
 pub use lock::JobLock;
 use lock::{Lock, Membership};
@@ -178,8 +179,9 @@ async fn answer(
 ) -> Result<GrpcSuccessResponse, Status> {
     let closed = || Status::unavailable("the journal is closed");
     let service = open.borrow().clone().ok_or_else(closed)?;
+    let path = format!("/{}/{}", request.service, request.rpc);
     let proto = tokio::select! {
-        answer = service.call(Caller::Embedded, &request.rpc, &request.proto) => answer?,
+        answer = service.call(Caller::Embedded, &path, &request.proto) => answer?,
         _ = open.wait_for(Option::is_none) => return Err(closed()),
     };
     Ok(GrpcSuccessResponse {

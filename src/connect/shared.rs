@@ -19,7 +19,7 @@ use super::{
     Callback, ConnectError, Connected, Directory, Lock, OWNER_PATIENCE, Owner, Place, SOCKET, client_of,
     hostname, open, socket,
 };
-use crate::service::{Mode, Service, listen};
+use crate::service::{ListeningOnTcp, Mode, Service, TcpOptions, listen, listen_on_tcp};
 
 /// How often those that do not serve look whether they must; sooner where a call has failed.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -106,8 +106,21 @@ impl Member {
         checked.map_err(|error| Arc::new(error.into()))
     }
 
+    /// Answers on a TCP address as well.
+    ///
+    /// # Errors
+    /// `Owned` where another process serves; `Listen`.
+    pub async fn listen(&self, options: TcpOptions) -> Result<ListeningOnTcp, ConnectError> {
+        let Some(service) = self.service() else {
+            return Err(ConnectError::Owned {
+                path: self.directory.path().to_owned(),
+                pid: self.served_by().unwrap_or_default(),
+            });
+        };
+        Ok(listen_on_tcp(service, options).await?)
+    }
+
     /// The service, where it is served here.
-    #[cfg(test)]
     pub(super) fn service(&self) -> Option<Service> {
         let owner = self.shared.owner.lock().unwrap_or_else(PoisonError::into_inner);
         owner.as_ref().and_then(Owner::service)

@@ -31,7 +31,10 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
 pub use clock::Clock;
-pub use listen::{BytesCodec, ListenError, Listening, is_trusted, listen};
+pub use listen::{
+    ApiKeyError, ApiKeys, BytesCodec, ListenError, Listening, ListeningOnTcp, TcpOptions, Tls, TlsError,
+    is_trusted, listen, listen_on_tcp,
+};
 
 use self::core::{Core, Pending};
 use history::{Change, HistoryError};
@@ -39,6 +42,8 @@ use journal::{JournalError, Store};
 
 /// The only namespace there is, so far.
 pub const NAMESPACE: &str = "default";
+/// The gRPC service whose RPCs are answered.
+const WORKFLOW_SERVICE: &str = "temporal.api.workflowservice.v1.WorkflowService";
 
 /// Whose RPC it is: tasks of a worker in this process are known to be lost when the process dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,9 +101,10 @@ impl Service {
         Ok(service)
     }
 
-    /// Answers one RPC of `temporal.api.workflowservice.v1.WorkflowService`. Dropping the future drops the answer only.
-    pub async fn call(&self, caller: Caller, rpc: &str, request: &[u8]) -> Result<Vec<u8>, Status> {
-        frontend::dispatch(self, caller, rpc, request).await
+    /// Answers one RPC, named by its path as in gRPC: `/temporal.api.workflowservice.v1.WorkflowService/GetSystemInfo`.
+    /// Dropping the future drops the answer only.
+    pub async fn call(&self, caller: Caller, path: &str, request: &[u8]) -> Result<Vec<u8>, Status> {
+        frontend::dispatch(self, caller, path, request).await
     }
 
     /// Errs once the journal has failed; then nothing more is acted on.

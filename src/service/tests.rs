@@ -54,8 +54,9 @@ async fn call<Q: Message, A: Message + Default>(
     rpc: &str,
     request: Q,
 ) -> Result<A, Status> {
+    let path = format!("/{WORKFLOW_SERVICE}/{rpc}");
     let answer = service
-        .call(Caller::Embedded, rpc, &request.encode_to_vec())
+        .call(Caller::Embedded, &path, &request.encode_to_vec())
         .await?;
     Ok(A::decode(answer.as_slice()).expect("an answer of the right type"))
 }
@@ -241,16 +242,28 @@ async fn one_id_is_one_open_workflow() {
 #[tokio::test]
 async fn what_is_not_implemented_and_what_is_too_large_say_so() {
     let service = Lab::new().open().unwrap();
-    let unknown = service
-        .call(Caller::Embedded, "CreateSchedule", &[])
-        .await
-        .unwrap_err();
-    assert_eq!(unknown.code(), Code::Unimplemented);
-    let large = service
-        .call(Caller::Embedded, "StartWorkflowExecution", &vec![0; 5 << 20])
-        .await
-        .unwrap_err();
+    let refused = async |path: &str, request: &[u8]| {
+        let answer = service.call(Caller::Embedded, path, request).await;
+        answer.unwrap_err()
+    };
+    let rpc = |rpc: &str| format!("/{WORKFLOW_SERVICE}/{rpc}");
+    for path in [
+        &rpc("CreateSchedule"),
+        "/temporal.api.operatorservice.v1.OperatorService/GetSystemInfo",
+        "/WorkflowService/GetSystemInfo",
+        "GetSystemInfo",
+        "",
+    ] {
+        assert_eq!(refused(path, &[]).await.code(), Code::Unimplemented, "{path}");
+    }
+    let large = refused(&rpc("StartWorkflowExecution"), &vec![0; 5 << 20]).await;
     assert_eq!(large.code(), Code::ResourceExhausted);
+    assert!(
+        large
+            .message()
+            .starts_with("grpc: received message larger than max"),
+        "SDKs know it by these words"
+    );
 }
 
 #[tokio::test]

@@ -91,6 +91,11 @@ impl Process {
         self.end()
     }
 
+    /// SIGTERM, as a service manager sends it.
+    pub fn terminate(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+    }
+
     /// SIGINT, as Ctrl-C sends it.
     pub fn interrupt(&self) {
         kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();

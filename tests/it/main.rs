@@ -21,6 +21,7 @@ mod proxy;
 mod random;
 mod refusals;
 mod rights;
+mod server;
 mod server_faults;
 #[path = "../support/servers.rs"]
 mod servers;

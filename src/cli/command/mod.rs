@@ -11,6 +11,7 @@ mod inspect;
 mod jobs;
 mod kept;
 mod run;
+mod server;
 mod standing;
 mod trouble;
 mod verify;
@@ -107,6 +108,7 @@ async fn carry_out(args: &Args, context: Context<'_>) -> Outcome {
         Command::Pause(pause) => control::pause(&context, &pause.job, pause.wait).await,
         Command::Cancel(cancel) => control::cancel(&context, &cancel.job, cancel.wait).await,
         Command::Tune(tune) => control::tune(&context, &tune.job, tune.change()).await,
+        Command::Server(args) => server::server(&context, args).await,
         Command::Demo(demo) => demo::run(demo, printer, settings).await,
         Command::Config(args) => config::config(&args.command, settings, printer),
         Command::Completions(_) | Command::Man(_) => manual(args, printer).unwrap_or(Ok(ExitStatus::Done)),

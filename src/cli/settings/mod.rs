@@ -333,7 +333,7 @@ impl Settings {
             Command::Demo(demo) => self.take_progress_flag(&demo.progress),
             Command::Status(_) | Command::List(_) | Command::History(_) => {}
             Command::Pause(_) | Command::Cancel(_) | Command::Tune(_) => {}
-            Command::Completions(_) | Command::Man(_) => {}
+            Command::Server(_) | Command::Completions(_) | Command::Man(_) => {}
         }
     }
 

@@ -1,6 +1,8 @@
 //! RPC dispatch: from a name and bytes to a typed request, and back. What is not here answers UNIMPLEMENTED, never an
 //! empty message. Refuses what is too large or for another namespace before anything else happens.
 
+#[cfg(test)]
+mod absurd_tests;
 mod namespace;
 mod start;
 mod tasks;
@@ -15,7 +17,7 @@ use tonic::Status;
 use super::events::read_events;
 use super::history::RunState;
 use super::stored::prove_events;
-use super::{Caller, NAMESPACE, Service, journal_status};
+use super::{Caller, NAMESPACE, Service, WORKFLOW_SERVICE, journal_status};
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
 
 /// No request may be larger; Temporal's servers refuse at the same size.
@@ -38,12 +40,19 @@ macro_rules! rpcs {
 pub(super) async fn dispatch(
     service: &Service,
     caller: Caller,
-    rpc: &str,
+    path: &str,
     request: &[u8],
 ) -> Result<Vec<u8>, Status> {
+    let rpc = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+    let Some((WORKFLOW_SERVICE, rpc)) = rpc else {
+        return Err(Status::unimplemented(format!(
+            "{path} is not an RPC of {WORKFLOW_SERVICE}"
+        )));
+    };
     if request.len() > MAX_REQUEST_BYTES {
+        // In the words by which SDKs know that it will not help to ask again.
         return Err(Status::resource_exhausted(format!(
-            "{rpc}: the request has {} bytes, more than {MAX_REQUEST_BYTES}",
+            "grpc: received message larger than max ({} vs. {MAX_REQUEST_BYTES}) in {rpc}",
             request.len()
         )));
     }

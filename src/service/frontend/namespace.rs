@@ -5,6 +5,9 @@ use temporalio_protos::temporal::api::namespace::v1::namespace_info::{
     Capabilities as NamespaceCapabilities, Limits,
 };
 use temporalio_protos::temporal::api::namespace::v1::{NamespaceConfig, NamespaceInfo};
+use temporalio_protos::temporal::api::replication::v1::{
+    ClusterReplicationConfig, NamespaceReplicationConfig,
+};
 use temporalio_protos::temporal::api::taskqueue::v1::PollerInfo;
 use temporalio_protos::temporal::api::workflowservice::v1::get_system_info_response::Capabilities;
 use temporalio_protos::temporal::api::workflowservice::v1::{
@@ -22,6 +25,8 @@ use super::{MAX_PAYLOAD_BYTES, check_namespace};
 
 const SERVER_VERSION: &str = env!("CARGO_PKG_VERSION");
 const RETENTION_DAYS: i64 = 30;
+/// There is one, and it is active.
+const CLUSTER: &str = "longhaul";
 
 impl Service {
     pub(super) async fn get_system_info(
@@ -54,7 +59,7 @@ impl Service {
     ) -> Result<GetClusterInfoResponse, Status> {
         Ok(GetClusterInfoResponse {
             server_version: SERVER_VERSION.to_owned(),
-            cluster_name: "longhaul".to_owned(),
+            cluster_name: CLUSTER.to_owned(),
             persistence_store: "sled".to_owned(),
             visibility_store: "sled".to_owned(),
             history_shard_count: 1,
@@ -154,9 +159,19 @@ fn the_namespace() -> DescribeNamespaceResponse {
         workflow_execution_retention_ttl: Some(retention),
         ..Default::default()
     };
+    // The temporal command does not do without it.
+    let replication = NamespaceReplicationConfig {
+        active_cluster_name: CLUSTER.to_owned(),
+        clusters: vec![ClusterReplicationConfig {
+            cluster_name: CLUSTER.to_owned(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
     DescribeNamespaceResponse {
         namespace_info: Some(info),
         config: Some(config),
+        replication_config: Some(replication),
         ..Default::default()
     }
 }

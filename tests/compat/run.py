@@ -1,0 +1,95 @@
+"""Runs the programs against `longhaul server`: each as it is, and each with the server killed half-way and begun again.
+
+    python run.py BINARY [PROGRAM ...]
+
+Exit status 1 where a program fails, or where a history is not as a real server wrote it (histories/, differences.py).
+"""
+
+import asyncio
+import json
+import logging
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import programs
+from differences import EXPECTED
+from histories import differences, normalised
+from programs import World
+from servers import Longhaul
+from temporalio.client import Client
+from temporalio.worker import Worker
+from workflows import ALL
+
+HISTORIES = Path(__file__).parent / "histories"
+# A program that hangs ends here.
+DEADLINE_S = 60
+# Programs at a time: each has a server of its own, and waits more than it works.
+AT_A_TIME = 6
+IDENTITY = "compat"
+
+
+async def nothing() -> None:
+    pass
+
+
+async def run_program(program, address: str, half_way=nothing) -> dict[str, list]:
+    """Runs one against a server, and gives the histories of its workflows."""
+    client = await Client.connect(address, identity=IDENTITY)
+    world = World(client, program.__name__, half_way)
+    worker = Worker(client, task_queue=world.name, workflows=ALL, activities=world.activities.all())
+    async with worker:
+        handles = await asyncio.wait_for(program(world), DEADLINE_S)
+        return {f"{world.name}-{place}": await normalised(it) for place, it in enumerate(handles)}
+
+
+async def against_ours(program, binary: str, is_killed: bool) -> dict[str, list]:
+    server = Longhaul(binary)
+    try:
+        address = await asyncio.to_thread(server.begin)
+        return await run_program(program, address, server.kill_and_begin_again if is_killed else nothing)
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+def frozen(name: str) -> list:
+    return json.loads((HISTORIES / f"{name}.json").read_text())
+
+
+async def main(binary: str, wanted: list[str]) -> int:
+    slots = asyncio.Semaphore(AT_A_TIME)
+    found: dict[tuple[str, str], str] = {}
+    failed: list[str] = []
+
+    async def one(program, is_killed: bool) -> None:
+        name = f"{program.__name__}{', killed half-way' if is_killed else ''}"
+        async with slots:
+            began = time.monotonic()
+            try:
+                histories = await against_ours(program, binary, is_killed)
+            except BaseException:
+                failed.append(name)
+                print(f"FAILED {name}\n{traceback.format_exc()}", flush=True)
+                return
+            print(f"ok     {name} ({time.monotonic() - began:.1f} s)", flush=True)
+        if not is_killed:
+            for run, events in histories.items():
+                for event, attribute, words in differences(program.__name__, events, frozen(run)):
+                    found.setdefault((event, attribute), words)
+
+    chosen = [it for it in programs.ALL if not wanted or it.__name__ in wanted]
+    await asyncio.gather(*(one(program, is_killed) for is_killed in (True, False) for program in chosen))
+    for difference in sorted(found.keys() - EXPECTED.keys()):
+        failed.append("histories")
+        print(f"DIFFERS {difference}: {found[difference]}")
+    if not wanted:
+        for difference in sorted(EXPECTED.keys() - found.keys()):
+            failed.append("histories")
+            print(f"DIFFERS no more, and is to leave differences.py: {difference}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    logging.disable(logging.WARNING)
+    sys.exit(asyncio.run(main(sys.argv[1], sys.argv[2:])))
