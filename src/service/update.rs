@@ -164,6 +164,10 @@ impl Service {
             .filter(|id| !id.is_empty());
         let update_id = update_id.ok_or_else(|| Status::invalid_argument("the update has no id"))?;
         let run = self.find_run(&request.namespace, &execution)?;
+        let first_run_id = request.first_execution_run_id;
+        if !first_run_id.is_empty() && run.first_run_id != first_run_id {
+            return Err(Status::not_found("workflow execution not found"));
+        }
         let wanted = request.wait_policy.map_or(0, |policy| policy.lifecycle_stage);
         let receiver = self.admit(&run, &update_id, update).await?;
         let (stage, outcome) = self.wait_for_update(&run, &update_id, receiver, wanted).await?;

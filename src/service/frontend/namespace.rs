@@ -117,12 +117,13 @@ impl Service {
         &self,
         request: ResetStickyTaskQueueRequest,
     ) -> Result<ResetStickyTaskQueueResponse, Status> {
-        let run = self.find_run(&request.namespace, &request.execution.unwrap_or_default())?;
         let reset = |change: &mut super::super::history::Change| {
+            change.must_be_open()?;
             change.state.sticky = None;
             Ok(())
         };
-        self.change(&run.run_id, reset).await?;
+        self.change_found(&request.namespace, request.execution, "", reset)
+            .await?;
         Ok(ResetStickyTaskQueueResponse {})
     }
 }

@@ -20,7 +20,7 @@ use tonic::Status;
 
 use super::super::Service;
 use super::super::clock::{duration, timestamp};
-use super::super::history::{ActivityState, RunState, is_close_event};
+use super::super::history::{ActivityState, Change, RunState, is_close_event};
 use super::{check_id, check_payload};
 
 /// An empty page after so long; the client asks again with its token.
@@ -33,10 +33,6 @@ impl Service {
         &self,
         request: SignalWorkflowExecutionRequest,
     ) -> Result<SignalWorkflowExecutionResponse, Status> {
-        let run = self.find_run(
-            &request.namespace,
-            &request.workflow_execution.unwrap_or_default(),
-        )?;
         check_payload("the signal's input", request.input.as_ref())?;
         let attributes = WorkflowExecutionSignaledEventAttributes {
             signal_name: check_id("signal name", &request.signal_name)?.to_owned(),
@@ -46,8 +42,10 @@ impl Service {
             request_id: request.request_id,
             ..Default::default()
         };
-        self.change(&run.run_id, |change| change.signal(attributes))
-            .await?;
+        self.change_found(&request.namespace, request.workflow_execution, "", |change| {
+            change.signal(attributes)
+        })
+        .await?;
         Ok(SignalWorkflowExecutionResponse::default())
     }
 
@@ -55,14 +53,15 @@ impl Service {
         &self,
         request: RequestCancelWorkflowExecutionRequest,
     ) -> Result<RequestCancelWorkflowExecutionResponse, Status> {
-        let run = self.find_run(
-            &request.namespace,
-            &request.workflow_execution.unwrap_or_default(),
-        )?;
         let (reason, identity) = (request.reason, request.identity);
-        self.change(&run.run_id, |change| {
-            change.request_cancel(reason, identity, &request.request_id)
-        })
+        let cancel = |change: &mut Change| change.request_cancel(reason, identity, &request.request_id);
+        let first_run_id = &request.first_execution_run_id;
+        self.change_found(
+            &request.namespace,
+            request.workflow_execution,
+            first_run_id,
+            cancel,
+        )
         .await?;
         Ok(RequestCancelWorkflowExecutionResponse::default())
     }
@@ -71,13 +70,15 @@ impl Service {
         &self,
         request: TerminateWorkflowExecutionRequest,
     ) -> Result<TerminateWorkflowExecutionResponse, Status> {
-        let run = self.find_run(
+        let terminate =
+            |change: &mut Change| change.terminate(request.reason, request.details, request.identity);
+        let first_run_id = &request.first_execution_run_id;
+        self.change_found(
             &request.namespace,
-            &request.workflow_execution.unwrap_or_default(),
-        )?;
-        self.change(&run.run_id, |change| {
-            change.terminate(request.reason, request.details, request.identity)
-        })
+            request.workflow_execution,
+            first_run_id,
+            terminate,
+        )
         .await?;
         Ok(TerminateWorkflowExecutionResponse {})
     }

@@ -140,15 +140,14 @@ impl Change {
         Ok(())
     }
 
-    /// Asks the workflow to cancel.
+    /// Asks the workflow to cancel. One that has ended needs no asking.
     pub fn request_cancel(
         &mut self,
         cause: String,
         identity: String,
         request_id: &str,
     ) -> Result<(), HistoryError> {
-        self.must_be_open()?;
-        if self.state.cancel_requested || self.is_repeated(request_id) {
+        if self.is_closed() || self.state.cancel_requested || self.is_repeated(request_id) {
             return Ok(());
         }
         self.state.cancel_requested = true;
@@ -316,7 +315,7 @@ impl Change {
         }
     }
 
-    fn must_be_open(&self) -> Result<(), HistoryError> {
+    pub fn must_be_open(&self) -> Result<(), HistoryError> {
         if self.is_closed() {
             Err(HistoryError::NotFound("workflow execution already completed"))
         } else {
