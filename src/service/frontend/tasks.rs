@@ -221,7 +221,7 @@ impl Service {
             // Under the same lock: an update that comes in between would find a task that is out, and get none of its own.
             completion.force_new_task |= core.updates.has_unsent(&token.run_id);
             self.apply_to(&mut core, &token.run_id, |change| {
-                let completed = change.complete_workflow_task(token.event_id, completion);
+                let completed = change.complete_workflow_task((token.event_id, token.attempt), completion);
                 if let Err(HistoryError::BadCommand { cause, message }) = &completed {
                     bad_command = Some((*cause, message.clone()));
                 }
@@ -262,6 +262,7 @@ impl Service {
             ..Default::default()
         };
         let fail = |change: &mut Change| {
+            change.workflow_task_that_is_out((token.event_id, token.attempt))?;
             change.fail_workflow_task(cause, Some(failure), identity);
             Ok(())
         };
@@ -275,12 +276,7 @@ impl Service {
     ) -> Result<RespondWorkflowTaskFailedResponse, Status> {
         let token = token(&request.task_token)?;
         let fail = |change: &mut Change| {
-            let task = change.state.workflow_task.as_ref();
-            if task
-                .is_none_or(|task| task.started_event_id != token.event_id || task.attempt != token.attempt)
-            {
-                return Err(HistoryError::NotFound("workflow task not found"));
-            }
+            change.workflow_task_that_is_out((token.event_id, token.attempt))?;
             change.fail_workflow_task(request.cause, request.failure, &request.identity);
             Ok(())
         };

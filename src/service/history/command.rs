@@ -39,14 +39,10 @@ impl Change {
     /// Carries out what the worker decided. `Err(BadCommand)`: drop this change and fail the task with that cause.
     pub fn complete_workflow_task(
         &mut self,
-        started_event_id: i64,
+        out: (i64, i32),
         mut completion: Completion,
     ) -> Result<(), HistoryError> {
-        let task = self.state.workflow_task.clone();
-        let out = task.filter(|task| task.started_event_id == started_event_id && started_event_id != 0);
-        let task = out
-            .filter(|_| !self.is_closed())
-            .ok_or(HistoryError::NotFound("workflow task not found"))?;
+        let task = self.workflow_task_that_is_out(out)?;
         if completion.commands.iter().any(closes) && !self.state.buffered.is_empty() {
             let message = "the run cannot close: there is news that the workflow has not seen".to_owned();
             return Err(HistoryError::BadCommand {
@@ -55,7 +51,7 @@ impl Change {
             });
         }
         self.state.workflow_task = None;
-        self.write_transient(&task);
+        self.write_shown(&task);
         let completed_event_id = self.append(Attributes::WorkflowTaskCompletedEventAttributes(
             WorkflowTaskCompletedEventAttributes {
                 scheduled_event_id: task.scheduled_event_id,

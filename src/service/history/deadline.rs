@@ -57,9 +57,9 @@ impl RunState {
                     task.started_ms + self.workflow_task_timeout_ms,
                     Deadline::WorkflowTaskStartToClose,
                 ));
-            } else if let Some(sticky) = self.sticky.as_ref().filter(|_| task.sticky) {
+            } else if task.sticky {
                 due.push((
-                    task.scheduled_ms + sticky.schedule_to_start_ms,
+                    task.scheduled_ms + task.schedule_to_start_ms,
                     Deadline::WorkflowTaskScheduleToStart,
                 ));
             } else if task.attempt > 1 {

@@ -20,24 +20,15 @@ impl Change {
 
     pub(super) fn append_with(&mut self, attributes: Attributes, user_metadata: Option<UserMetadata>) -> i64 {
         self.write(HistoryEvent {
-            event_time: timestamp(self.now_ms),
-            event_type: event_type(&attributes) as i32,
-            worker_may_ignore: false,
             user_metadata,
-            attributes: Some(attributes),
-            ..Default::default()
+            ..unnumbered(attributes, self.now_ms)
         })
     }
 
     /// Appends an event that a worker must hear of: kept back while a workflow task is out, else with a workflow task.
     pub(super) fn append_news(&mut self, attributes: Attributes) {
         if self.workflow_task_is_out() {
-            self.state.buffered.push(HistoryEvent {
-                event_time: timestamp(self.now_ms),
-                event_type: event_type(&attributes) as i32,
-                attributes: Some(attributes),
-                ..Default::default()
-            });
+            self.state.buffered.push(unnumbered(attributes, self.now_ms));
         } else {
             self.append(attributes);
             self.schedule_workflow_task();
@@ -71,7 +62,8 @@ impl Change {
         any
     }
 
-    fn write(&mut self, mut event: HistoryEvent) -> i64 {
+    /// Gives an event its id, and appends it with the time that it has.
+    pub(super) fn write(&mut self, mut event: HistoryEvent) -> i64 {
         event.event_id = self.state.next_event_id;
         event.task_id = event.event_id;
         self.state.next_event_id += 1;
@@ -81,6 +73,16 @@ impl Change {
         let id = event.event_id;
         self.events.push(Appended { event, bytes });
         id
+    }
+}
+
+/// An event that has no id yet.
+pub(super) fn unnumbered(attributes: Attributes, at_ms: i64) -> HistoryEvent {
+    HistoryEvent {
+        event_time: timestamp(at_ms),
+        event_type: event_type(&attributes) as i32,
+        attributes: Some(attributes),
+        ..Default::default()
     }
 }
 

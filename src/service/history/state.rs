@@ -121,6 +121,15 @@ pub struct WorkflowTaskState {
     /// Whether the WorkflowTaskStarted event suggested to continue as new.
     #[prost(bool, tag = "11")]
     pub suggest_continue_as_new: bool,
+    /// The events that only the worker has seen; once it has answered they are written as they were shown.
+    #[prost(message, repeated, tag = "12")]
+    pub shown: Vec<HistoryEvent>,
+    /// The last event when a task without a scheduled event was scheduled: with news after it, it needs one after all.
+    #[prost(int64, tag = "13")]
+    pub after_event_id: i64,
+    /// How long it may wait in a sticky queue.
+    #[prost(int64, tag = "14")]
+    pub schedule_to_start_ms: i64,
 }
 
 /// Where the worker that has the run in its cache wants its next workflow task.

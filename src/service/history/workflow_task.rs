@@ -1,7 +1,8 @@
 //! The life of a workflow task: scheduled, started, then completed (`command`), failed or timed out.
 //!
-//! Attempts after the first are transient, as on a Temporal server: their events are written only when one completes,
-//! so that a workflow that fails for an hour does not fill its history.
+//! Attempts after the first are transient, as on a Temporal server: their events are shown to the worker, and written only
+//! when one completes, so that a workflow that fails for an hour does not fill its history. They are written as they were
+//! shown: the time of the started event is what the workflow takes for its own.
 
 use temporalio_protos::temporal::api::enums::v1::{TaskQueueKind, TimeoutType};
 use temporalio_protos::temporal::api::failure::v1::Failure;
@@ -13,6 +14,7 @@ use temporalio_protos::temporal::api::history::v1::{
 use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
 
 use super::super::clock::duration;
+use super::event::unnumbered;
 use super::{
     Change, Dispatch, HistoryError, MAX_EVENTS, MAX_HISTORY_BYTES, SUGGEST_CONTINUE_AS_NEW_BYTES,
     SUGGEST_CONTINUE_AS_NEW_EVENTS, WorkflowTaskState,
@@ -37,6 +39,20 @@ impl Change {
             .is_some_and(|task| task.started_event_id != 0)
     }
 
+    /// The workflow task with that started event, at that attempt: attempts that failed have left no event, and share it.
+    pub fn workflow_task_that_is_out(
+        &self,
+        (started_event_id, attempt): (i64, i32),
+    ) -> Result<WorkflowTaskState, HistoryError> {
+        let is_meant = |task: &&WorkflowTaskState| {
+            started_event_id != 0 && (task.started_event_id, task.attempt) == (started_event_id, attempt)
+        };
+        let task = self.state.workflow_task.as_ref().filter(is_meant);
+        task.filter(|_| !self.is_closed())
+            .cloned()
+            .ok_or(HistoryError::NotFound("workflow task not found"))
+    }
+
     /// Schedules a workflow task unless there is one or the run is closed.
     pub(super) fn schedule_workflow_task(&mut self) {
         if self.is_closed() || self.state.workflow_task.is_some() {
@@ -47,14 +63,10 @@ impl Change {
             return;
         }
         let attempt = self.state.workflow_task_attempt.max(1);
-        let sticky = self
-            .state
-            .sticky
-            .as_ref()
-            .filter(|_| attempt == 1)
-            .map(|sticky| sticky.queue.clone());
+        let sticky = self.state.sticky.clone().filter(|_| attempt == 1);
         let is_sticky = sticky.is_some();
-        let queue = sticky.unwrap_or_else(|| self.state.task_queue.clone());
+        let schedule_to_start_ms = sticky.as_ref().map_or(0, |it| it.schedule_to_start_ms);
+        let queue = sticky.map_or_else(|| self.state.task_queue.clone(), |it| it.queue);
         let scheduled_event_id = if attempt == 1 {
             self.append(self.scheduled(&queue, is_sticky, attempt))
         } else {
@@ -65,8 +77,10 @@ impl Change {
             scheduled_event_id,
             attempt,
             scheduled_ms: ready_ms,
+            after_event_id: self.state.last_event_id(),
             queue: queue.clone(),
             sticky: is_sticky,
+            schedule_to_start_ms,
             ..Default::default()
         });
         if ready_ms <= self.now_ms {
@@ -111,26 +125,50 @@ impl Change {
         task.suggest_continue_as_new = self.state.next_event_id
             >= crate::failpoint::renew_after(SUGGEST_CONTINUE_AS_NEW_EVENTS)
             || self.state.history_bytes >= SUGGEST_CONTINUE_AS_NEW_BYTES;
+        if task.attempt > 1 && task.after_event_id == self.state.last_event_id() {
+            (task.scheduled_event_id, task.started_event_id) =
+                (self.state.next_event_id, self.state.next_event_id + 1);
+            task.shown = self.unwritten(&task);
+            self.state.workflow_task = Some(task.clone());
+            return Ok(task.shown);
+        }
         if task.attempt > 1 {
-            // Transient: the events are made for the worker and dropped; completing the task writes them.
-            let mut trial = Self::of(self.state.clone(), self.now_ms);
-            let first = trial.state.next_event_id;
-            (task.scheduled_event_id, task.started_event_id) = (first, first + 1);
-            trial.write_transient(&task);
-            self.state.workflow_task = Some(task);
-            return Ok(trial.events.into_iter().map(|it| it.event).collect());
+            // There is news that no failed attempt has seen: this is the first attempt at it.
+            task.attempt = 1;
+            task.scheduled_event_id = self.append(self.scheduled(&task.queue, false, 1));
         }
         task.started_event_id = self.append(started(&task, self.state.history_bytes));
         self.state.workflow_task = Some(task);
         Ok(Vec::new())
     }
 
-    /// Writes the events of a transient task, which were only shown to the worker.
-    pub(super) fn write_transient(&mut self, task: &WorkflowTaskState) {
-        if task.attempt > 1 {
-            let size = self.state.history_bytes;
-            self.append(self.scheduled(&task.queue, false, task.attempt));
-            self.append(started(task, size));
+    /// The events of a task that has none in the journal, with the ids that they will have if they are written next.
+    fn unwritten(&self, task: &WorkflowTaskState) -> Vec<HistoryEvent> {
+        let scheduled = unnumbered(
+            self.scheduled(&task.queue, task.sticky, task.attempt),
+            task.scheduled_ms,
+        );
+        let started = unnumbered(started(task, self.state.history_bytes), task.started_ms);
+        let ids = [task.scheduled_event_id, task.started_event_id];
+        let numbered = [scheduled, started].into_iter().zip(ids);
+        numbered
+            .map(|(event, event_id)| HistoryEvent {
+                event_id,
+                task_id: event_id,
+                ..event
+            })
+            .collect()
+    }
+
+    /// Writes the events that were only shown to the worker.
+    pub(super) fn write_shown(&mut self, task: &WorkflowTaskState) {
+        let mut shown = task.shown.clone();
+        if shown.is_empty() && task.attempt > 1 {
+            // It was handed out by a version that did not keep them.
+            shown = self.unwritten(task);
+        }
+        for event in shown {
+            self.write(event);
         }
     }
 
@@ -177,8 +215,9 @@ impl Change {
     }
 
     fn retry_workflow_task(&mut self, attempt: i32) {
-        self.state.sticky = None;
-        self.state.workflow_task_attempt = attempt + 1;
+        // A worker that had the run in its cache may be what failed: the next one gets the whole history, as a first attempt.
+        let was_sticky = self.state.sticky.take().is_some();
+        self.state.workflow_task_attempt = if was_sticky { 1 } else { attempt + 1 };
         if self.flush_buffered() {
             self.state.workflow_task_attempt = 1;
         }
