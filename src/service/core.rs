@@ -5,7 +5,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use prost::Message;
-use temporalio_protos::temporal::api::enums::v1::WorkflowExecutionStatus;
 use tokio::sync::Notify;
 
 use super::history::{Change, Deadline, Dispatch, RunState, UpdateNews};
@@ -23,8 +22,21 @@ pub struct Pending {
     /// Run, and what is to be handed out.
     dispatch: Vec<(String, Dispatch)>,
     news: Vec<(String, String, UpdateNews)>,
-    closed: Vec<String>,
+    /// Runs that ended, and whether another follows.
+    closed: Vec<(String, bool)>,
     changed: Vec<Arc<Notify>>,
+}
+
+impl Pending {
+    /// Both, as one to wait for.
+    pub fn and(mut self, after: Self) -> Self {
+        self.sequence = self.sequence.max(after.sequence);
+        self.dispatch.extend(after.dispatch);
+        self.news.extend(after.news);
+        self.closed.extend(after.closed);
+        self.changed.extend(after.changed);
+        self
+    }
 }
 
 #[derive(Default)]
@@ -68,6 +80,7 @@ impl Core {
             sequence: store.applied(),
             ..Pending::default()
         };
+        let continues = change.successor.is_some();
         let mut changes = vec![];
         let mut next = Some(change);
         while let Some(mut change) = next {
@@ -100,16 +113,17 @@ impl Core {
             forgotten.iter().for_each(|run_id| self.forget(run_id));
         }
         for change in changes {
+            if change.state.is_closed() {
+                pending.closed.push((change.state.run_id.clone(), continues));
+            }
             self.take(change, &mut pending);
         }
         Ok(pending)
     }
 
-    /// Of a chain of continued runs only the current one and the one before it are kept.
+    /// Of a chain of runs only the current one and the one before it are kept.
     fn outdated(&self, changes: &[Change]) -> Option<String> {
-        let closed = changes
-            .first()
-            .filter(|change| change.state.status == WorkflowExecutionStatus::ContinuedAsNew as i32)?;
+        let closed = changes.first().filter(|_| changes.len() > 1)?;
         self.runs
             .get(&closed.state.continued_run_id)
             .map(|run| run.run_id.clone())
@@ -142,6 +156,9 @@ impl Core {
                 .into_iter()
                 .map(|dispatch| (run_id.clone(), dispatch)),
         );
+        for (update_id, _) in &change.update_news {
+            self.updates.answered(&run_id, update_id);
+        }
         pending.news.extend(
             change
                 .update_news
@@ -150,9 +167,6 @@ impl Core {
         );
         if !change.events.is_empty() {
             pending.changed.extend(self.changed.get(&run_id).cloned());
-        }
-        if change.state.is_closed() {
-            pending.closed.push(run_id.clone());
         }
         self.runs.insert(run_id, change.state);
     }
@@ -165,10 +179,9 @@ impl Core {
         for (run_id, update_id, news) in pending.news {
             self.updates.hear(&run_id, &update_id, news);
         }
-        pending
-            .closed
-            .iter()
-            .for_each(|run_id| self.updates.abandon(run_id));
+        for (run_id, continues) in &pending.closed {
+            self.updates.abandon(run_id, *continues);
+        }
         for changed in pending.changed {
             changed.notify_waiters();
         }

@@ -7,6 +7,7 @@
 
 mod clock;
 mod core;
+mod detail;
 mod events;
 mod frontend;
 mod history;
@@ -24,6 +25,7 @@ mod visibility;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
@@ -31,7 +33,7 @@ pub use clock::Clock;
 pub use listen::{BytesCodec, ListenError, Listening, is_trusted, listen};
 
 use self::core::{Core, Pending};
-use history::{Change, HistoryError};
+use history::{Change, HistoryError, NextAttempt, RunState};
 use journal::{JournalError, Store};
 
 /// The only namespace there is, so far.
@@ -143,12 +145,28 @@ impl Service {
         let mut draft = core
             .begin(run_id, now_ms)
             .ok_or_else(|| Status::not_found("workflow execution not found"))?;
+        if draft.state.retry_policy.is_some() {
+            draft.next_attempt = self.next_attempt(&draft.state)?;
+        }
         let value = change(&mut draft).map_err(status_of)?;
         let pending = core
             .commit(&self.inner.store, draft)
             .map_err(|error| journal_status(&error))?;
         self.inner.timer_wake.notify_one();
         Ok((value, pending))
+    }
+
+    fn next_attempt(&self, run: &RunState) -> Result<Option<NextAttempt>, Status> {
+        let first =
+            events::read_events(&self.inner.store, run, 1, 1).map_err(|error| journal_status(&error))?;
+        let started = first.into_iter().next().and_then(|event| event.attributes);
+        Ok(match started {
+            Some(Attributes::WorkflowExecutionStartedEventAttributes(started)) => Some(NextAttempt {
+                started,
+                run_id: uuid::Uuid::new_v4().to_string(),
+            }),
+            _ => None,
+        })
     }
 
     /// The second half: waits until it is durable and its tasks are in their queues.
@@ -186,6 +204,7 @@ fn status_of(error: HistoryError) -> Status {
     match error {
         HistoryError::NotFound(what) => Status::not_found(what),
         HistoryError::Invalid(what) => Status::invalid_argument(what),
+        HistoryError::NotNow(what) => Status::failed_precondition(what),
         HistoryError::BadCommand { message, .. } => Status::invalid_argument(message),
     }
 }

@@ -10,21 +10,26 @@ use temporalio_protos::temporal::api::common::v1::Payloads;
 use temporalio_protos::temporal::api::enums::v1::{
     QueryRejectCondition, QueryResultType, WorkflowExecutionStatus,
 };
+use temporalio_protos::temporal::api::errordetails::v1::{QueryFailedFailure, WorkflowNotReadyFailure};
+use temporalio_protos::temporal::api::failure::v1::Failure;
 use temporalio_protos::temporal::api::query::v1::{QueryRejected, WorkflowQuery, WorkflowQueryResult};
 use temporalio_protos::temporal::api::workflowservice::v1::{
     QueryWorkflowRequest, QueryWorkflowResponse, RespondQueryTaskCompletedRequest,
     RespondQueryTaskCompletedResponse,
 };
 use tokio::sync::oneshot;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::core::Core;
+use super::detail::detailed;
 use super::history::RunState;
 use super::matching::{QueueKind, Task};
 use super::{Mode, Service};
 
-/// How long a worker has for an answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a query waits for its answer.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// How long of it at most the worker has that the run was last seen with; then any other has.
+const STICKY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many queries may wait at the same time.
 const MAX_WAITING: usize = 1000;
 
@@ -34,8 +39,8 @@ struct Waiting {
     run_id: String,
     query: WorkflowQuery,
     answer: oneshot::Sender<Answer>,
-    /// In a queue of its own right, not with a workflow task.
-    direct: bool,
+    /// The queue in which it waits in its own right, not with a workflow task.
+    queue: Option<String>,
 }
 
 /// All queries that wait for an answer.
@@ -57,7 +62,7 @@ impl Queries {
         let attached = self
             .waiting
             .iter()
-            .filter(|(_, it)| it.run_id == run_id && !it.direct);
+            .filter(|(_, it)| it.run_id == run_id && it.queue.is_none());
         attached.map(|(id, it)| (id.clone(), it.query.clone())).collect()
     }
 
@@ -70,7 +75,7 @@ impl Queries {
                 if answered {
                     Ok(result.answer)
                 } else {
-                    Err(failed(&result.error_message))
+                    Err(failed(result.error_message, result.failure))
                 },
             );
         }
@@ -93,15 +98,15 @@ impl Core {
             matching,
             ..
         } = self;
-        for (query_id, waiting) in queries.waiting.iter_mut().filter(|(_, it)| !it.direct) {
+        for (query_id, waiting) in queries.waiting.iter_mut().filter(|(_, it)| it.queue.is_none()) {
             let Some(run) = runs.get(&waiting.run_id) else {
                 continue;
             };
             if run.workflow_task.is_none() {
-                waiting.direct = true;
                 let sticky = run.sticky.as_ref().map(|sticky| sticky.queue.as_str());
                 let sticky = sticky.filter(|queue| matching.is_polled(QueueKind::Workflow, queue, now_ms));
                 let queue = sticky.unwrap_or(&run.task_queue).to_owned();
+                waiting.queue = Some(queue.clone());
                 matching.push(
                     QueueKind::Workflow,
                     &queue,
@@ -111,6 +116,21 @@ impl Core {
                 );
             }
         }
+    }
+}
+
+impl Core {
+    /// Asks any worker, where the one that had the run in its cache has not answered. Gives that one's queue.
+    fn ask_elsewhere(&mut self, query_id: &str) -> Option<(String, String)> {
+        let waiting = self.queries.waiting.get_mut(query_id)?;
+        let normal = self.runs.get(&waiting.run_id)?.task_queue.clone();
+        let asked = waiting.queue.replace(normal.clone()).filter(|it| *it != normal)?;
+        let run_id = waiting.run_id.clone();
+        let task = Task::Query {
+            query_id: query_id.to_owned(),
+        };
+        self.matching.push(QueueKind::Workflow, &normal, task);
+        Some((run_id, asked))
     }
 }
 
@@ -132,10 +152,10 @@ impl Service {
         let query = request
             .query
             .ok_or_else(|| Status::invalid_argument("the query is not set"))?;
-        let (sender, answer) = oneshot::channel();
+        let (sender, mut answer) = oneshot::channel();
         let query_id = uuid::Uuid::new_v4().to_string();
         let asking = Asking(self, query_id.clone());
-        {
+        let sticky_timeout = {
             let mut core = self.core();
             let run = core
                 .find(&request.namespace, &execution.workflow_id, &execution.run_id)
@@ -152,22 +172,34 @@ impl Service {
                 return Err(Status::resource_exhausted("too many queries wait for an answer"));
             }
             self.must_be_answerable(&run)?;
+            let sticky_ms = run.sticky.as_ref().map(|sticky| sticky.schedule_to_start_ms);
             let direct = self.inner.mode == Mode::Inspect;
             let waiting = Waiting {
                 run_id: run.run_id,
                 query,
                 answer: sender,
-                direct,
+                queue: direct.then(|| run.task_queue.clone()),
             };
             core.queries.waiting.insert(query_id.clone(), waiting);
             if direct {
+                let query_id = query_id.clone();
                 core.matching
                     .push(QueueKind::Workflow, &run.task_queue, Task::Query { query_id });
             } else {
                 core.release_queries(self.now_ms());
             }
-        }
-        let answer = tokio::time::timeout(TIMEOUT, answer).await;
+            let sticky_timeout = sticky_ms.and_then(|ms| u64::try_from(ms).ok());
+            sticky_timeout
+                .map_or(STICKY_TIMEOUT, Duration::from_millis)
+                .min(STICKY_TIMEOUT)
+        };
+        let answer = match tokio::time::timeout(sticky_timeout, &mut answer).await {
+            Ok(answer) => Ok(answer),
+            Err(_) => {
+                self.forget_lost_worker(&query_id).await?;
+                tokio::time::timeout(TIMEOUT.saturating_sub(sticky_timeout), answer).await
+            }
+        };
         drop(asking);
         let answer = answer.map_err(|_| Status::deadline_exceeded("no worker answered the query"))?;
         let query_result = answer.map_err(|_| Status::unavailable("the query was dropped"))??;
@@ -177,11 +209,30 @@ impl Service {
         })
     }
 
+    /// The worker that has the run in its cache does not answer: any other is asked, and gets the next workflow task.
+    async fn forget_lost_worker(&self, query_id: &str) -> Result<(), Status> {
+        let Some((run_id, queue)) = self.core().ask_elsewhere(query_id) else {
+            return Ok(());
+        };
+        let forget = |change: &mut super::history::Change| {
+            change.state.sticky.take_if(|sticky| sticky.queue == queue);
+            Ok(())
+        };
+        self.change(&run_id, forget).await
+    }
+
     /// A run whose first workflow task was never completed has no state to ask for.
     fn must_be_answerable(&self, run: &RunState) -> Result<(), Status> {
         let untouched = run.last_completed_started_event_id == 0;
         if untouched && (self.inner.mode == Mode::Inspect || run.workflow_task.is_none()) {
-            return Err(Status::failed_precondition("the workflow has not begun to run"));
+            let message = "the workflow has not begun to run".to_owned();
+            let details = WorkflowNotReadyFailure {};
+            return Err(detailed(
+                Code::FailedPrecondition,
+                message,
+                "WorkflowNotReadyFailure",
+                &details,
+            ));
         }
         Ok(())
     }
@@ -195,15 +246,16 @@ impl Service {
         let answer = if answered {
             Ok(request.query_result)
         } else {
-            Err(failed(&request.error_message))
+            Err(failed(request.error_message, request.failure))
         };
         self.core().queries.answer(&query_id, answer);
         Ok(RespondQueryTaskCompletedResponse {})
     }
 }
 
-fn failed(message: &str) -> Status {
-    Status::invalid_argument(message.to_owned())
+fn failed(message: String, failure: Option<Failure>) -> Status {
+    let details = QueryFailedFailure { failure };
+    detailed(Code::InvalidArgument, message, "QueryFailedFailure", &details)
 }
 
 fn is_rejected(condition: i32, status: i32) -> bool {
@@ -211,11 +263,7 @@ fn is_rejected(condition: i32, status: i32) -> bool {
     match QueryRejectCondition::try_from(condition) {
         Ok(QueryRejectCondition::NotOpen) => !open,
         Ok(QueryRejectCondition::NotCompletedCleanly) => {
-            let clean = [
-                WorkflowExecutionStatus::Completed as i32,
-                WorkflowExecutionStatus::ContinuedAsNew as i32,
-            ];
-            !open && !clean.contains(&status)
+            !open && status != WorkflowExecutionStatus::Completed as i32
         }
         _ => false,
     }

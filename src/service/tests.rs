@@ -1,6 +1,8 @@
 //! The service as a whole, on a journal in memory and a clock that the test moves: what is durable, what a restart finds.
 
+mod starts;
 mod tasks;
+mod updates;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -106,9 +106,10 @@ impl Service {
                     name: run.task_queue.clone(),
                     ..Default::default()
                 }),
+                workflow_execution_timeout: duration(run.execution_timeout_ms),
                 workflow_run_timeout: duration(run.run_timeout_ms),
                 default_workflow_task_timeout: duration(run.workflow_task_timeout_ms),
-                ..Default::default()
+                user_metadata: run.user_metadata.clone(),
             }),
             pending_activities: run.activities.iter().map(pending_activity).collect(),
             pending_workflow_task: task,
@@ -213,7 +214,7 @@ pub(in super::super) fn execution_info(run: &RunState) -> WorkflowExecutionInfo 
             name: run.workflow_type.clone(),
         }),
         start_time: timestamp(run.start_ms),
-        execution_time: timestamp(run.start_ms),
+        execution_time: timestamp(run.execution_ms.max(run.start_ms)),
         close_time: closed,
         execution_duration: closed.and_then(|_| duration(run.close_ms - run.start_ms)),
         status: run.status,
@@ -223,6 +224,7 @@ pub(in super::super) fn execution_info(run: &RunState) -> WorkflowExecutionInfo 
         search_attributes: run.search_attributes.clone(),
         task_queue: run.task_queue.clone(),
         first_run_id: run.first_run_id.clone(),
+        priority: run.priority.clone(),
         ..Default::default()
     }
 }

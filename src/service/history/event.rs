@@ -25,9 +25,11 @@ impl Change {
         })
     }
 
-    /// Appends an event that a worker must hear of: kept back while a workflow task is out, else with a workflow task.
+    /// Appends an event that a worker must hear of: kept back while a workflow task is out, or until all of its commands are
+    /// events; else with a workflow task.
     pub(super) fn append_news(&mut self, attributes: Attributes) {
-        if self.workflow_task_is_out() {
+        if self.workflow_task_is_out() || self.in_commands {
+            self.settle_speculative_task();
             self.state.buffered.push(unnumbered(attributes, self.now_ms));
         } else {
             self.append(attributes);
@@ -35,10 +37,12 @@ impl Change {
         }
     }
 
-    /// Gives the buffered events their ids. Returns whether there were any.
+    /// Gives the buffered events their ids; what ends an activity comes after the rest, as on a Temporal server. Returns
+    /// whether there were any.
     pub(super) fn flush_buffered(&mut self) -> bool {
-        let buffered = std::mem::take(&mut self.state.buffered);
+        let mut buffered = std::mem::take(&mut self.state.buffered);
         let any = !buffered.is_empty();
+        buffered.sort_by_key(ends_activity);
         // An activity's started event is buffered right before its closing event, which must name it.
         let mut started = HashMap::new();
         for mut event in buffered {
@@ -64,6 +68,7 @@ impl Change {
 
     /// Gives an event its id, and appends it with the time that it has.
     pub(super) fn write(&mut self, mut event: HistoryEvent) -> i64 {
+        self.settle_speculative_task();
         event.event_id = self.state.next_event_id;
         event.task_id = event.event_id;
         self.state.next_event_id += 1;
@@ -74,6 +79,16 @@ impl Change {
         self.events.push(Appended { event, bytes });
         id
     }
+}
+
+fn ends_activity(event: &HistoryEvent) -> bool {
+    matches!(
+        event.event_type(),
+        EventType::ActivityTaskCompleted
+            | EventType::ActivityTaskFailed
+            | EventType::ActivityTaskTimedOut
+            | EventType::ActivityTaskCanceled
+    )
 }
 
 /// An event that has no id yet.

@@ -5,10 +5,12 @@
 //! and attributes are what a Temporal server would write; an order that cannot be is a [`HistoryError`], not a panic.
 
 mod activity;
+mod chain;
 mod close;
 mod command;
 mod deadline;
 mod event;
+mod retry;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -20,10 +22,12 @@ use temporalio_protos::temporal::api::history::v1::HistoryEvent;
 use xxhash_rust::xxh3::Xxh3;
 
 pub use activity::ActivityStart;
+pub use chain::NextAttempt;
 pub use close::StartRun;
 pub use command::Completion;
 pub use deadline::Deadline;
 pub use event::is_close_event;
+pub use retry::with_defaults;
 pub use state::{ActivityState, RunState, UpdateState, WorkflowTaskState};
 pub use workflow_task::WorkflowTaskStart;
 
@@ -47,6 +51,9 @@ pub enum HistoryError {
     /// The request contradicts itself or the state of the run.
     #[error("{0}")]
     Invalid(String),
+    /// The run has no room for it.
+    #[error("{0}")]
+    NotNow(String),
     /// The commands of a workflow task cannot be carried out: the task is failed with this cause.
     #[error("{message}")]
     BadCommand {
@@ -98,6 +105,8 @@ pub struct Change {
     pub now_ms: i64,
     /// The run that follows this one, if the change continues it as new.
     pub successor: Option<Box<Change>>,
+    /// What the next attempt at the workflow would be made of, where it has a retry policy.
+    pub next_attempt: Option<NextAttempt>,
     /// Updates of which clients wait to hear: id and what became of it.
     pub update_news: Vec<(String, update::UpdateNews)>,
     /// While commands are carried out, a workflow task is only noted: it comes after all of their events.
@@ -105,7 +114,7 @@ pub struct Change {
     wants_workflow_task: bool,
 }
 
-pub use update::UpdateNews;
+pub use update::{UpdateNews, outlived};
 
 impl Change {
     /// Begins a change of a run that is there.
@@ -117,6 +126,7 @@ impl Change {
             dispatch,
             now_ms,
             successor: None,
+            next_attempt: None,
             update_news: Vec::new(),
             in_commands: false,
             wants_workflow_task: false,

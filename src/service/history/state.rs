@@ -3,9 +3,10 @@
 //! All of it could be derived from the events but for attempts, heartbeats and who has a task; it is kept so that a run is
 //! opened by reading one record. Tags are forever: a field is added, never reused. Times are milliseconds of Unix time.
 
-use temporalio_protos::temporal::api::common::v1::{Memo, Payloads, RetryPolicy, SearchAttributes};
+use temporalio_protos::temporal::api::common::v1::{Memo, Payloads, Priority, RetryPolicy, SearchAttributes};
 use temporalio_protos::temporal::api::failure::v1::Failure;
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
+use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
 
 /// One run of a workflow.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -53,7 +54,7 @@ pub struct RunState {
     /// Events that came while a workflow task was out; they get their ids when it is back.
     #[prost(message, repeated, tag = "18")]
     pub buffered: Vec<HistoryEvent>,
-    /// Updates that were accepted and not completed.
+    /// Updates that were accepted and not completed. Those of a closed run never will be.
     #[prost(message, repeated, tag = "19")]
     pub updates: Vec<UpdateState>,
     #[prost(bool, tag = "20")]
@@ -88,6 +89,23 @@ pub struct RunState {
     /// When the first run of the chain was started.
     #[prost(int64, tag = "32")]
     pub first_start_ms: i64,
+    /// When the first workflow task is to be scheduled, while it is held back; 0 is not, or no longer.
+    #[prost(int64, tag = "33")]
+    pub first_task_ms: i64,
+    /// When the run was to begin: later than its start where its first task was held back. 0 in journals before that could be.
+    #[prost(int64, tag = "34")]
+    pub execution_ms: i64,
+    #[prost(int64, tag = "35")]
+    pub execution_timeout_ms: i64,
+    #[prost(message, optional, tag = "36")]
+    pub retry_policy: Option<RetryPolicy>,
+    /// Which attempt of the workflow this run is; 0 in journals before there were others than the first.
+    #[prost(int32, tag = "37")]
+    pub attempt: i32,
+    #[prost(message, optional, tag = "38")]
+    pub priority: Option<Priority>,
+    #[prost(message, optional, tag = "39")]
+    pub user_metadata: Option<UserMetadata>,
 }
 
 /// The one workflow task that a run may have.
@@ -127,9 +145,15 @@ pub struct WorkflowTaskState {
     /// The last event when a task without a scheduled event was scheduled: with news after it, it needs one after all.
     #[prost(int64, tag = "13")]
     pub after_event_id: i64,
-    /// How long it may wait in a sticky queue.
+    /// How long it may wait, in a sticky queue or as a speculative task.
     #[prost(int64, tag = "14")]
     pub schedule_to_start_ms: i64,
+    /// Whether it is for updates alone, and leaves no event if all of them are refused.
+    #[prost(bool, tag = "15")]
+    pub speculative: bool,
+    /// Whether it goes on where its worker asked for more time: that worker still has the updates that it got.
+    #[prost(bool, tag = "16")]
+    pub heartbeat: bool,
 }
 
 /// Where the worker that has the run in its cache wants its next workflow task.

@@ -2,7 +2,8 @@
 //!
 //! Attempts after the first are transient, as on a Temporal server: their events are shown to the worker, and written only
 //! when one completes, so that a workflow that fails for an hour does not fill its history. They are written as they were
-//! shown: the time of the started event is what the workflow takes for its own.
+//! shown: the time of the started event is what the workflow takes for its own. So is a speculative task, which is there for
+//! updates alone: if the workflow refuses all of them, nothing has happened.
 
 use temporalio_protos::temporal::api::enums::v1::{TaskQueueKind, TimeoutType};
 use temporalio_protos::temporal::api::failure::v1::Failure;
@@ -15,6 +16,7 @@ use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
 
 use super::super::clock::duration;
 use super::event::unnumbered;
+use super::update::SUGGEST_CONTINUE_AS_NEW_UPDATES;
 use super::{
     Change, Dispatch, HistoryError, MAX_EVENTS, MAX_HISTORY_BYTES, SUGGEST_CONTINUE_AS_NEW_BYTES,
     SUGGEST_CONTINUE_AS_NEW_EVENTS, WorkflowTaskState,
@@ -22,6 +24,9 @@ use super::{
 
 /// The longest pause between two attempts at a workflow task that keeps failing.
 const MAX_BACKOFF_MS: i64 = 60_000;
+
+/// A speculative task that nobody takes for so long becomes an ordinary one, as on a Temporal server.
+const SPECULATIVE_SCHEDULE_TO_START_MS: i64 = 5000;
 
 /// A workflow task that a worker takes.
 pub struct WorkflowTaskStart {
@@ -53,9 +58,18 @@ impl Change {
             .ok_or(HistoryError::NotFound("workflow task not found"))
     }
 
-    /// Schedules a workflow task unless there is one or the run is closed.
+    /// Schedules a workflow task unless there is one, it is too early for the first, or the run is closed.
     pub(super) fn schedule_workflow_task(&mut self) {
-        if self.is_closed() || self.state.workflow_task.is_some() {
+        self.schedule_task(false);
+    }
+
+    /// A workflow task that has no event, and leaves none if the worker refuses the updates that it carries.
+    pub(super) fn schedule_speculative_task(&mut self) {
+        self.schedule_task(true);
+    }
+
+    fn schedule_task(&mut self, speculative: bool) {
+        if self.is_closed() || self.state.workflow_task.is_some() || self.state.first_task_ms > 0 {
             return;
         }
         if self.in_commands {
@@ -65,9 +79,14 @@ impl Change {
         let attempt = self.state.workflow_task_attempt.max(1);
         let sticky = self.state.sticky.clone().filter(|_| attempt == 1);
         let is_sticky = sticky.is_some();
-        let schedule_to_start_ms = sticky.as_ref().map_or(0, |it| it.schedule_to_start_ms);
+        let schedule_to_start_ms = match &sticky {
+            Some(sticky) => sticky.schedule_to_start_ms,
+            None if speculative => SPECULATIVE_SCHEDULE_TO_START_MS,
+            None => 0,
+        };
         let queue = sticky.map_or_else(|| self.state.task_queue.clone(), |it| it.queue);
-        let scheduled_event_id = if attempt == 1 {
+        let has_event = attempt == 1 && !speculative;
+        let scheduled_event_id = if has_event {
             self.append(self.scheduled(&queue, is_sticky, attempt))
         } else {
             0
@@ -81,6 +100,7 @@ impl Change {
             queue: queue.clone(),
             sticky: is_sticky,
             schedule_to_start_ms,
+            speculative: speculative && attempt == 1,
             ..Default::default()
         });
         if ready_ms <= self.now_ms {
@@ -124,15 +144,17 @@ impl Change {
         task.started_ms = self.now_ms;
         task.suggest_continue_as_new = self.state.next_event_id
             >= crate::failpoint::renew_after(SUGGEST_CONTINUE_AS_NEW_EVENTS)
-            || self.state.history_bytes >= SUGGEST_CONTINUE_AS_NEW_BYTES;
-        if task.attempt > 1 && task.after_event_id == self.state.last_event_id() {
+            || self.state.history_bytes >= SUGGEST_CONTINUE_AS_NEW_BYTES
+            || self.state.update_count() >= SUGGEST_CONTINUE_AS_NEW_UPDATES;
+        let has_event = task.scheduled_event_id != 0;
+        if !has_event && task.after_event_id == self.state.last_event_id() {
             (task.scheduled_event_id, task.started_event_id) =
                 (self.state.next_event_id, self.state.next_event_id + 1);
             task.shown = self.unwritten(&task);
             self.state.workflow_task = Some(task.clone());
             return Ok(task.shown);
         }
-        if task.attempt > 1 {
+        if !has_event {
             // There is news that no failed attempt has seen: this is the first attempt at it.
             task.attempt = 1;
             task.scheduled_event_id = self.append(self.scheduled(&task.queue, false, 1));
@@ -172,11 +194,33 @@ impl Change {
         }
     }
 
+    /// Anything that is written while a speculative task is there makes it an ordinary one, whose events come first.
+    pub(super) fn settle_speculative_task(&mut self) {
+        if let Some(mut task) = self.state.workflow_task.take_if(|task| task.speculative) {
+            self.write_speculative(&mut task);
+            self.state.workflow_task = Some(task);
+        }
+    }
+
+    fn write_speculative(&mut self, task: &mut WorkflowTaskState) {
+        if !std::mem::take(&mut task.speculative) {
+            return;
+        }
+        if task.started_event_id != 0 {
+            self.write_shown(task);
+            task.shown.clear();
+        } else {
+            let scheduled = self.scheduled(&task.queue, task.sticky, task.attempt);
+            task.scheduled_event_id = self.write(unnumbered(scheduled, task.scheduled_ms));
+        }
+    }
+
     /// The worker could not carry the task out, or answered nonsense.
     pub fn fail_workflow_task(&mut self, cause: i32, failure: Option<Failure>, identity: &str) {
-        let Some(task) = self.state.workflow_task.take() else {
+        let Some(mut task) = self.state.workflow_task.take() else {
             return;
         };
+        self.write_speculative(&mut task);
         if task.attempt == 1 {
             self.append(Attributes::WorkflowTaskFailedEventAttributes(
                 WorkflowTaskFailedEventAttributes {
@@ -194,9 +238,10 @@ impl Change {
 
     /// The worker did not answer in time, or is gone.
     pub(super) fn time_out_workflow_task(&mut self, timeout: TimeoutType) {
-        let Some(task) = self.state.workflow_task.take() else {
+        let Some(mut task) = self.state.workflow_task.take() else {
             return;
         };
+        self.write_speculative(&mut task);
         if task.attempt == 1 {
             self.append(Attributes::WorkflowTaskTimedOutEventAttributes(
                 WorkflowTaskTimedOutEventAttributes {
@@ -229,7 +274,10 @@ impl Change {
         let Some(task) = self.state.workflow_task.clone() else {
             return;
         };
-        if task.started_event_id != 0 && task.embedded {
+        if task.speculative {
+            // Its updates were known to the dead process only: their clients ask again.
+            self.state.workflow_task = None;
+        } else if task.started_event_id != 0 && task.embedded {
             self.time_out_workflow_task(TimeoutType::StartToClose);
             // A death is no failure of the workflow's code: no pause before the next attempt.
             if let Some(next) = self.state.workflow_task.as_mut() {

@@ -1,9 +1,15 @@
 //! Workflow tasks that fail, come back late, or wait for a worker that is gone; and runs that are named by their first run.
 
-use temporalio_protos::temporal::api::enums::v1::{TaskQueueKind, WorkflowExecutionStatus};
+use temporalio_protos::temporal::api::enums::v1::{QueryResultType, TaskQueueKind, WorkflowExecutionStatus};
+use temporalio_protos::temporal::api::errordetails::v1::QueryFailedFailure;
+use temporalio_protos::temporal::api::failure::v1::Failure;
+use temporalio_protos::temporal::api::failure::v1::failure::FailureInfo;
 use temporalio_protos::temporal::api::taskqueue::v1::StickyExecutionAttributes;
 
 use super::*;
+
+/// How long a task or a query waits in the sticky queue.
+const STICKY_MS: i64 = 200;
 
 fn sticky() -> TaskQueue {
     TaskQueue {
@@ -29,7 +35,7 @@ pub(super) async fn answer_and_keep(service: &Service, task: &PollWorkflowTaskQu
         task_token: task.task_token.clone(),
         sticky_attributes: Some(StickyExecutionAttributes {
             worker_task_queue: Some(sticky()),
-            schedule_to_start_timeout: duration(10_000),
+            schedule_to_start_timeout: duration(STICKY_MS),
         }),
         ..Default::default()
     };
@@ -148,7 +154,7 @@ async fn a_task_whose_sticky_queue_is_reset_reaches_another_worker() {
         execution: workflow(),
     };
     let _: ResetStickyTaskQueueResponse = call(&service, "ResetStickyTaskQueue", request).await.unwrap();
-    pass(&lab, &service, 10_000);
+    pass(&lab, &service, STICKY_MS);
     let mut polling = Box::pin(poll(&service));
     let task = tokio::time::timeout(std::time::Duration::from_secs(10), &mut polling).await;
     let task = task.expect("the task is in the normal queue");
@@ -232,4 +238,95 @@ async fn to_cancel_what_has_ended_is_no_error() {
         terminate(&service, &run_id, "").await.unwrap_err().code(),
         Code::NotFound
     );
+}
+
+#[tokio::test]
+async fn a_query_whose_worker_is_gone_is_answered_by_another() {
+    let service = Lab::new().open().unwrap();
+    start(&service).await;
+    answer_and_keep(&service, &poll(&service).await).await;
+    let (answered, ()) = tokio::join!(query(&service), async {
+        let task = poll(&service).await;
+        assert!(task.query.is_some() && types(&task).len() == 4, "{task:?}");
+        let request = RespondQueryTaskCompletedRequest {
+            task_token: task.task_token,
+            completed_type: QueryResultType::Answered as i32,
+            ..Default::default()
+        };
+        let _: RespondQueryTaskCompletedResponse = call(&service, "RespondQueryTaskCompleted", request)
+            .await
+            .unwrap();
+    });
+    answered.unwrap();
+    assert!(
+        service.core().runs.values().all(|run| run.sticky.is_none()),
+        "the next task goes to another worker as well"
+    );
+}
+
+#[tokio::test]
+async fn a_query_that_failed_brings_the_failure_of_its_worker() {
+    let service = Lab::new().open().unwrap();
+    start(&service).await;
+    answer(&service, &poll(&service).await, vec![]).await;
+    let (answered, ()) = tokio::join!(query(&service), async {
+        let request = RespondQueryTaskCompletedRequest {
+            task_token: poll(&service).await.task_token,
+            completed_type: QueryResultType::Failed as i32,
+            error_message: "no such query".into(),
+            failure: Some(Failure {
+                message: "no such query".into(),
+                stack_trace: "at line 1".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let _: RespondQueryTaskCompletedResponse = call(&service, "RespondQueryTaskCompleted", request)
+            .await
+            .unwrap();
+    });
+    let status = answered.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::InvalidArgument, "no such query")
+    );
+    let detail: QueryFailedFailure = detail(&status);
+    assert_eq!(detail.failure.unwrap_or_default().stack_trace, "at line 1");
+}
+
+/// The one detail of an error.
+pub(super) fn detail<M: Message + Default>(status: &Status) -> M {
+    let details = temporalio_protos::google::rpc::Status::decode(status.details()).unwrap();
+    M::decode(details.details[0].value.as_slice()).unwrap()
+}
+
+#[tokio::test]
+async fn a_run_that_cannot_close_for_news_says_so_in_the_words_of_a_server() {
+    let service = Lab::new().open().unwrap();
+    start(&service).await;
+    let task = poll(&service).await;
+    signal(&service, "w", |_| ()).await;
+    let complete =
+        Do::CompleteWorkflowExecutionCommandAttributes(CompleteWorkflowExecutionCommandAttributes::default());
+    let request = RespondWorkflowTaskCompletedRequest {
+        task_token: task.task_token,
+        commands: vec![Command {
+            attributes: Some(complete),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let refused: Result<RespondWorkflowTaskCompletedResponse, _> =
+        call(&service, "RespondWorkflowTaskCompleted", request).await;
+    assert_eq!(refused.unwrap_err().message(), "UnhandledCommand");
+    let events = history(&service, "w").await;
+    let Some(Attributes::WorkflowTaskFailedEventAttributes(failed)) = events[3].attributes.clone() else {
+        panic!("{events:?}")
+    };
+    let failure = failed.failure.unwrap_or_default();
+    assert_eq!(failure.message, "UnhandledCommand");
+    assert!(matches!(
+        failure.failure_info,
+        Some(FailureInfo::ServerFailureInfo(_))
+    ));
 }
