@@ -9,6 +9,7 @@ mod clock;
 mod core;
 mod detail;
 mod events;
+mod filter;
 mod frontend;
 mod history;
 mod inventory;

@@ -1,81 +1,18 @@
-//! Listing and counting workflows. The filter is the part of Temporal's query language that needs no index: equalities
-//! joined by AND. Anything else is refused, never ignored.
+//! Listing and counting workflows.
 
-use temporalio_protos::temporal::api::enums::v1::WorkflowExecutionStatus;
 use temporalio_protos::temporal::api::workflowservice::v1::{
     CountWorkflowExecutionsRequest, CountWorkflowExecutionsResponse, ListWorkflowExecutionsRequest,
     ListWorkflowExecutionsResponse,
 };
 use tonic::Status;
 
+use super::filter::Filter;
 use super::frontend::execution_info;
 use super::history::RunState;
 use super::{NAMESPACE, Service};
 
 /// Workflows on a page, unless the client wants fewer.
 const MAX_PAGE: usize = 1000;
-
-#[derive(Debug, PartialEq)]
-enum Term {
-    WorkflowId(String),
-    WorkflowType(String),
-    RunId(String),
-    TaskQueue(String),
-    Status(i32),
-}
-
-impl Term {
-    fn holds(&self, run: &RunState) -> bool {
-        match self {
-            Self::WorkflowId(id) => run.workflow_id == *id,
-            Self::WorkflowType(name) => run.workflow_type == *name,
-            Self::RunId(id) => run.run_id == *id,
-            Self::TaskQueue(name) => run.task_queue == *name,
-            Self::Status(status) => run.status == *status,
-        }
-    }
-}
-
-fn parse(query: &str) -> Result<Vec<Term>, Status> {
-    let refuse =
-        |what: &str| Status::invalid_argument(format!("the filter `{query}` is not understood: {what}"));
-    let mut terms = Vec::new();
-    for part in query
-        .split(" AND ")
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-    {
-        let (name, value) = part
-            .split_once('=')
-            .ok_or_else(|| refuse("only NAME = 'VALUE', joined by AND"))?;
-        let value = value.trim().trim_matches(|c| c == '\'' || c == '"').to_owned();
-        terms.push(match name.trim().trim_matches('`') {
-            "WorkflowId" => Term::WorkflowId(value),
-            "WorkflowType" => Term::WorkflowType(value),
-            "RunId" => Term::RunId(value),
-            "TaskQueue" => Term::TaskQueue(value),
-            "ExecutionStatus" => Term::Status(status(&value).ok_or_else(|| refuse("no such status"))?),
-            other => return Err(refuse(&format!("there is no {other}"))),
-        });
-    }
-    Ok(terms)
-}
-
-fn status(name: &str) -> Option<i32> {
-    use WorkflowExecutionStatus as S;
-    let all = [
-        S::Running,
-        S::Completed,
-        S::Failed,
-        S::Canceled,
-        S::Terminated,
-        S::ContinuedAsNew,
-        S::TimedOut,
-    ];
-    all.into_iter()
-        .find(|status| format!("{status:?}") == name)
-        .map(|status| status as i32)
-}
 
 impl Service {
     pub(super) async fn list_workflow_executions(
@@ -127,32 +64,15 @@ impl Service {
         if namespace != NAMESPACE {
             return Err(Status::not_found(format!("namespace {namespace} is not found")));
         }
-        let terms = parse(query)?;
+        let refused =
+            |why| Status::invalid_argument(format!("the filter `{query}` is not understood: {why}"));
+        let filter = Filter::parse(query).map_err(refused)?;
         let core = self.core();
         Ok(core
             .runs
             .values()
-            .filter(|run| terms.iter().all(|term| term.holds(run)))
+            .filter(|run| filter.holds(run))
             .cloned()
             .collect())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn equalities_are_understood_and_the_rest_is_refused() {
-        let terms = parse("WorkflowId = 'a' AND ExecutionStatus=\"Running\"").unwrap();
-        assert_eq!(terms, vec![Term::WorkflowId("a".into()), Term::Status(1)]);
-        assert!(parse("").unwrap().is_empty());
-        for refused in [
-            "WorkflowId > 'a'",
-            "StartTime = 'x'",
-            "ExecutionStatus = 'Sleeping'",
-        ] {
-            assert!(parse(refused).is_err(), "{refused}");
-        }
     }
 }

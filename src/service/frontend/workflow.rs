@@ -70,8 +70,10 @@ impl Service {
         &self,
         request: TerminateWorkflowExecutionRequest,
     ) -> Result<TerminateWorkflowExecutionResponse, Status> {
-        let terminate =
-            |change: &mut Change| change.terminate(request.reason, request.details, request.identity);
+        // A server gives the same reason where a client gives none.
+        let reason = Some(request.reason).filter(|reason| !reason.is_empty());
+        let reason = reason.unwrap_or_else(|| "terminated by user via frontend".to_owned());
+        let terminate = |change: &mut Change| change.terminate(reason, request.details, request.identity);
         let first_run_id = &request.first_execution_run_id;
         self.change_found(
             &request.namespace,

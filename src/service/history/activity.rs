@@ -18,6 +18,7 @@ use temporalio_protos::temporal::api::history::v1::{
 use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
 
 use super::super::clock::{duration, millis};
+use super::close::capped;
 use super::retry::{self, timeout_failure};
 use super::{ActivityState, Change, Dispatch, HistoryError};
 
@@ -41,6 +42,7 @@ pub struct ActivityStart {
 }
 
 impl Change {
+    #[expect(deprecated, reason = "a server hands on what a worker says of its build")]
     pub(super) fn schedule_activity(
         &mut self,
         command: ScheduleActivityTaskCommandAttributes,
@@ -64,8 +66,8 @@ impl Change {
         {
             return Err(bad("its id is taken by an open activity"));
         }
-        let (schedule_to_close, start_to_close) =
-            close_timeouts(&command).ok_or_else(|| bad("it has no close timeout"))?;
+        let timeouts = Timeouts::of(&command, self.state.run_timeout_ms)
+            .ok_or_else(|| bad("it has no close timeout"))?;
         let retry_policy = retry::with_defaults(command.retry_policy.clone());
         let queue = command
             .task_queue
@@ -73,24 +75,17 @@ impl Change {
             .map(|queue| queue.name.clone())
             .filter(|name| !name.is_empty());
         let queue = queue.unwrap_or_else(|| self.state.task_queue.clone());
-        let timeouts = (
-            millis(command.schedule_to_start_timeout),
-            millis(command.heartbeat_timeout),
-        );
         let scheduled = ActivityTaskScheduledEventAttributes {
             activity_id: command.activity_id.clone(),
             activity_type: Some(activity_type.clone()),
             task_queue: command.task_queue,
             header: command.header,
             input: command.input,
-            schedule_to_close_timeout: Some(duration(schedule_to_close).unwrap_or_default()),
-            schedule_to_start_timeout: Some(
-                duration(timeouts.0)
-                    .or(duration(schedule_to_close))
-                    .unwrap_or_default(),
-            ),
-            start_to_close_timeout: duration(start_to_close),
-            heartbeat_timeout: Some(command.heartbeat_timeout.unwrap_or_default()),
+            schedule_to_close_timeout: Some(duration(timeouts.schedule_to_close_ms).unwrap_or_default()),
+            schedule_to_start_timeout: Some(duration(timeouts.schedule_to_start_ms).unwrap_or_default()),
+            start_to_close_timeout: duration(timeouts.start_to_close_ms),
+            heartbeat_timeout: Some(duration(timeouts.heartbeat_ms).unwrap_or_default()),
+            use_workflow_build_id: command.use_workflow_build_id,
             workflow_task_completed_event_id: completed_event_id,
             retry_policy: Some(retry_policy.clone()),
             priority: command.priority,
@@ -108,10 +103,10 @@ impl Change {
             attempt: 1,
             scheduled_ms: self.now_ms,
             attempt_scheduled_ms: self.now_ms,
-            schedule_to_close_ms: schedule_to_close,
-            schedule_to_start_ms: timeouts.0,
-            start_to_close_ms: start_to_close,
-            heartbeat_timeout_ms: timeouts.1,
+            schedule_to_close_ms: timeouts.schedule_to_close_ms,
+            schedule_to_start_ms: timeouts.schedule_to_start_ms,
+            start_to_close_ms: timeouts.start_to_close_ms,
+            heartbeat_timeout_ms: timeouts.heartbeat_ms,
             retry_policy: Some(retry_policy),
             ..Default::default()
         });
@@ -426,16 +421,30 @@ impl Change {
     }
 }
 
-/// Schedule-to-close and start-to-close, either derived from the other.
-fn close_timeouts(command: &ScheduleActivityTaskCommandAttributes) -> Option<(i64, i64)> {
-    match (
-        millis(command.schedule_to_close_timeout),
-        millis(command.start_to_close_timeout),
-    ) {
-        (0, 0) => None,
-        (whole, 0) => Some((whole, whole)),
-        (0, attempt) => Some((0, attempt)),
-        (whole, attempt) => Some((whole, attempt.min(whole))),
+/// The timeouts of an activity, with those that are not given derived from the others. 0 is none.
+struct Timeouts {
+    schedule_to_close_ms: i64,
+    schedule_to_start_ms: i64,
+    start_to_close_ms: i64,
+    heartbeat_ms: i64,
+}
+
+impl Timeouts {
+    /// `None` where no attempt would ever end. None of them is longer than the run may take.
+    fn of(command: &ScheduleActivityTaskCommandAttributes, run_timeout_ms: i64) -> Option<Self> {
+        let schedule_to_close_ms = capped(millis(command.schedule_to_close_timeout), run_timeout_ms);
+        let given_ms = millis(command.start_to_close_timeout);
+        if given_ms == 0 && millis(command.schedule_to_close_timeout) == 0 {
+            return None;
+        }
+        let start_to_close_ms = capped(given_ms, schedule_to_close_ms);
+        let heartbeat_ms = millis(command.heartbeat_timeout);
+        Some(Self {
+            schedule_to_close_ms,
+            schedule_to_start_ms: capped(millis(command.schedule_to_start_timeout), schedule_to_close_ms),
+            start_to_close_ms,
+            heartbeat_ms: heartbeat_ms.min(start_to_close_ms),
+        })
     }
 }
 

@@ -27,6 +27,7 @@ pub struct NextAttempt {
 }
 
 impl Change {
+    #[expect(deprecated, reason = "a server hands on what a worker says of its build")]
     pub(super) fn continue_as_new(
         &mut self,
         command: ContinueAsNewWorkflowExecutionCommandAttributes,
@@ -81,7 +82,8 @@ impl Change {
                 workflow_task_timeout: duration(start.workflow_task_timeout_ms),
                 workflow_task_completed_event_id: completed_event_id,
                 backoff_start_interval: command.backoff_start_interval,
-                initiator: start.initiator,
+                initiator: command.initiator,
+                inherit_build_id: command.inherit_build_id,
                 last_completion_result: start.last_completion_result.clone(),
                 header: start.header.clone(),
                 memo: start.memo.clone(),

@@ -4,7 +4,8 @@ use temporalio_protos::temporal::api::common::v1::{
     Header, Link, Memo, Payloads, Priority, RetryPolicy, SearchAttributes, WorkflowType,
 };
 use temporalio_protos::temporal::api::enums::v1::{
-    RetryState, TaskQueueKind, TimeoutType, WorkflowExecutionStatus as Status, WorkflowTaskFailedCause,
+    ContinueAsNewInitiator, RetryState, TaskQueueKind, TimeoutType, WorkflowExecutionStatus as Status,
+    WorkflowTaskFailedCause,
 };
 use temporalio_protos::temporal::api::failure::v1::Failure;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
@@ -116,6 +117,8 @@ impl Change {
             ..Default::default()
         };
         let mut change = Self::of(state, now_ms);
+        // What is not set a server leaves out, but for one field here and one there.
+        let by_workflow = start.initiator == ContinueAsNewInitiator::Workflow as i32;
         let started =
             Attributes::WorkflowExecutionStartedEventAttributes(WorkflowExecutionStartedEventAttributes {
                 workflow_type: Some(WorkflowType {
@@ -123,8 +126,9 @@ impl Change {
                 }),
                 task_queue: Some(normal_queue(start.task_queue)),
                 input: start.input,
-                workflow_execution_timeout: Some(duration(start.execution_timeout_ms).unwrap_or_default()),
-                workflow_run_timeout: Some(duration(run_timeout).unwrap_or_default()),
+                workflow_execution_timeout: duration(start.execution_timeout_ms),
+                workflow_run_timeout: duration(run_timeout)
+                    .or_else(|| by_workflow.then(prost_types::Duration::default)),
                 workflow_task_timeout: duration(task_timeout),
                 continued_execution_run_id: start.continued_run_id,
                 initiator: start.initiator,
@@ -138,7 +142,8 @@ impl Change {
                 workflow_execution_expiration_time: (execution_expires_ms > 0)
                     .then(|| timestamp(execution_expires_ms))
                     .flatten(),
-                first_workflow_task_backoff: Some(duration(backoff_ms).unwrap_or_default()),
+                first_workflow_task_backoff: duration(backoff_ms)
+                    .or_else(|| (!by_workflow).then(prost_types::Duration::default)),
                 memo: start.memo,
                 search_attributes: start.search_attributes,
                 header: start.header,
