@@ -209,6 +209,22 @@ impl Core {
         }
     }
 
+    /// A worker is shutting down: what waited for it is for any other.
+    pub fn retire_worker(&mut self, identity: &str, sticky_queue: &str) {
+        for task in self.matching.retire(identity, sticky_queue) {
+            match task {
+                Task::Query { query_id } => drop(self.ask_elsewhere(&query_id)),
+                Task::Workflow { run_id } => {
+                    if let Some(queue) = self.runs.get(&run_id).map(|run| run.task_queue.clone()) {
+                        self.matching
+                            .push(QueueKind::Workflow, &queue, Task::Workflow { run_id });
+                    }
+                }
+                Task::Activity { .. } => (),
+            }
+        }
+    }
+
     /// What tells of every change of a run.
     pub fn watch(&mut self, run_id: &str) -> Arc<Notify> {
         Arc::clone(self.changed.entry(run_id.to_owned()).or_default())

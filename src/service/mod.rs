@@ -18,6 +18,7 @@ mod listen;
 mod matching;
 mod query;
 mod recovery;
+mod search_attributes;
 #[cfg(test)]
 mod tests;
 mod timer;
@@ -168,6 +169,13 @@ impl Service {
             }),
             _ => None,
         })
+    }
+
+    /// Waits until all that a read may have seen is durable.
+    async fn settled(&self) -> Result<(), Status> {
+        let seen = self.inner.store.applied();
+        let durable = self.inner.store.durable(seen).await;
+        durable.map_err(|error| journal_status(&error))
     }
 
     /// The second half: waits until it is durable and its tasks are in their queues.

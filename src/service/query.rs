@@ -121,7 +121,7 @@ impl Core {
 
 impl Core {
     /// Asks any worker, where the one that had the run in its cache has not answered. Gives that one's queue.
-    fn ask_elsewhere(&mut self, query_id: &str) -> Option<(String, String)> {
+    pub fn ask_elsewhere(&mut self, query_id: &str) -> Option<(String, String)> {
         let waiting = self.queries.waiting.get_mut(query_id)?;
         let normal = self.runs.get(&waiting.run_id)?.task_queue.clone();
         let asked = waiting.queue.replace(normal.clone()).filter(|it| *it != normal)?;
@@ -148,50 +148,18 @@ impl Service {
         &self,
         request: QueryWorkflowRequest,
     ) -> Result<QueryWorkflowResponse, Status> {
-        let execution = request.execution.unwrap_or_default();
-        let query = request
-            .query
-            .ok_or_else(|| Status::invalid_argument("the query is not set"))?;
         let (sender, mut answer) = oneshot::channel();
         let query_id = uuid::Uuid::new_v4().to_string();
         let asking = Asking(self, query_id.clone());
-        let sticky_timeout = {
-            let mut core = self.core();
-            let run = core
-                .find(&request.namespace, &execution.workflow_id, &execution.run_id)
-                .cloned();
-            let run = run.ok_or_else(|| Status::not_found("workflow execution not found"))?;
-            if is_rejected(request.query_reject_condition, run.status) {
-                let query_rejected = Some(QueryRejected { status: run.status });
+        let sticky_timeout = match self.ask(request, query_id.clone(), sender)? {
+            Ok(sticky_timeout) => sticky_timeout,
+            Err(query_rejected) => {
+                self.settled().await?;
                 return Ok(QueryWorkflowResponse {
-                    query_rejected,
+                    query_rejected: Some(query_rejected),
                     ..Default::default()
                 });
             }
-            if core.queries.waiting.len() >= MAX_WAITING {
-                return Err(Status::resource_exhausted("too many queries wait for an answer"));
-            }
-            self.must_be_answerable(&run)?;
-            let sticky_ms = run.sticky.as_ref().map(|sticky| sticky.schedule_to_start_ms);
-            let direct = self.inner.mode == Mode::Inspect;
-            let waiting = Waiting {
-                run_id: run.run_id,
-                query,
-                answer: sender,
-                queue: direct.then(|| run.task_queue.clone()),
-            };
-            core.queries.waiting.insert(query_id.clone(), waiting);
-            if direct {
-                let query_id = query_id.clone();
-                core.matching
-                    .push(QueueKind::Workflow, &run.task_queue, Task::Query { query_id });
-            } else {
-                core.release_queries(self.now_ms());
-            }
-            let sticky_timeout = sticky_ms.and_then(|ms| u64::try_from(ms).ok());
-            sticky_timeout
-                .map_or(STICKY_TIMEOUT, Duration::from_millis)
-                .min(STICKY_TIMEOUT)
         };
         let answer = match tokio::time::timeout(sticky_timeout, &mut answer).await {
             Ok(answer) => Ok(answer),
@@ -207,6 +175,51 @@ impl Service {
             query_result,
             ..Default::default()
         })
+    }
+
+    /// Puts a query where a worker finds it, and gives how long the one that has the run in its cache has for it; or says
+    /// that it is rejected.
+    fn ask(
+        &self,
+        request: QueryWorkflowRequest,
+        query_id: String,
+        answer: oneshot::Sender<Answer>,
+    ) -> Result<Result<Duration, QueryRejected>, Status> {
+        let execution = request.execution.unwrap_or_default();
+        let query = request
+            .query
+            .ok_or_else(|| Status::invalid_argument("the query is not set"))?;
+        let mut core = self.core();
+        let run = core
+            .find(&request.namespace, &execution.workflow_id, &execution.run_id)
+            .cloned();
+        let run = run.ok_or_else(|| Status::not_found("workflow execution not found"))?;
+        if is_rejected(request.query_reject_condition, run.status) {
+            return Ok(Err(QueryRejected { status: run.status }));
+        }
+        if core.queries.waiting.len() >= MAX_WAITING {
+            return Err(Status::resource_exhausted("too many queries wait for an answer"));
+        }
+        self.must_be_answerable(&run)?;
+        let direct = self.inner.mode == Mode::Inspect;
+        let waiting = Waiting {
+            run_id: run.run_id,
+            query,
+            answer,
+            queue: direct.then(|| run.task_queue.clone()),
+        };
+        core.queries.waiting.insert(query_id.clone(), waiting);
+        if direct {
+            core.matching
+                .push(QueueKind::Workflow, &run.task_queue, Task::Query { query_id });
+        } else {
+            core.release_queries(self.now_ms());
+        }
+        let sticky_ms = run.sticky.map(|sticky| sticky.schedule_to_start_ms);
+        let sticky_timeout = sticky_ms.and_then(|ms| u64::try_from(ms).ok());
+        Ok(Ok(sticky_timeout
+            .map_or(STICKY_TIMEOUT, Duration::from_millis)
+            .min(STICKY_TIMEOUT)))
     }
 
     /// The worker that has the run in its cache does not answer: any other is asked, and gets the next workflow task.

@@ -272,9 +272,13 @@ impl Service {
     ) -> Result<Option<(Lifecycle, Option<Outcome>)>, Status> {
         let mut receiver = match found {
             Found::Waits(receiver) => receiver,
-            Found::Outlived => return Ok(Some((Lifecycle::Completed, Some(outlived())))),
+            Found::Outlived => {
+                self.settled().await?;
+                return Ok(Some((Lifecycle::Completed, Some(outlived()))));
+            }
             Found::Completed(event_id) => {
                 let outcome = self.outcome(run, event_id)?;
+                self.settled().await?;
                 return Ok(Some((Lifecycle::Completed, Some(outcome))));
             }
         };

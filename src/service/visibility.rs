@@ -20,6 +20,7 @@ impl Service {
         request: ListWorkflowExecutionsRequest,
     ) -> Result<ListWorkflowExecutionsResponse, Status> {
         let mut runs = self.matching_runs(&request.namespace, &request.query)?;
+        self.settled().await?;
         // Newest first; the run id makes the order total, so that pages join up.
         runs.sort_by(|a, b| b.start_ms.cmp(&a.start_ms).then_with(|| a.run_id.cmp(&b.run_id)));
         let from = match request.next_page_token.as_slice() {
@@ -54,6 +55,7 @@ impl Service {
     ) -> Result<CountWorkflowExecutionsResponse, Status> {
         let count =
             i64::try_from(self.matching_runs(&request.namespace, &request.query)?.len()).unwrap_or(i64::MAX);
+        self.settled().await?;
         Ok(CountWorkflowExecutionsResponse {
             count,
             ..Default::default()

@@ -108,8 +108,7 @@ impl Service {
         request: ShutdownWorkerRequest,
     ) -> Result<ShutdownWorkerResponse, Status> {
         self.core()
-            .matching
-            .forget(&request.identity, &request.sticky_task_queue);
+            .retire_worker(&request.identity, &request.sticky_task_queue);
         Ok(ShutdownWorkerResponse::default())
     }
 

@@ -15,7 +15,7 @@ use super::super::clock::millis;
 use super::super::core::Pending;
 use super::super::detail::detailed;
 use super::super::history::{Change, RunState, StartRun, with_defaults};
-use super::super::{Service, journal_status, status_of};
+use super::super::{Service, journal_status, search_attributes, status_of};
 use super::{check_id, check_namespace, check_payload};
 
 impl Service {
@@ -187,6 +187,7 @@ fn validated(request: StartWorkflowExecutionRequest) -> Result<StartRun, Status>
     check_id("task queue", &task_queue)?;
     check_payload("the input", request.input.as_ref())?;
     check_payload("the memo", request.memo.as_ref())?;
+    search_attributes::check(request.search_attributes.as_ref()).map_err(Status::invalid_argument)?;
     if !request.cron_schedule.is_empty() || millis(request.workflow_start_delay) > 0 {
         return Err(Status::unimplemented(
             "this service does not know cron schedules or start delays of workflows",

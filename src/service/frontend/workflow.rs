@@ -90,6 +90,7 @@ impl Service {
         request: DescribeWorkflowExecutionRequest,
     ) -> Result<DescribeWorkflowExecutionResponse, Status> {
         let run = self.find_run(&request.namespace, &request.execution.unwrap_or_default())?;
+        self.settled().await?;
         let task = run.workflow_task.as_ref().map(|task| PendingWorkflowTaskInfo {
             state: match task.started_event_id {
                 0 => PendingWorkflowTaskState::Scheduled as i32,
@@ -127,6 +128,15 @@ impl Service {
 
     /// A page of events; with `wait_new_event` the page comes when there is news, with the close filter when it closes.
     pub(super) async fn get_workflow_execution_history(
+        &self,
+        request: GetWorkflowExecutionHistoryRequest,
+    ) -> Result<GetWorkflowExecutionHistoryResponse, Status> {
+        let page = self.history_page(request).await?;
+        self.settled().await?;
+        Ok(page)
+    }
+
+    async fn history_page(
         &self,
         request: GetWorkflowExecutionHistoryRequest,
     ) -> Result<GetWorkflowExecutionHistoryResponse, Status> {

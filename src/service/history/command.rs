@@ -16,6 +16,7 @@ use temporalio_protos::temporal::api::sdk::v1::WorkflowTaskCompletedMetadata;
 use temporalio_protos::temporal::api::update::v1::Request;
 
 use super::super::clock::millis;
+use super::super::search_attributes;
 use super::state::{StickyState, TimerState, WorkflowTaskState};
 use super::update::is_rejection;
 use super::{Change, HistoryError};
@@ -138,6 +139,7 @@ impl Change {
             self.update_message(message, &completion.update_requests)?;
         }
         self.in_commands = false;
+        self.event_groups.clear();
         Ok(())
     }
 
@@ -149,6 +151,7 @@ impl Change {
         completion: &Completion,
     ) -> Result<(), HistoryError> {
         let metadata = command.user_metadata;
+        self.event_groups = command.event_group_markers;
         match command
             .attributes
             .ok_or_else(|| bad(Cause::Unspecified, "a command has no attributes"))?
@@ -194,6 +197,8 @@ impl Change {
             Do::FailWorkflowExecutionCommandAttributes(it) => self.fail(it.failure, completed),
             Do::CancelWorkflowExecutionCommandAttributes(it) => self.cancel(it.details, completed),
             Do::ContinueAsNewWorkflowExecutionCommandAttributes(it) => {
+                search_attributes::check(it.search_attributes.as_ref())
+                    .map_err(|what| bad(Cause::BadSearchAttributes, &what))?;
                 self.continue_as_new(it, completion.new_run_id.clone(), completed);
             }
             Do::RecordMarkerCommandAttributes(it) => {
@@ -207,6 +212,8 @@ impl Change {
                 self.append_with(Attributes::MarkerRecordedEventAttributes(attributes), metadata);
             }
             Do::UpsertWorkflowSearchAttributesCommandAttributes(it) => {
+                search_attributes::check(it.search_attributes.as_ref())
+                    .map_err(|what| bad(Cause::BadSearchAttributes, &what))?;
                 self.upsert_search_attributes(it.search_attributes, completed)
             }
             Do::ModifyWorkflowPropertiesCommandAttributes(it) => {

@@ -15,12 +15,14 @@ use super::{Appended, Change, chain};
 impl Change {
     /// Appends an event and gives its id.
     pub(super) fn append(&mut self, attributes: Attributes) -> i64 {
-        self.append_with(attributes, None)
+        self.write(unnumbered(attributes, self.now_ms))
     }
 
+    /// Appends the event of a command, with what the worker says of it beside.
     pub(super) fn append_with(&mut self, attributes: Attributes, user_metadata: Option<UserMetadata>) -> i64 {
         self.write(HistoryEvent {
             user_metadata,
+            event_group_markers: self.event_groups.clone(),
             ..unnumbered(attributes, self.now_ms)
         })
     }

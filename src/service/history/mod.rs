@@ -19,6 +19,7 @@ mod workflow_task;
 
 use temporalio_protos::temporal::api::enums::v1::WorkflowExecutionStatus;
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
+use temporalio_protos::temporal::api::sdk::v1::EventGroupMarker;
 use xxhash_rust::xxh3::Xxh3;
 
 pub use activity::ActivityStart;
@@ -112,6 +113,8 @@ pub struct Change {
     /// While commands are carried out, a workflow task is only noted: it comes after all of their events.
     in_commands: bool,
     wants_workflow_task: bool,
+    /// What the command that is carried out belongs to, as its worker says.
+    event_groups: Vec<EventGroupMarker>,
 }
 
 pub use update::{UpdateNews, outlived};
@@ -130,6 +133,7 @@ impl Change {
             update_news: Vec::new(),
             in_commands: false,
             wants_workflow_task: false,
+            event_groups: Vec::new(),
         }
     }
 

@@ -246,3 +246,105 @@ impl Service {
         super::super::events::read_events(&self.inner.store, run, 1, usize::MAX).unwrap()
     }
 }
+
+#[tokio::test]
+async fn a_search_attribute_that_nobody_defined_is_refused() {
+    let service = Lab::new().open().unwrap();
+    let unknown = || {
+        Some(SearchAttributes {
+            indexed_fields: [("Mine".to_owned(), payload(vec![1]))].into(),
+        })
+    };
+    let refused = start_with(&service, |request| request.search_attributes = unknown()).await;
+    assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+    start(&service).await;
+    let upsert = Do::UpsertWorkflowSearchAttributesCommandAttributes(
+        UpsertWorkflowSearchAttributesCommandAttributes {
+            search_attributes: unknown(),
+        },
+    );
+    let request = RespondWorkflowTaskCompletedRequest {
+        task_token: poll(&service).await.task_token,
+        commands: vec![Command {
+            attributes: Some(upsert),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let refused: Result<RespondWorkflowTaskCompletedResponse, _> =
+        call(&service, "RespondWorkflowTaskCompleted", request).await;
+    assert_eq!(
+        refused.unwrap_err().message(),
+        "BadSearchAttributes: search attribute Mine is not defined"
+    );
+}
+
+/// A journal whose flushes wait while they are held.
+#[derive(Default)]
+struct Slow {
+    journal: MemoryJournal,
+    held: std::sync::Mutex<bool>,
+    let_through: std::sync::Condvar,
+}
+
+impl Journal for Slow {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, JournalError> {
+        self.journal.get(key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<journal::Record>, JournalError> {
+        self.journal.scan(from, to, limit)
+    }
+
+    fn apply(&self, writes: &[Write]) -> Result<(), JournalError> {
+        self.journal.apply(writes)
+    }
+
+    fn flush(&self) -> Result<(), JournalError> {
+        let held = self.held.lock().unwrap();
+        drop(self.let_through.wait_while(held, |held| *held).unwrap());
+        Ok(())
+    }
+
+    fn mark(&self, sequence: u64) -> Result<(), JournalError> {
+        self.journal.mark(sequence)
+    }
+
+    fn marked(&self) -> Result<Option<u64>, JournalError> {
+        self.journal.marked()
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.journal.path()
+    }
+}
+
+#[tokio::test]
+async fn no_read_shows_what_is_not_durable_yet() {
+    let slow = Arc::new(Slow::default());
+    let store = Store::open(Arc::clone(&slow) as Arc<dyn Journal>).unwrap();
+    let service = Service::open(store, Clock::Manual(Lab::new().now), Mode::Serve).unwrap();
+    *slow.held.lock().unwrap() = true;
+    let mut starting = Box::pin(start(&service));
+    assert!(futures::poll!(&mut starting).is_pending());
+    let list = ListWorkflowExecutionsRequest {
+        namespace: NAMESPACE.into(),
+        ..Default::default()
+    };
+    let mut reading = Box::pin(async {
+        let listed: ListWorkflowExecutionsResponse =
+            call(&service, "ListWorkflowExecutions", list).await.unwrap();
+        (listed.executions.len(), history(&service, "w").await.len())
+    });
+    let mut describing = Box::pin(describe(&service));
+    for _ in 0..3 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        assert!(futures::poll!(&mut reading).is_pending());
+        assert!(futures::poll!(&mut describing).is_pending());
+    }
+    *slow.held.lock().unwrap() = false;
+    slow.let_through.notify_all();
+    assert_eq!(reading.await, (1, 2));
+    describing.await;
+    starting.await;
+}

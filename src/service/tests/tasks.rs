@@ -330,3 +330,25 @@ async fn a_run_that_cannot_close_for_news_says_so_in_the_words_of_a_server() {
         Some(FailureInfo::ServerFailureInfo(_))
     ));
 }
+
+#[tokio::test]
+async fn what_waits_for_a_worker_that_shuts_down_is_for_any_other() {
+    let service = Lab::new().open().unwrap();
+    start(&service).await;
+    answer_and_keep(&service, &poll(&service).await).await;
+    let mut asking = Box::pin(query(&service));
+    assert!(futures::poll!(&mut asking).is_pending());
+    signal(&service, "w", |_| ()).await;
+    let request = ShutdownWorkerRequest {
+        namespace: NAMESPACE.into(),
+        identity: "1@host".into(),
+        sticky_task_queue: "sticky".into(),
+        ..Default::default()
+    };
+    let _: ShutdownWorkerResponse = call(&service, "ShutdownWorker", request).await.unwrap();
+    let both = async { [poll(&service).await, poll(&service).await] };
+    let both = tokio::time::timeout(std::time::Duration::from_secs(10), both).await;
+    let [asked, task] = both.expect("both are in the normal queue");
+    assert!(asked.query.is_some() && task.query.is_none());
+    assert_eq!(task.history.unwrap_or_default().events[0].event_id, 1);
+}
