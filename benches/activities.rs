@@ -59,7 +59,7 @@ async fn measure(workflows: u64, activities: u64) -> Result<(), Failure> {
         .prefix("longhaul-bench")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
         .tempdir_in("target")?;
-    let Connected { client, place } = connect::own(directory.path()).await?;
+    let Connected { client, place, .. } = connect::share(directory.path()).await?;
     let options = WorkerOptions::new(QUEUE)
         .register_workflow::<Count>()?
         .register_activities(Adder)

@@ -36,6 +36,11 @@ mod pooled;
 mod pooler;
 #[path = "support/proxy.rs"]
 mod proxy;
+#[path = "postgres/quoting.rs"]
+mod quoting;
+#[path = "it/random.rs"]
+#[expect(dead_code, reason = "other tests use all of it")]
+mod random;
 #[path = "postgres/repairs.rs"]
 mod repairs;
 #[path = "postgres/replaced.rs"]

@@ -232,6 +232,7 @@ fn refused(kind: &str, prepare_again: bool) -> ActivityError {
         hint: String::new(),
         prepare_again,
         since_ms: None,
+        process: None,
     };
     let answer = ApplicationFailure::builder(failure.clone())
         .type_name(kind.to_owned())
@@ -517,7 +518,8 @@ fn in_a_process(directory: &Path, test: impl AsyncFnOnce(Client)) {
         let Connected {
             client,
             place: _place,
-        } = connect::own(directory).await.unwrap();
+            ..
+        } = connect::share(directory).await.unwrap();
         tokio::time::timeout(Duration::from_secs(120), test(client))
             .await
             .expect("the test takes too long");

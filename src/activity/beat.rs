@@ -4,9 +4,11 @@
 //! Never a value of a row, a key or a connection: heartbeats are journaled.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+
+use crate::postgres::{Session, Waits};
 
 tokio::task_local! {
     /// The pulse of the attempt that this task runs.
@@ -33,11 +35,17 @@ pub struct Beat {
     /// When the last of them moved; 0 before the first.
     #[serde(default)]
     pub moved_ms: u64,
+    /// The side that it waits for without a byte, `source` or `target`; empty where there is none.
+    #[serde(default)]
+    pub silent: String,
 }
 
-/// What one attempt has to say.
+/// A side that is waited for is silent when no byte has come or gone for so long.
+const SILENT_FOR: Duration = Duration::from_secs(2);
+
+/// What one attempt has to say, and the sessions that it has.
 #[derive(Debug)]
-pub(super) struct Pulse(Mutex<Beat>);
+pub(super) struct Pulse(Mutex<Beat>, Mutex<Vec<Waits>>);
 
 impl Pulse {
     pub(super) fn of_attempt(attempt: u32) -> Arc<Self> {
@@ -46,7 +54,7 @@ impl Pulse {
             since_ms: now_ms(),
             ..Beat::default()
         };
-        Arc::new(Self(Mutex::new(beat)))
+        Arc::new(Self(Mutex::new(beat), Mutex::default()))
     }
 
     /// The pulse of the attempt that runs here; `None` outside of one, in a benchmark.
@@ -56,7 +64,17 @@ impl Pulse {
 
     /// What the next heartbeat says.
     pub(super) fn beat(&self) -> Beat {
-        self.lock().clone()
+        let sessions = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = sessions
+            .iter()
+            .filter_map(|waits| Some((waits.silent_for()?, waits.side())));
+        let longest = waits
+            .filter(|(silent, _)| *silent >= SILENT_FOR)
+            .max_by_key(|(silent, _)| *silent);
+        Beat {
+            silent: longest.map_or(String::new(), |(_, side)| side.to_string()),
+            ..self.lock().clone()
+        }
     }
 
     pub(super) fn moved(&self, rows: u64, bytes: u64) {
@@ -83,6 +101,15 @@ pub(super) fn step(words: impl Into<String>) {
     if let Some(pulse) = Pulse::of_now() {
         let mut beat = pulse.lock();
         (beat.step, beat.since_ms) = (words, now_ms());
+    }
+}
+
+/// Notes that the attempt that runs here has this session of its side from now on.
+pub(super) fn has(session: &Session) {
+    if let Some(pulse) = Pulse::of_now() {
+        let mut sessions = pulse.1.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.retain(|waits| waits.side() != session.side());
+        sessions.push(session.waits());
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, BatchMeter, failure, step};
+use super::{Activities, BatchMeter, Timed, failure, step};
 use crate::postgres::{Error, copy_batch};
 use crate::table::{Batch, Fence, Pass, TableSpec, Tally};
 
@@ -24,7 +24,7 @@ pub struct CopyBatchInput {
 }
 
 /// What it did: one batch, or none where a look found nothing missing and wrote no ledger entry.
-pub type CopyBatchOutput = Tally;
+pub type CopyBatchOutput = Timed<Tally>;
 
 /// How the workflow runs it.
 pub fn options() -> ActivityOptions {
@@ -32,11 +32,7 @@ pub fn options() -> ActivityOptions {
 }
 
 impl Activities {
-    pub(super) async fn do_copy_batch(
-        &self,
-        input: CopyBatchInput,
-        attempt: u32,
-    ) -> Result<CopyBatchOutput, Error> {
+    pub(super) async fn do_copy_batch(&self, input: CopyBatchInput, attempt: u32) -> Result<Tally, Error> {
         let CopyBatchInput { table, fence, batch } = input;
         let plan = self.plan(&table, &fence.digest).await?;
         let (source, target) = self.sessions().await?;

@@ -37,6 +37,9 @@ pub struct Failure {
     /// When the first of a row of failed attempts failed, in milliseconds of Unix time, as far as this worker has seen it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_ms: Option<u64>,
+    /// The process that has seen it: what another one noted says nothing of the time in which neither lived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<u32>,
 }
 
 /// The kind of an attempt that ended with its process: nothing is wrong.
@@ -65,6 +68,7 @@ impl Failure {
             hint: error.hint().to_owned(),
             prepare_again: error.retry() == Retry::Again,
             since_ms: None,
+            process: None,
         }
     }
 
@@ -91,6 +95,7 @@ pub(super) fn refuse(error: &Error, since: SystemTime, verdict: Verdict) -> Acti
     let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut failure = Failure {
         since_ms: u64::try_from(since.as_millis()).ok(),
+        process: Some(std::process::id()),
         ..Failure::of(error)
     };
     let is_final = verdict != Verdict::Again;
@@ -115,6 +120,7 @@ pub(super) fn interrupted() -> ActivityError {
         hint: "run the same command again".to_owned(),
         prepare_again: false,
         since_ms: None,
+        process: None,
     };
     let answer = ApplicationFailure::builder(failure.clone())
         .type_name(failure.kind.clone())

@@ -19,6 +19,7 @@ mod note_writers;
 mod prepare;
 mod prepare_verify;
 mod since;
+mod timed;
 mod verify_range;
 mod verifying;
 
@@ -52,6 +53,7 @@ pub use next_range::{NextRangeInput, NextRangeOutput};
 pub use note_writers::{NoteWritersInput, NoteWritersOutput};
 pub use prepare::{PrepareInput, PrepareOutput};
 pub use prepare_verify::{PrepareVerifyInput, PrepareVerifyOutput, WalkPlan};
+pub use timed::Timed;
 pub use verify_range::{VerifyRangeInput, VerifyRangeOutput, Walk};
 
 pub(crate) use {
@@ -155,7 +157,9 @@ impl Activities {
         input: CopyBatchInput,
     ) -> Result<CopyBatchOutput, ActivityError> {
         let attempt = ctx.info().attempt;
-        self.beating(&ctx, self.do_copy_batch(input, attempt)).await
+        let began = Instant::now();
+        let tally = self.beating(&ctx, self.do_copy_batch(input, attempt)).await?;
+        Ok(Timed::since(began, tally))
     }
 
     /// See `note_writers.rs`.
@@ -197,8 +201,9 @@ impl Activities {
         ctx: ActivityContext,
         input: VerifyRangeInput,
     ) -> Result<VerifyRangeOutput, ActivityError> {
+        let began = Instant::now();
         let body = verifying::hinted(self.do_verify_range(input));
-        self.beating(&ctx, body).await
+        Ok(Timed::since(began, self.beating(&ctx, body).await?))
     }
 
     /// See `conclude.rs`.
@@ -274,9 +279,9 @@ impl Activities {
 
     async fn sessions(&self) -> Result<(Lease, Lease), Error> {
         step("connecting to the source");
-        let source = self.source.acquire().await?;
+        let source = lend(&self.source).await?;
         step("connecting to the target");
-        Ok((source, self.target.acquire().await?))
+        Ok((source, lend(&self.target).await?))
     }
 
     /// How the table is copied, by the plan of that digest: the one this worker has, or what both catalogs say now.
@@ -334,7 +339,7 @@ impl Activities {
         if let Some(plan) = plan.as_ref().filter(|plan| plan.digest == *digest) {
             return Ok(Arc::clone(plan));
         }
-        let target = self.target.acquire().await?;
+        let target = lend(&self.target).await?;
         let found = ledger::stored_plan(&target, table).await?;
         if found.digest == *digest {
             return Ok(Arc::clone(plan.insert(Arc::new(found))));
@@ -345,6 +350,13 @@ impl Activities {
         );
         Err(Error::new(Side::Target, Kind::TableChanged, words))
     }
+}
+
+/// A session of one side, for the attempt that runs here.
+async fn lend(pool: &Pool) -> Result<Lease, Error> {
+    let lease = pool.acquire().await?;
+    beat::has(&lease);
+    Ok(lease)
 }
 
 /// What an activity is known by: its run's id, and its own within it.

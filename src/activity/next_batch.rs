@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, failure, step};
+use super::{Activities, failure, lend, step};
 use crate::postgres::{Error, cursor};
 use crate::table::{Key, PlanDigest, TableSpec};
 
@@ -40,7 +40,7 @@ impl Activities {
     pub(super) async fn do_next_batch(&self, input: NextBatchInput) -> Result<NextBatchOutput, Error> {
         let plan = self.plan(&input.table, &input.digest).await?;
         step("connecting to the source");
-        let source = self.source.acquire().await?;
+        let source = lend(&self.source).await?;
         step("finding where the next batch ends");
         let (low, stop) = (input.low.as_ref(), input.stop.as_ref());
         cursor::next_range_end(&source, &plan, low, stop, input.rows).await

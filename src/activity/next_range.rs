@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, Walk, failure};
+use super::{Activities, Walk, failure, lend};
 use crate::postgres::{Error, cursor, verify};
 use crate::table::{Against, Key, PlanDigest, TableSpec};
 
@@ -48,7 +48,7 @@ impl Activities {
                     Against::Receipts => self.plan_of_ledger(&input.table, &input.digest).await?,
                     Against::Source => self.plan_to_read(&input.table, &input.digest).await?,
                 };
-                let target = self.target.acquire().await?;
+                let target = lend(&self.target).await?;
                 if input.against == Against::Receipts && !plan.same_order {
                     // The source's ranges mean nothing there: all of it, or none.
                     return Ok(Some(stop.clone()));
@@ -58,12 +58,12 @@ impl Activities {
             Walk::Beyond => Ok(Some(stop.clone())),
             Walk::Source => {
                 let plan = self.plan_to_read(&input.table, &input.digest).await?;
-                let source = self.source.acquire().await?;
+                let source = lend(&self.source).await?;
                 cursor::next_range_end(&source, &plan, low, Some(stop), input.rows).await
             }
             Walk::Target => {
                 let plan = self.plan_to_read(&input.table, &input.digest).await?;
-                let target = self.target.acquire().await?;
+                let target = lend(&self.target).await?;
                 cursor::next_range_end(&target, &plan, low, Some(stop), input.rows).await
             }
         }

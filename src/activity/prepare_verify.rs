@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, Walk, failure};
+use super::{Activities, Walk, failure, lend};
 use crate::job::VerifySpec;
 use crate::postgres::verify::refuse_null_keys;
 use crate::postgres::{Error, Kind, Side, check_repair, cursor, examine_to_read, ledger};
@@ -78,7 +78,7 @@ impl Activities {
         } = &input;
         let has_ledger = verify.job.is_some() || fence.is_some();
         if verify.against == Against::Receipts && !verify.repair {
-            let target = self.target.acquire().await?;
+            let target = lend(&self.target).await?;
             let plan = ledger::stored_plan(&target, table).await?;
             let position = ledger::read(&target, &target, table, &plan).await?;
             must_have_what_was_told(table, known.as_ref(), &position)?;

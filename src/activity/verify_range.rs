@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{Activities, BatchMeter, failure, step, verifying};
+use super::{Activities, BatchMeter, Timed, failure, lend, step, verifying};
 use crate::postgres::{Error, Retry, verify};
 use crate::table::{Against, Fence, Findings, KeyRange, PlanDigest, RepairFailure, TableSpec};
 
@@ -52,7 +52,7 @@ pub struct VerifyRangeInput {
 }
 
 /// What it found, after the repair if there was one; before it where the repair failed for good, which is said.
-pub type VerifyRangeOutput = Findings;
+pub type VerifyRangeOutput = Timed<Findings>;
 
 /// How the workflow runs it.
 pub fn options() -> ActivityOptions {
@@ -60,7 +60,7 @@ pub fn options() -> ActivityOptions {
 }
 
 impl Activities {
-    pub(super) async fn do_verify_range(&self, input: VerifyRangeInput) -> Result<VerifyRangeOutput, Error> {
+    pub(super) async fn do_verify_range(&self, input: VerifyRangeInput) -> Result<Findings, Error> {
         let VerifyRangeInput {
             table,
             against,
@@ -71,7 +71,7 @@ impl Activities {
         let meter = BatchMeter::new(&self.gauge);
         if *against == Against::Receipts {
             let plan = self.plan_of_ledger(table, &input.digest).await?;
-            let target = self.target.acquire().await?;
+            let target = lend(&self.target).await?;
             step("reading a range back from the target");
             let found = verify::against_receipts(&target, &plan, table, range, &meter).await?;
             if found.differences() == 0 || !input.repair {

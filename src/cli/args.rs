@@ -78,7 +78,7 @@ pub struct GlobalArgs {
     #[arg(long, value_name = "FORMAT", global = true, help_heading = "Global options",
         value_parser = PossibleValuesParser::new(LogFormat::NAMES).try_map(|s| s.parse::<LogFormat>()))]
     pub log_format: Option<LogFormat>,
-    /// File that takes the log as well, appended to [env: LONGHAUL_LOG_FILE]
+    /// File that takes the log and all that is said, with the time, appended to [env: LONGHAUL_LOG_FILE]
     #[arg(long, value_name = "FILE", global = true, help_heading = "Global options")]
     pub log_file: Option<PathBuf>,
     /// When to use color [env: LONGHAUL_COLOR, NO_COLOR] [default: auto]
@@ -308,7 +308,7 @@ pub struct MigrateArgs {
 #[derive(Debug, ArgGroup)]
 pub struct VerifyArgs {
     /// Name of the job that copied the table; without it, --source, --target and --table say what is compared
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = job_name)]
     pub job: Option<String>,
     /// What the target is compared with [default: receipts with JOB, source without]
     #[arg(long, value_name = "WHAT",
@@ -455,7 +455,7 @@ pub struct ProgressArgs {
 #[derive(Debug, ArgGroup)]
 pub struct StatusArgs {
     /// Name of the job; without it, every job
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = job_name)]
     pub job: Option<String>,
     /// One JSON object a line, for each job
     #[arg(long)]
@@ -477,7 +477,7 @@ pub struct ListArgs {
 #[derive(Debug, ArgGroup)]
 pub struct HistoryArgs {
     /// Name of the job
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = job_name)]
     pub job: String,
     /// The events of the job's workflow, one a line, as Temporal names them
     #[arg(long)]
@@ -491,7 +491,7 @@ pub struct HistoryArgs {
 #[derive(Debug, ArgGroup)]
 pub struct JobArgs {
     /// Name of the job
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = job_name)]
     pub job: String,
     /// Return when nothing of it is in flight any more
     #[arg(long)]
@@ -502,7 +502,7 @@ pub struct JobArgs {
 #[derive(Debug, ArgGroup)]
 pub struct ResumeArgs {
     /// Name of the job; may be left out when only one job is open
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = job_name)]
     pub job: Option<String>,
     /// Where the servers are now, if they have moved; where the passwords are, if they are in the connection texts.
     #[command(flatten)]
@@ -519,7 +519,7 @@ pub struct ResumeArgs {
 #[derive(Debug, ArgGroup)]
 pub struct TuneArgs {
     /// Name of the job
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = job_name)]
     pub job: String,
     /// What to change.
     #[command(flatten)]
@@ -592,6 +592,14 @@ impl Args {
             crate::observe::Terminal::standard().say(shown.trim_end());
             std::process::exit(ExitStatus::Usage.code().into())
         })
+    }
+}
+
+/// The name of a job that may exist: any text, but not none.
+fn job_name(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("a job's name is not empty (longhaul list shows all jobs)".to_owned()),
+        name => Ok(name.to_owned()),
     }
 }
 

@@ -48,7 +48,6 @@ fn run(args: &Args, printer: &Printer) -> report::Outcome {
         settings.progress = ProgressMode::None;
     }
     let printer = Printer::new(printer.terminal().clone(), settings.color).quiet(is_quiet);
-    settings.warnings.iter().for_each(|warning| printer.warn(warning));
     let filter = std::env::var("RUST_LOG").ok();
     let log = LogOptions {
         format: settings.log_format,
@@ -59,6 +58,7 @@ fn run(args: &Args, printer: &Printer) -> report::Outcome {
         file: settings.log_file.as_deref(),
     };
     logs::init(printer.terminal(), &log)?;
+    settings.warnings.iter().for_each(|warning| printer.warn(warning));
     resources::claim()?;
     resources::explain_refusals(&printer);
     let _failpoints = fail::FailScenario::setup();

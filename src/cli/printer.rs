@@ -3,10 +3,11 @@
 use std::io::{self, IsTerminal};
 
 use serde::Serialize;
+use tracing::Level;
 
 use super::report::Report;
 use crate::job::is_obeyed;
-use crate::observe::Terminal;
+use crate::observe::{Terminal, logs};
 
 /// When color is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -153,24 +154,31 @@ impl Printer {
         self.data(&escaped(&line))
     }
 
-    /// Says a line on stderr.
+    /// Says a line on stderr, and in the log file.
     pub fn talk(&self, text: &str) {
-        if !self.is_quiet {
-            self.terminal.say(text);
-        }
+        logs::told(Level::INFO, text);
+        self.say(text);
     }
 
-    /// Says on stderr what the operator should look at, though it stops nothing.
+    /// Says on stderr, and in the log file, what the operator should look at, though it stops nothing.
     pub fn warn(&self, text: &str) {
-        self.talk(&format!(
+        logs::told(Level::WARN, text);
+        self.say(&format!(
             "{} {text}",
             paint("warning:", Paint::Warning, self.color_talk)
         ));
     }
 
-    /// Says on stderr why the command ends.
+    /// Says on stderr, and in the log file, why the command ends.
     pub fn report(&self, report: &Report) {
+        logs::told(Level::ERROR, &report.render(false));
         self.terminal.say(&report.render(self.color_talk));
+    }
+
+    fn say(&self, text: &str) {
+        if !self.is_quiet {
+            self.terminal.say(text);
+        }
     }
 }
 

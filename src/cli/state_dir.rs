@@ -15,7 +15,9 @@ use super::report::Report;
 use crate::connect::{Directory, DirectoryError};
 
 const MODE: u32 = 0o700;
-/// The bits of a mode that let others write.
+/// The bits of a mode that let others in.
+const OPEN: u32 = 0o077;
+/// Those that let others write.
 const WRITABLE: u32 = 0o022;
 const OURS: &str = "README";
 const OURS_TEXT: &str = "\
@@ -91,14 +93,22 @@ impl StateDir {
         &self.path
     }
 
-    /// Whether it is there. One that is not ours alone is an error rather than a yes, and so is a path that leads through a
-    /// file.
-    pub fn exists(&self) -> Result<bool, StateDirError> {
-        match Directory::open(&self.path) {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_missing() => Ok(false),
-            Err(error) => Err(self.refused("read", error)),
+    /// Looks whether it is there, for a command that only asks or speaks to a job; `None` where nothing is. One of ours that others
+    /// could read is closed to them; what the operator should be told of that is given back.
+    ///
+    /// One that is not ours alone is an error, and so is a path that leads through a file.
+    pub fn find(&self) -> Result<Option<Vec<String>>, StateDirError> {
+        let refused = |error| self.refused("read", error);
+        let directory = match Directory::open_ours(&self.path) {
+            Err(error) if error.is_missing() => return Ok(None),
+            opened => opened.map_err(refused)?,
+        };
+        let is_open = directory.mode().map_err(refused)? & OPEN != 0;
+        if is_open && directory.is_empty().map_err(refused)? {
+            return Ok(None);
         }
+        self.close(&directory)
+            .map(|told| Some(told.into_iter().collect()))
     }
 
     /// Makes the directory where it is not there, closes it to others, and proves that it can be written to.
@@ -106,35 +116,45 @@ impl StateDir {
     /// Gives back what the operator should be told. Idempotent.
     pub fn prepare(&self) -> Result<Vec<String>, StateDirError> {
         let directory = self.make()?;
-        let refused = |error| self.refused("write to", error);
-        let mode = directory.mode().map_err(refused)?;
-        let is_ours = directory.has(OURS, FileType::RegularFile).map_err(refused)?;
-        let mut told = Vec::new();
-        if mode & 0o077 != 0 {
-            // Nobody else can have put anything into an empty one, nor into one that only its owner could write to.
-            let in_use = || StateDirError::InUse {
-                path: self.path.clone(),
-                mode,
-            };
-            let only_read = is_ours && mode & WRITABLE == 0;
-            if !only_read && !directory.is_empty().map_err(refused)? {
-                return Err(in_use());
-            }
-            directory.close_to_others().map_err(refused)?;
-            // Until now others may have done so.
-            if !only_read && !directory.is_empty().map_err(refused)? {
-                return Err(in_use());
-            }
-            told.push(format!(
-                "the state directory {} was open to others (mode {mode:04o}); it is 0700 now",
-                self.path.display()
-            ));
-        }
+        let told = self.close(&directory)?;
         self.probe(&directory)?;
-        if !is_ours {
+        if !self.is_signed(&directory)? {
             self.sign(&directory)?;
         }
-        Ok(told)
+        Ok(told.into_iter().collect())
+    }
+
+    /// Closes it to others where nobody else can have put anything into it, and says so.
+    fn close(&self, directory: &Directory) -> Result<Option<String>, StateDirError> {
+        let refused = |error| self.refused("write to", error);
+        let mode = directory.mode().map_err(refused)?;
+        if mode & OPEN == 0 {
+            return Ok(None);
+        }
+        // Nobody else can have put anything into an empty one, nor into one that only its owner could write to.
+        let in_use = || StateDirError::InUse {
+            path: self.path.clone(),
+            mode,
+        };
+        let only_read = mode & WRITABLE == 0 && self.is_signed(directory)?;
+        if !only_read && !directory.is_empty().map_err(refused)? {
+            return Err(in_use());
+        }
+        directory.close_to_others().map_err(refused)?;
+        // Until now others may have done so.
+        if !only_read && !directory.is_empty().map_err(refused)? {
+            return Err(in_use());
+        }
+        Ok(Some(format!(
+            "the state directory {} was open to others (mode {mode:04o}); it is 0700 now",
+            self.path.display()
+        )))
+    }
+
+    /// Whether it has our README.
+    fn is_signed(&self, directory: &Directory) -> Result<bool, StateDirError> {
+        let signed = directory.has(OURS, FileType::RegularFile);
+        signed.map_err(|error| self.refused("read", error))
     }
 
     /// Leaves the README in it. Another process may be doing the same.
@@ -250,9 +270,9 @@ mod tests {
     fn a_directory_is_made_with_its_parents_for_its_owner_alone() {
         let root = tempfile::tempdir().expect("a directory");
         let dir = at(&root.path().join("a/b/state"));
-        assert!(!dir.exists().expect("readable"));
+        assert_eq!(dir.find().expect("readable"), None);
         assert_eq!(dir.prepare().expect("made"), Vec::<String>::new());
-        assert!(dir.exists().expect("readable"));
+        assert_eq!(dir.find().expect("readable"), Some(Vec::new()));
         assert_eq!(mode(dir.path()), 0o700);
         assert_eq!(dir.prepare().expect("prepared again"), Vec::<String>::new());
         let left: Vec<_> = fs::read_dir(dir.path())
@@ -271,9 +291,16 @@ mod tests {
         let told = dir.prepare().expect("prepared").join("\n");
         assert!(told.contains("mode 0755") && told.contains("0700 now"), "{told}");
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("opened again");
-        assert!(dir.exists().is_err(), "a command that only asks closes nothing");
         assert_eq!(dir.prepare().expect("it is known as ours").len(), 1);
         assert_eq!(mode(dir.path()), 0o700);
+        // By a command that only asks as well, once.
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o750)).expect("opened again");
+        let told = dir.find().expect("closed").expect("there").join("\n");
+        assert!(told.contains("mode 0750") && told.contains("0700 now"), "{told}");
+        assert_eq!(
+            (dir.find().expect("readable"), mode(dir.path())),
+            (Some(Vec::new()), 0o700)
+        );
         // Whoever could write into it could have put the README there as well.
         fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).expect("opened to all");
         let report = Report::from(dir.prepare().expect_err("others could write to it")).render(false);
@@ -281,7 +308,16 @@ mod tests {
             report.contains("mode 0777") && report.contains("chmod 700"),
             "{report}"
         );
+        assert!(dir.find().is_err());
         assert_eq!(mode(dir.path()), 0o777);
+    }
+
+    #[test]
+    fn a_command_that_only_asks_leaves_an_empty_directory_as_it_is() {
+        let root = tempfile::tempdir().expect("a directory");
+        fs::set_permissions(root.path(), Permissions::from_mode(0o755)).expect("opened");
+        assert_eq!(at(root.path()).find().expect("readable"), None);
+        assert_eq!(mode(root.path()), 0o755);
     }
 
     #[test]
@@ -316,7 +352,7 @@ mod tests {
             symlink(&end, &link).expect("linked");
             for error in [
                 at(&link).prepare().expect_err("a link"),
-                at(&link).exists().expect_err("a link"),
+                at(&link).find().expect_err("a link"),
             ] {
                 let report = Report::from(error).render(false);
                 assert!(
@@ -354,7 +390,7 @@ mod tests {
                 error.ends_with(&format!("{} is a file", file.display())),
                 "{error}"
             );
-            assert!(at(&path).exists().is_err());
+            assert!(at(&path).find().is_err());
         }
     }
 

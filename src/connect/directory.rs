@@ -182,6 +182,18 @@ impl Directory {
         }
     }
 
+    /// The inode that has a name now.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn inode(&self, name: &str) -> Result<Option<u64>, DirectoryError> {
+        match rustix::fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat.st_ino)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(refused(&self.path.join(name), error)),
+        }
+    }
+
     /// Opens a file for reading and writing, and makes it where it is not there.
     ///
     /// # Errors

@@ -1,15 +1,26 @@
-//! The lock of the state directory: one owner, known by its process id. The system releases it when the process ends,
-//! however it ends.
+//! Locks in the state directory, by file: who serves its journal, who runs which job. The system releases them when the
+//! process ends, however it ends, so what they say of a process is true also after a kill.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::FileType;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{ConnectError, Directory};
 
-/// The lock file's name within the state directory.
-const FILE: &str = "lock";
+/// The lock file of whoever serves the journal.
+const JOURNAL: &str = "lock";
+/// Locked, shared, by every process that serves the journal or would if it could.
+const MEMBERS: &str = "members";
+/// Whoever asks who runs a job holds its lock for an instant; so often, and so long, that may be.
+const QUESTIONS: u32 = 5;
+const QUESTION_TAKES: Duration = Duration::from_millis(10);
 
-/// The state directory is this process's for as long as this lives.
+/// The journal is this process's to serve for as long as this lives.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
@@ -21,41 +32,175 @@ impl Lock {
     /// # Errors
     /// `Owned`, with the owner's process id, where a live process has it; `Directory` where the lock file is not ours.
     pub fn take(directory: &Directory) -> Result<Self, ConnectError> {
-        let failed = |source| ConnectError::Lock {
-            path: directory.path().to_owned(),
-            source,
-        };
-        let mut file = directory.file(FILE)?;
-        match file.try_lock() {
-            Ok(()) => {
-                file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
-                write!(file, "{}", std::process::id()).map_err(failed)?;
-                Ok(Self { _file: file })
-            }
-            Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                file.read_to_string(&mut text).map_err(failed)?;
-                let pid = text.trim().parse().unwrap_or_default();
-                Err(ConnectError::Owned {
-                    path: directory.path().to_owned(),
-                    pid,
-                })
-            }
-            Err(TryLockError::Error(source)) => Err(failed(source)),
+        match take(directory, JOURNAL)? {
+            Taken::Ours(file) => Ok(Self { _file: file }),
+            Taken::Theirs(pid) => Err(ConnectError::Owned {
+                path: directory.path().to_owned(),
+                pid,
+            }),
         }
     }
+
+    /// The process that serves, or is about to.
+    ///
+    /// # Errors
+    /// `Directory`, `Lock`.
+    pub fn holder(directory: &Directory) -> Result<Option<u32>, ConnectError> {
+        holder(directory, JOURNAL)
+    }
+}
+
+/// This process belongs to those that serve a state directory, one at a time, for as long as this lives.
+#[derive(Debug)]
+pub struct Membership {
+    _file: File,
+}
+
+impl Membership {
+    /// Joins; any number may.
+    ///
+    /// # Errors
+    /// `Directory`, `Lock`.
+    pub fn join(directory: &Directory) -> Result<Self, ConnectError> {
+        let file = directory.file(MEMBERS)?;
+        // Held alone for no longer than it takes to see that nobody else has it.
+        file.lock_shared().map_err(failed(directory))?;
+        Ok(Self { _file: file })
+    }
+
+    /// Whether any process belongs to them: one that serves, or is about to.
+    ///
+    /// # Errors
+    /// `Directory`, `Lock`.
+    pub fn is_taken(directory: &Directory) -> Result<bool, ConnectError> {
+        match directory.file(MEMBERS)?.try_lock() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(source)) => Err(failed(directory)(source)),
+        }
+    }
+}
+
+/// A job is this process's to run for as long as this lives.
+#[derive(Debug)]
+pub struct JobLock {
+    name: String,
+    directory: Arc<Directory>,
+    _file: File,
+}
+
+impl JobLock {
+    /// Takes the lock of a job, without waiting; `Err` has the process that runs it.
+    ///
+    /// # Errors
+    /// `Directory`, `Lock`.
+    pub fn take(directory: &Arc<Directory>, job: &str) -> Result<Result<Self, u32>, ConnectError> {
+        let name = file_of(job);
+        let mut asked = 0;
+        loop {
+            let file = match take(directory, &name)? {
+                Taken::Ours(file) => file,
+                Taken::Theirs(pid) if asked == QUESTIONS => return Ok(Err(pid)),
+                Taken::Theirs(_) => {
+                    asked += 1;
+                    std::thread::sleep(QUESTION_TAKES);
+                    continue;
+                }
+            };
+            // One that its holder has removed meanwhile locks nothing.
+            let opened = file.metadata().map_err(failed(directory))?.ino();
+            if directory.inode(&name)? == Some(opened) {
+                let directory = Arc::clone(directory);
+                return Ok(Ok(Self {
+                    name,
+                    directory,
+                    _file: file,
+                }));
+            }
+        }
+    }
+
+    /// The process that runs a job.
+    ///
+    /// # Errors
+    /// `Directory`, `Lock`.
+    pub fn holder(directory: &Directory, job: &str) -> Result<Option<u32>, ConnectError> {
+        holder(directory, &file_of(job))
+    }
+}
+
+impl Drop for JobLock {
+    fn drop(&mut self) {
+        // Left behind it would be as good: it is locked that counts.
+        _ = self.directory.remove(&self.name);
+    }
+}
+
+/// Names of jobs may be longer than those of files.
+fn file_of(job: &str) -> String {
+    format!("job-{:016x}.lock", xxh3_64(job.as_bytes()))
+}
+
+enum Taken {
+    Ours(File),
+    Theirs(u32),
+}
+
+/// Locks a file alone, and writes who did it; says who has it otherwise.
+fn take(directory: &Directory, name: &str) -> Result<Taken, ConnectError> {
+    let mut file = directory.file(name)?;
+    match file.try_lock() {
+        Ok(()) => {
+            let written = file.set_len(0).and_then(|()| file.rewind());
+            let written = written.and_then(|()| write!(file, "{}", std::process::id()));
+            written.map_err(failed(directory))?;
+            Ok(Taken::Ours(file))
+        }
+        Err(TryLockError::WouldBlock) => pid_in(&mut file).map(Taken::Theirs).map_err(failed(directory)),
+        Err(TryLockError::Error(source)) => Err(failed(directory)(source)),
+    }
+}
+
+/// Who has locked a file, if anybody has.
+fn holder(directory: &Directory, name: &str) -> Result<Option<u32>, ConnectError> {
+    if !directory.has(name, FileType::RegularFile)? {
+        return Ok(None);
+    }
+    let mut file = directory.file(name)?;
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => pid_in(&mut file).map(Some).map_err(failed(directory)),
+        Err(TryLockError::Error(source)) => Err(failed(directory)(source)),
+    }
+}
+
+/// 0 where its holder has not yet written it.
+fn pid_in(file: &mut File) -> std::io::Result<u32> {
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text.trim().parse().unwrap_or_default())
+}
+
+fn failed(directory: &Directory) -> impl FnOnce(std::io::Error) -> ConnectError {
+    let path = directory.path().to_owned();
+    |source| ConnectError::Lock { path, source }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn ours() -> (tempfile::TempDir, Arc<Directory>) {
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        let place = tempfile::Builder::new().permissions(private).tempdir();
+        let place = place.expect("a directory");
+        let directory = Directory::open(place.path()).expect("ours");
+        (place, Arc::new(directory))
+    }
+
     #[test]
     fn a_second_owner_is_told_who_the_first_is() {
-        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-        let directory = tempfile::Builder::new().permissions(private).tempdir();
-        let directory = directory.expect("a directory");
-        let directory = Directory::open(directory.path()).expect("ours");
+        let (_place, directory) = ours();
         let lock = Lock::take(&directory).expect("nobody has it");
         match Lock::take(&directory) {
             Err(ConnectError::Owned { pid, .. }) => assert_eq!(pid, std::process::id()),
@@ -63,5 +208,54 @@ mod tests {
         }
         drop(lock);
         Lock::take(&directory).expect("nobody has it any more");
+    }
+
+    #[test]
+    fn members_are_many_and_are_known_to_be_there() {
+        let (_place, directory) = ours();
+        assert!(!Membership::is_taken(&directory).expect("readable"));
+        let members = [(); 3].map(|()| Membership::join(&directory).expect("anybody may"));
+        assert!(Membership::is_taken(&directory).expect("readable"));
+        drop(members);
+        assert!(!Membership::is_taken(&directory).expect("readable"));
+    }
+
+    #[test]
+    fn a_job_has_one_runner_who_is_known_for_as_long_as_it_runs() {
+        let (_place, directory) = ours();
+        let us = Some(std::process::id());
+        let holder = |job: &str| JobLock::holder(&directory, job).expect("readable");
+        let take = |job: &str| JobLock::take(&directory, job).expect("writable");
+        assert_eq!(holder("a"), None);
+        for _ in 0..2 {
+            let lock = take("a").expect("nobody runs it");
+            assert_eq!((holder("a"), holder("b")), (us, None));
+            assert_eq!(take("a").map(drop), Err(std::process::id()));
+            drop(take(&"b".repeat(900)).expect("another one, with a long name"));
+            drop(lock);
+            assert_eq!(holder("a"), None);
+        }
+        let left: Vec<_> = std::fs::read_dir(directory.path()).expect("ours").collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn of_many_that_want_a_job_at_once_one_has_it_at_a_time() {
+        let (_place, directory) = ours();
+        let runs = std::sync::atomic::AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        let Ok(lock) = JobLock::take(&directory, "a").expect("writable") else {
+                            continue;
+                        };
+                        assert_eq!(runs.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                        runs.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
     }
 }

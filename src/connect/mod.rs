@@ -1,10 +1,11 @@
-//! Which service a client talks to: the one in this process, or that of the process that owns the state directory.
+//! Which service a client talks to: the one in this process, or that of the process that serves the state directory.
 //!
-//! One owner: the state directory is locked, and a second process becomes a client of the first through its socket. Only
-//! the connection differs; the client is Temporal's own either way. (A cluster's address will be the third place.)
+//! One serves at a time: the state directory is locked, and every other process is a client of the first through its socket.
+//! Only the connection differs; the client is Temporal's own either way. (A cluster's address will be the third place.)
 
 mod directory;
 mod lock;
+mod shared;
 mod socket;
 
 use std::path::{Path, PathBuf};
@@ -15,16 +16,19 @@ use futures_util::future::BoxFuture;
 use rustix::fs::FileType;
 use temporalio_client::callback_based::{CallbackBasedGrpcService, GrpcRequest, GrpcSuccessResponse};
 use temporalio_client::{Client, ClientOptions, Connection, ConnectionOptions};
-use tonic::Status;
+use tokio::sync::watch;
+use tonic::{Code, Status};
 use url::Url;
 
 use crate::service::journal::{JournalError, SledJournal, Store};
-use crate::service::{Caller, Clock, ListenError, Listening, Mode, NAMESPACE, Service, listen};
+use crate::service::{Caller, Clock, ListenError, Listening, Mode, NAMESPACE, Service};
 
 /// The number of the journal's format that this version reads and writes.
 pub use crate::service::journal::FORMAT_VERSION as JOURNAL_FORMAT;
 pub use directory::{Directory, DirectoryError};
-pub use lock::Lock;
+pub use lock::JobLock;
+use lock::{Lock, Membership};
+pub use shared::{Member, share};
 
 /// The journal's directory within the state directory.
 const JOURNAL: &str = "journal";
@@ -82,67 +86,121 @@ pub struct Connected {
     pub client: Client,
     /// Who runs the service.
     pub place: Place,
+    /// Whose journal it is.
+    pub directory: Arc<Directory>,
+}
+
+impl Connected {
+    /// Takes a job, to run it; `Err` has the process that does.
+    ///
+    /// # Errors
+    /// `Directory`, `Lock`.
+    pub fn run(&self, job: &str) -> Result<Result<JobLock, u32>, ConnectError> {
+        JobLock::take(&self.directory, job)
+    }
+
+    /// Whether calls are answered by another process, or nobody, at the moment.
+    #[must_use]
+    pub fn is_served_elsewhere(&self) -> bool {
+        match &self.place {
+            Place::Here(_) => false,
+            Place::Process(_) => true,
+            Place::Shared(member) => member.is_served_elsewhere(),
+        }
+    }
+
+    /// The other process that answers, or should.
+    #[must_use]
+    pub fn served_by(&self) -> Option<u32> {
+        match &self.place {
+            Place::Here(_) => None,
+            Place::Process(pid) => Some(*pid),
+            Place::Shared(member) => member.served_by(),
+        }
+    }
+
+    /// The process that runs a job, as its lock in the state directory says.
+    ///
+    /// # Errors
+    /// `Directory`, `Lock`.
+    pub fn runner_of(&self, job: &str) -> Result<Option<u32>, ConnectError> {
+        JobLock::holder(&self.directory, job)
+    }
 }
 
 /// Where the service lives.
 pub enum Place {
-    /// In this process; dropped, the journal is released.
+    /// In this process, for a question or a word; dropped, the journal is released.
     Here(Box<Owner>),
     /// In another one.
     Process(u32),
+    /// In this process or another one, as it comes.
+    Shared(Member),
 }
 
 /// This process's own service. The order of the fields is the order in which they are dropped.
 pub struct Owner {
-    _listening: Option<Listening>,
-    /// The service itself, to learn of a failed journal.
-    pub service: Service,
-    _lock: Lock,
+    listening: Option<Listening>,
+    open: watch::Sender<Option<Service>>,
     // The socket may be reached through its handle.
     _directory: Arc<Directory>,
 }
 
-/// Opens the journal in `state_directory` and serves it, to this process and, through the socket, to others.
-///
-/// # Errors
-/// `Owned` where a live process has it.
-pub async fn own(state_directory: &Path) -> Result<Connected, ConnectError> {
-    let directory = Arc::new(Directory::open(state_directory)?);
-    let lock = take_from_askers(&directory).await?;
-    let service = open(&directory, Mode::Serve)?;
-    // One that a dead process of ours left is replaced.
-    directory.has(SOCKET, FileType::Socket)?;
-    let listening = listen(service.clone(), &directory.socket_path(SOCKET))?;
-    let client = client_of(embedded(service.clone())).await?;
-    let owner = Owner {
-        _listening: Some(listening),
-        service,
-        _lock: lock,
-        _directory: directory,
+impl Owner {
+    fn of(service: Service, listening: Option<Listening>, directory: &Arc<Directory>) -> Self {
+        Self {
+            listening,
+            open: watch::channel(Some(service)).0,
+            _directory: Arc::clone(directory),
+        }
+    }
+
+    fn service(&self) -> Option<Service> {
+        self.open.borrow().clone()
+    }
+
+    /// Answers for as long as this lives. A call that is under way when it goes ends then, and has nothing of the journal.
+    fn embedded(&self) -> Callback {
+        let open = self.open.subscribe();
+        Arc::new(move |request: GrpcRequest| Box::pin(answer(open.clone(), request)))
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.open.send_replace(None);
+    }
+}
+
+async fn answer(
+    mut open: watch::Receiver<Option<Service>>,
+    request: GrpcRequest,
+) -> Result<GrpcSuccessResponse, Status> {
+    let closed = || Status::unavailable("the journal is closed");
+    let service = open.borrow().clone().ok_or_else(closed)?;
+    let proto = tokio::select! {
+        answer = service.call(Caller::Embedded, &request.rpc, &request.proto) => answer?,
+        _ = open.wait_for(Option::is_none) => return Err(closed()),
     };
-    Ok(Connected {
-        client,
-        place: Place::Here(Box::new(owner)),
+    Ok(GrpcSuccessResponse {
+        headers: http::HeaderMap::new(),
+        proto,
     })
 }
 
-/// Takes the lock; waits for a process that only asks the journal a question, and refuses to wait for one that serves it.
-async fn take_from_askers(directory: &Arc<Directory>) -> Result<Lock, ConnectError> {
+/// Takes the lock; waits for whoever has it for a moment.
+async fn take(directory: &Directory) -> Result<Lock, ConnectError> {
     let end = tokio::time::Instant::now() + OWNER_PATIENCE;
     loop {
-        let (owned, pid) = match Lock::take(directory) {
-            Err(owned @ ConnectError::Owned { pid, .. }) => (owned, pid),
+        match Lock::take(directory) {
+            Err(ConnectError::Owned { .. }) if tokio::time::Instant::now() < end => {}
             other => return other,
-        };
-        let serves = socket::connect(directory, pid).await.is_ok();
-        if serves || tokio::time::Instant::now() >= end {
-            return Err(owned);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// Reaches the service of the process that owns `state_directory`; where none does, opens the journal here, in `mode`.
+/// Reaches the service of the process that serves `state_directory`; where none does, opens the journal here, in `mode`.
 ///
 /// # Errors
 /// `Silent` where that process does not answer in time.
@@ -150,19 +208,18 @@ pub async fn reach(state_directory: &Path, mode: Mode) -> Result<Connected, Conn
     let directory = Arc::new(Directory::open(state_directory)?);
     let end = tokio::time::Instant::now() + OWNER_PATIENCE;
     loop {
+        // Those that share it serve what others ask, and will in a moment if they do not yet.
+        let is_shared = Membership::is_taken(&directory)? && tokio::time::Instant::now() < end;
         let pid = match Lock::take(&directory) {
+            Ok(_) if is_shared => 0,
             Ok(lock) => {
-                let service = open(&directory, mode)?;
-                let client = client_of(embedded(service.clone())).await?;
-                let owner = Owner {
-                    _listening: None,
-                    service,
-                    _lock: lock,
-                    _directory: directory,
-                };
+                let service = open(&directory, lock, mode)?;
+                let owner = Owner::of(service, None, &directory);
+                let client = client_of(owner.embedded()).await?;
                 return Ok(Connected {
                     client,
                     place: Place::Here(Box::new(owner)),
+                    directory,
                 });
             }
             Err(ConnectError::Owned { pid, .. }) => pid,
@@ -175,6 +232,7 @@ pub async fn reach(state_directory: &Path, mode: Mode) -> Result<Connected, Conn
                 return Ok(Connected {
                     client,
                     place: Place::Process(pid),
+                    directory,
                 });
             }
             Ok(Err(error)) => error,
@@ -197,7 +255,8 @@ async fn ask(
     directory: &Arc<Directory>,
     pid: u32,
 ) -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {
-    let forward = socket::connect(directory, pid).await?;
+    // Not tried again: where it was alone, nobody else serves.
+    let forward = socket::connect(directory, pid, Code::FailedPrecondition).await?;
     Ok(client_of(forward).await?)
 }
 
@@ -205,8 +264,8 @@ async fn ask(
 ///
 /// # Errors
 /// `Owned` where a live process has it; `Lock` where it cannot be renamed.
-pub fn set_aside(state_directory: &Path) -> Result<PathBuf, ConnectError> {
-    let lock = Lock::take(&Directory::open(state_directory)?)?;
+pub async fn set_aside(state_directory: &Path) -> Result<PathBuf, ConnectError> {
+    let lock = take(&Directory::open(state_directory)?).await?;
     let stamp = humantime::format_rfc3339_seconds(std::time::SystemTime::now())
         .to_string()
         .replace(':', "");
@@ -220,9 +279,11 @@ pub fn set_aside(state_directory: &Path) -> Result<PathBuf, ConnectError> {
     Ok(aside)
 }
 
-fn open(directory: &Directory, mode: Mode) -> Result<Service, ConnectError> {
+/// Opens the journal under the lock, which is held for as long as anybody has the journal: a call that is still under way has
+/// it longer than its [`Owner`].
+fn open(directory: &Directory, lock: Lock, mode: Mode) -> Result<Service, ConnectError> {
     directory.has(JOURNAL, FileType::Directory)?;
-    let journal = SledJournal::open(&directory.path().join(JOURNAL))?;
+    let journal = SledJournal::open(&directory.path().join(JOURNAL))?.holding(lock);
     Ok(Service::open(
         Store::open(Arc::new(journal))?,
         Clock::System,
@@ -233,21 +294,6 @@ fn open(directory: &Directory, mode: Mode) -> Result<Service, ConnectError> {
 /// A callback that the SDK's client makes its calls with.
 type Callback =
     Arc<dyn Fn(GrpcRequest) -> BoxFuture<'static, Result<GrpcSuccessResponse, Status>> + Send + Sync>;
-
-fn embedded(service: Service) -> Callback {
-    Arc::new(move |request: GrpcRequest| {
-        let service = service.clone();
-        Box::pin(async move {
-            let proto = service
-                .call(Caller::Embedded, &request.rpc, &request.proto)
-                .await?;
-            Ok(GrpcSuccessResponse {
-                headers: http::HeaderMap::new(),
-                proto,
-            })
-        })
-    })
-}
 
 async fn client_of(callback: Callback) -> Result<Client, ConnectError> {
     let broken = |error: Box<dyn std::error::Error + Send + Sync>| ConnectError::Client(error);
@@ -266,17 +312,37 @@ async fn client_of(callback: Callback) -> Result<Client, ConnectError> {
 
 /// Who polls and asks, in the form in which Temporal's SDKs say it: `pid@host`.
 fn identity() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = if host.trim().is_empty() {
-        "localhost"
-    } else {
-        host.trim()
-    };
-    format!("{}@{host}", std::process::id())
+    format!("{}@{}", std::process::id(), hostname())
 }
 
-/// The process id in an identity made here.
-#[must_use]
-pub fn pid_of(identity: &str) -> Option<u32> {
-    identity.split('@').next()?.parse().ok()
+fn hostname() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match host.trim() {
+        "" => "localhost".to_owned(),
+        host => host.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_lock_is_held_for_as_long_as_anybody_has_the_journal() {
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        let root = tempfile::Builder::new().permissions(private).tempdir();
+        let root = root.expect("a directory");
+        let connected = share(root.path()).await.expect("nobody has it");
+        let Place::Shared(member) = &connected.place else {
+            panic!("it is shared");
+        };
+        let called = member.service().expect("it is served here");
+        drop(connected);
+        let directory = Directory::open(root.path()).expect("ours");
+        let taken = Lock::take(&directory);
+        assert!(matches!(taken, Err(ConnectError::Owned { .. })), "{taken:?}");
+        drop(called);
+        let again = tokio::time::timeout(OWNER_PATIENCE, share(root.path())).await;
+        again.expect("soon").expect("nobody has it any more");
+    }
 }

@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use temporalio_client::callback_based::{GrpcRequest, GrpcSuccessResponse};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use super::{Callback, Directory, SOCKET};
 use crate::service::{BytesCodec, is_trusted};
@@ -18,10 +18,12 @@ use crate::service::{BytesCodec, is_trusted};
 const ASK_EVERY: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// Connects to the socket of process `pid`.
+/// Connects to the socket of process `pid`. Once it is gone, calls fail with `code`, which says whether the SDK's client
+/// tries them again.
 pub(super) async fn connect(
     directory: &Arc<Directory>,
     pid: u32,
+    code: Code,
 ) -> Result<Callback, tonic::transport::Error> {
     let directory = Arc::clone(directory);
     let connector = tower::service_fn(move |_| {
@@ -34,7 +36,7 @@ pub(super) async fn connect(
         .connect_with_connector(connector)
         .await?;
     Ok(Arc::new(move |request: GrpcRequest| {
-        Box::pin(forward(channel.clone(), pid, request))
+        Box::pin(forward(channel.clone(), pid, code, request))
     }))
 }
 
@@ -48,17 +50,22 @@ async fn reach(directory: &Directory) -> io::Result<UnixStream> {
     }
 }
 
-async fn forward(channel: Channel, pid: u32, request: GrpcRequest) -> Result<GrpcSuccessResponse, Status> {
+async fn forward(
+    channel: Channel,
+    pid: u32,
+    code: Code,
+    request: GrpcRequest,
+) -> Result<GrpcSuccessResponse, Status> {
     let path = format!("/{}/{}", request.service, request.rpc);
     let path = path
         .parse()
         .map_err(|_| Status::internal("an RPC's name is no path"))?;
     let mut grpc = tonic::client::Grpc::new(channel);
-    grpc.ready().await.map_err(|_| gone(pid))?;
+    grpc.ready().await.map_err(|_| gone(pid, code))?;
     let answer = grpc.unary(Request::new(request.proto), path, BytesCodec).await;
     // What the service itself answers has no source: it came as words.
     let answer = answer.map_err(|status| match status.source() {
-        Some(_) => gone(pid),
+        Some(_) => gone(pid, code),
         None => status,
     })?;
     Ok(GrpcSuccessResponse {
@@ -67,7 +74,7 @@ async fn forward(channel: Channel, pid: u32, request: GrpcRequest) -> Result<Grp
     })
 }
 
-/// The connection is lost. Of a code that the SDK's client does not try again: another process would be another service.
-fn gone(pid: u32) -> Status {
-    Status::failed_precondition(format!("process {pid} has ended, or does not answer"))
+/// The connection is lost.
+fn gone(pid: u32, code: Code) -> Status {
+    Status::new(code, format!("process {pid} has ended, or does not answer"))
 }

@@ -146,7 +146,7 @@ pub struct Retrying {
     pub side: String,
     /// Whether the server there cannot be reached at all.
     pub unreachable: bool,
-    /// When its first attempt in a row failed, RFC 3339.
+    /// When its first attempt in a row failed, RFC 3339, as far as the process that runs it has seen.
     pub since: String,
     /// The attempt that runs or comes next, from 2.
     pub attempt: u32,
@@ -177,7 +177,7 @@ pub struct PendingActivity {
     pub last_failure: Option<String>,
     /// When the next attempt begins, RFC 3339; `None` while one runs.
     pub next_attempt_at: Option<String>,
-    /// When its first attempt in a row failed, RFC 3339; `None` where none has.
+    /// When its first attempt in a row failed, RFC 3339, as far as the process that runs it has seen; `None` where it has not.
     #[serde(default)]
     pub failing_since: Option<String>,
 }

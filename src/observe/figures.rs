@@ -13,6 +13,16 @@ pub fn count(number: u64) -> String {
     text
 }
 
+/// A number of things: `1 row`, `2,000 rows`, `2 batches`.
+pub fn counted(number: u64, thing: &str) -> String {
+    let ending = match number {
+        1 => "",
+        _ if thing.ends_with("ch") => "es",
+        _ => "s",
+    };
+    format!("{} {thing}{ending}", count(number))
+}
+
 /// A rate of things per second as a whole count; what is no number, or below zero, is 0.
 pub fn count_rate(per_second: f64) -> String {
     count(per_second.round() as u64)
@@ -60,6 +70,20 @@ mod tests {
         assert_eq!(count_rate(f64::NAN), "0");
         assert_eq!(count_rate(-1.0), "0");
         assert_eq!(count_rate(1999.6), "2,000");
+    }
+
+    #[test]
+    fn one_thing_is_no_more_than_one() {
+        for (number, thing, text) in [
+            (0, "row", "0 rows"),
+            (1, "row", "1 row"),
+            (2000, "row", "2,000 rows"),
+            (1, "batch", "1 batch"),
+            (2, "batch", "2 batches"),
+            (1, "batch in flight", "1 batch in flight"),
+        ] {
+            assert_eq!(counted(number, thing), text);
+        }
     }
 
     #[test]

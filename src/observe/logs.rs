@@ -1,18 +1,23 @@
 //! The log: what went on inside, for those who ask, on stderr and beside the progress bar.
 //!
 //! RUST_LOG decides what is logged; without it, warnings of everything, and with `-v` and `-vv` more and more of longhaul.
+//! A log file also takes what the operator was told, whose place on stderr is the printer's.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::{self, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use super::Terminal;
+use super::terminal::harmless;
 
 /// The form of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -81,7 +86,7 @@ pub struct LogOptions<'a> {
     pub rust_log: Option<&'a str>,
     /// Whether lines on stderr are painted.
     pub color: bool,
-    /// A file that takes the lines as well.
+    /// A file that takes the lines as well, and what the operator is told.
     pub file: Option<&'a Path>,
 }
 
@@ -90,22 +95,49 @@ pub struct LogOptions<'a> {
 /// # Errors
 /// A filter that does not parse, a file that cannot be written to, or a log that is set up already.
 pub fn init(terminal: &Terminal, options: &LogOptions<'_>) -> Result<(), LogError> {
-    let verbosity = (!options.is_quiet).then_some(options.verbosity);
-    let filter = filter(verbosity, options.rust_log)?;
     // Where in the code a line comes from is for those who look into it.
     let with_target = options.verbosity >= 2 || options.rust_log.is_some_and(|text| !text.is_empty());
     let file = options.file.map(open).transpose()?;
     // The file's first: what a layer writes of a span is kept for the next one, and a file takes no color.
-    let file = file.map(|file| layer(options.format, false, with_target, std::sync::Mutex::new(file)));
-    let stderr = layer(
-        options.format,
-        options.color,
-        with_target,
-        Writer(terminal.clone()),
-    );
+    let file = match file {
+        Some(file) => {
+            let layer = layer(options.format, false, with_target, std::sync::Mutex::new(file));
+            // Quiet is the terminal: a file is asked for to be read later.
+            let filter = filter(Some(options.verbosity), options.rust_log, Told::Kept)?;
+            Some(layer.with_filter(filter))
+        }
+        None => None,
+    };
+    let verbosity = (!options.is_quiet).then_some(options.verbosity);
+    let writer = Writer(terminal.clone());
+    let is_asked_for = options.verbosity > 0 || options.rust_log.is_some_and(|text| !text.is_empty());
+    let stderr = match (options.format, is_asked_for) {
+        (LogFormat::Text, false) => tracing_subscriber::fmt::layer()
+            .with_writer(writer)
+            .with_ansi(options.color)
+            .event_format(Warnings)
+            .boxed(),
+        _ => layer(options.format, options.color, with_target, writer),
+    };
+    let stderr = stderr.with_filter(filter(verbosity, options.rust_log, Told::Dropped)?);
     let layers: Vec<_> = file.into_iter().chain([stderr]).collect();
-    let log = tracing_subscriber::registry().with(layers.with_filter(filter));
+    let log = tracing_subscriber::registry().with(layers);
     log.try_init().map_err(|_| LogError::Twice)
+}
+
+/// Keeps in the log file, with the time, what the operator is told; a line for each of the text's.
+pub fn told(level: Level, text: &str) {
+    for line in harmless(text)
+        .lines()
+        .map(str::trim_end)
+        .filter(|line| !line.is_empty())
+    {
+        match level {
+            Level::ERROR => tracing::error!(target: TOLD, "{line}"),
+            Level::WARN => tracing::warn!(target: TOLD, "{line}"),
+            _ => tracing::info!(target: TOLD, "{line}"),
+        }
+    }
 }
 
 fn layer<W>(
@@ -158,8 +190,17 @@ fn open(path: &Path) -> Result<File, LogError> {
 
 const QUIET: &str = "rustls=warn,sled=off,tokio_postgres=warn";
 
+/// Where the events of [`told`] come from.
+const TOLD: &str = "told";
+
+/// What becomes of the events of [`told`].
+enum Told {
+    Kept,
+    Dropped,
+}
+
 /// `None` is errors only.
-fn filter(verbosity: Option<u8>, rust_log: Option<&str>) -> Result<EnvFilter, LogError> {
+fn filter(verbosity: Option<u8>, rust_log: Option<&str>, told: Told) -> Result<EnvFilter, LogError> {
     let text = match (rust_log.filter(|text| !text.is_empty()), verbosity) {
         (Some(text), _) => text,
         (None, None) => "error",
@@ -170,10 +211,41 @@ fn filter(verbosity: Option<u8>, rust_log: Option<&str>) -> Result<EnvFilter, Lo
     };
     // tokio_postgres logs statements, and so keys of rows: it is kept quiet whatever the operator asked for. What sled
     // logs comes as an error too.
-    EnvFilter::try_new(format!("{text},{QUIET}")).map_err(|source| LogError::Filter {
+    let told = match told {
+        Told::Kept => "info",
+        Told::Dropped => "off",
+    };
+    EnvFilter::try_new(format!("{text},{QUIET},{TOLD}={told}")).map_err(|source| LogError::Filter {
         text: text.to_owned(),
         source,
     })
+}
+
+/// As the printer says what it warns of: where no log was asked for, nobody need know where a warning comes from.
+struct Warnings;
+
+impl<S, N> FormatEvent<S, N> for Warnings
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: format::Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        let (code, word) = match *event.metadata().level() {
+            Level::ERROR => ("1;31", "error:"),
+            _ => ("1;33", "warning:"),
+        };
+        match writer.has_ansi_escapes() {
+            true => write!(writer, "\x1b[{code}m{word}\x1b[0m ")?,
+            false => write!(writer, "{word} ")?,
+        }
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
 }
 
 struct Writer(Terminal);
@@ -229,21 +301,24 @@ mod tests {
             (2, Some("error"), "error"),
             (1, Some(""), "longhaul=info,warn"),
         ] {
-            let filter = filter(Some(verbosity), rust_log).expect("a filter").to_string();
+            let filter = filter(Some(verbosity), rust_log, Told::Dropped)
+                .expect("a filter")
+                .to_string();
             let mut directives: Vec<_> = filter.split(',').collect();
-            directives.retain(|directive| !QUIET.split(',').any(|quiet| quiet == *directive));
+            let always = format!("{QUIET},{TOLD}=off");
+            directives.retain(|directive| !always.split(',').any(|it| it == *directive));
             assert_eq!(directives.join(","), shown);
             assert_eq!(
                 filter.split(',').count(),
-                directives.len() + 3,
-                "{filter} lacks {QUIET}"
+                directives.len() + 4,
+                "{filter} lacks {always}"
             );
         }
     }
 
     #[test]
     fn a_rust_log_that_does_not_parse_is_an_error_that_shows_it() {
-        let error = filter(Some(0), Some("longhaul=loud=er")).expect_err("no filter");
+        let error = filter(Some(0), Some("longhaul=loud=er"), Told::Kept).expect_err("no filter");
         assert!(error.to_string().contains("longhaul=loud=er"));
     }
 
@@ -267,6 +342,25 @@ mod tests {
         let error = open(&path).expect_err("others can write to it");
         let cause = std::error::Error::source(&error).expect("why").to_string();
         assert_eq!(cause, "others can write to it");
+    }
+
+    #[test]
+    fn a_warning_from_inside_reads_as_one_of_the_printer_s() {
+        let (out, err) = (Paper::default(), Paper::default());
+        let terminal = Terminal::of(Box::new(out.clone()), Box::new(err.clone()));
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .event_format(Warnings)
+            .with_writer(Writer(terminal))
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!("job {} is held by another process", "a");
+            tracing::error!(code = 5, "it is over");
+        });
+        assert_eq!(
+            err.text(),
+            "warning: job a is held by another process\nerror: it is over code=5\n"
+        );
     }
 
     #[test]

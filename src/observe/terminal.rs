@@ -97,6 +97,13 @@ impl Terminal {
             .map_or(80, |(_, columns)| usize::from(columns))
     }
 
+    /// The columns of the terminal behind stdout; `None` where it is none.
+    pub fn columns_of_data() -> Option<usize> {
+        let out = console::Term::stdout();
+        let size = out.is_term().then(|| out.size_checked()).flatten();
+        size.map(|(_, columns)| usize::from(columns))
+    }
+
     pub(super) fn write_talk(&self, bytes: &[u8]) {
         self.beside_the_bar(|streams| {
             // A closed stderr must not stop a job.
@@ -126,7 +133,7 @@ impl Terminal {
 
 /// The text without what a terminal would obey: lines and colors stay, all else of that kind goes. Whoever prints a name or
 /// a value writes it out before; this is for what was forgotten.
-fn harmless(text: &str) -> String {
+pub(super) fn harmless(text: &str) -> String {
     let mut harmless = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(character) = rest.chars().next() {

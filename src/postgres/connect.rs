@@ -99,6 +99,27 @@ pub(super) async fn connect_to_ask(
     Ok(session)
 }
 
+/// Whether somebody waits for a session's server; outlives the session.
+#[derive(Debug, Clone)]
+pub struct Waits {
+    side: Side,
+    watch: Arc<Watch>,
+}
+
+impl Waits {
+    /// Which side it is.
+    #[must_use]
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    /// How long somebody has waited without a byte that came or went; `None` where nobody waits.
+    #[must_use]
+    pub fn silent_for(&self) -> Option<Duration> {
+        self.watch.pulse().silent_for()
+    }
+}
+
 impl Session {
     pub(super) fn new(
         client: Client,
@@ -167,6 +188,15 @@ impl Session {
     /// What its server sends or takes, waited for: a server that is not there any more is noticed. Cancel-safe if the future is.
     pub(super) async fn awaited<T>(&self, answer: impl Future<Output = T>) -> T {
         self.watch.pulse().awaited(answer).await
+    }
+
+    /// Whether somebody waits for its server, to be asked by whoever watches.
+    #[must_use]
+    pub fn waits(&self) -> Waits {
+        Waits {
+            side: self.side,
+            watch: Arc::clone(&self.watch),
+        }
     }
 
     /// The process that serves it.

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 /// A connection string whose syntax is good; nothing is looked up yet.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConnectionString {
-    settings: Settings,
+    pub(super) settings: Settings,
     name: String,
 }
 
@@ -127,13 +127,13 @@ impl std::str::FromStr for ConnectionString {
 
     /// Parses; the error is in words, and quotes nothing that could be a password.
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let text = text.trim();
+        let text = text.trim_matches(is_space);
         let rest = ["postgres://", "postgresql://"]
             .iter()
             .find_map(|scheme| text.strip_prefix(scheme));
         let (settings, name) = match rest {
             Some(rest) => parse_url(rest).map(|(settings, name)| (settings, format!("postgres://{name}")))?,
-            None if text.contains("://") => {
+            None if begins_as_url(text) => {
                 return Err("a connection URL begins with postgres:// or postgresql://".to_owned());
             }
             None => {
@@ -202,6 +202,21 @@ impl ConnectionString {
     }
 }
 
+/// As C has it: libpq takes any other space for a character.
+fn is_space(c: char) -> bool {
+    c.is_ascii_whitespace() || c == '\x0b'
+}
+
+/// Whether it begins with a URL's scheme.
+fn begins_as_url(text: &str) -> bool {
+    let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+    scheme.is_some_and(|scheme| {
+        scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+    })
+}
+
 /// The variable with one side's password: PGPASSWORD is for both.
 fn password_variable(side: Side) -> String {
     format!("LONGHAUL_{}_PASSWORD", side.to_string().to_uppercase())
@@ -210,7 +225,8 @@ fn password_variable(side: Side) -> String {
 /// Spellings of earlier times, and of others.
 fn of_today(key: String, value: String) -> (String, String) {
     match (key.as_str(), value.as_str()) {
-        ("ssl", "true") | ("requiressl", "1") => ("sslmode".to_owned(), "require".to_owned()),
+        ("ssl", "true") => ("sslmode".to_owned(), "require".to_owned()),
+        ("requiressl", value) if value.starts_with('1') => ("sslmode".to_owned(), "require".to_owned()),
         ("requiressl", _) => ("sslmode".to_owned(), "prefer".to_owned()),
         _ => (key, value),
     }
@@ -244,6 +260,11 @@ fn check_key(key: &str) -> std::result::Result<(), String> {
     if KNOWN.contains(&key) || IGNORED.contains(&key) {
         return Ok(());
     }
+    if !can_be_shown(key) {
+        return Err(
+            "what stands before a `=` is no connection setting (is a value with a space in it not in quotes?)".to_owned(),
+        );
+    }
     let near = KNOWN
         .iter()
         .max_by(|a, b| strsim::jaro_winkler(key, a).total_cmp(&strsim::jaro_winkler(key, b)));
@@ -252,6 +273,11 @@ fn check_key(key: &str) -> std::result::Result<(), String> {
         .map(|near| format!(", did you mean `{near}`?"))
         .unwrap_or_default();
     Err(format!("unknown connection setting `{key}`{hint}"))
+}
+
+/// Whether it is made like a setting's name: anything else may be a part of a password.
+fn can_be_shown(key: &str) -> bool {
+    (1..=40).contains(&key.len()) && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
 }
 
 fn find_service(
@@ -325,7 +351,19 @@ fn parse_url(rest: &str) -> std::result::Result<(Settings, String), String> {
         }
         settings.insert(key, value);
     }
-    Ok((settings, name))
+    Ok((settings, without_spaces(&name)))
+}
+
+/// Spaces written out: one at the end would be lost when the text is parsed again.
+fn without_spaces(text: &str) -> String {
+    let mut written = String::with_capacity(text.len());
+    for character in text.chars() {
+        match is_space(character) {
+            true => written.push_str(&format!("%{:02X}", u32::from(character))),
+            false => written.push(character),
+        }
+    }
+    written
 }
 
 fn is_secret(key: &str) -> bool {
@@ -346,12 +384,17 @@ fn parse_hosts(text: &str, settings: &mut Settings) -> std::result::Result<(), S
                 let (host, rest) = rest
                     .split_once(']')
                     .ok_or("an IPv6 address in the URL lacks its `]`")?;
+                if host.is_empty() || !(rest.is_empty() || rest.starts_with(':')) {
+                    return Err(
+                        "an IPv6 address in the URL is empty, or more than a port follows its `]`".to_owned(),
+                    );
+                }
                 (host, rest.strip_prefix(':').unwrap_or_default())
             }
             None => part.split_once(':').unwrap_or((part, "")),
         };
         hosts.push(percent_decoded(host)?);
-        ports.push(port.to_owned());
+        ports.push(percent_decoded(port)?);
     }
     insert(settings, "host", &hosts.join(","));
     if ports.iter().any(|port| !port.is_empty()) {
@@ -361,8 +404,7 @@ fn parse_hosts(text: &str, settings: &mut Settings) -> std::result::Result<(), S
 }
 
 fn percent_decoded(text: &str) -> std::result::Result<String, String> {
-    const WRONG: &str =
-        "the URL has a % that is not followed by two hexadecimal digits, or bytes that are no UTF-8";
+    const WRONG: &str = "the URL has a % that is not followed by two hexadecimal digits, or bytes that are no UTF-8, or a zero";
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -376,7 +418,8 @@ fn percent_decoded(text: &str) -> std::result::Result<String, String> {
                 .ok_or(WRONG)
         };
         let value = digit()? * 16 + digit()?;
-        bytes.push(u8::try_from(value).map_err(|_| WRONG)?);
+        let byte = u8::try_from(value).ok().filter(|byte| *byte > 0);
+        bytes.push(byte.ok_or(WRONG)?);
     }
     String::from_utf8(bytes).map_err(|_| WRONG.to_owned())
 }
@@ -385,28 +428,35 @@ fn parse_pairs(text: &str) -> std::result::Result<Settings, String> {
     let mut settings = Settings::new();
     let mut rest = text.chars().peekable();
     loop {
-        while rest.next_if(|c| c.is_whitespace()).is_some() {}
+        while rest.next_if(|c| is_space(*c)).is_some() {}
         if rest.peek().is_none() {
             return Ok(settings);
         }
         let mut key = String::new();
-        while let Some(c) = rest.next_if(|c| *c != '=' && !c.is_whitespace()) {
+        while let Some(c) = rest.next_if(|c| *c != '=' && !is_space(*c)) {
             key.push(c);
         }
-        while rest.next_if(|c| c.is_whitespace()).is_some() {}
+        while rest.next_if(|c| is_space(*c)).is_some() {}
         if rest.next() != Some('=') {
             return Err("it is neither a postgres:// URL nor `key=value` pairs".to_owned());
         }
-        while rest.next_if(|c| c.is_whitespace()).is_some() {}
+        while rest.next_if(|c| is_space(*c)).is_some() {}
         let quoted = rest.next_if_eq(&'\'').is_some();
         let mut value = String::new();
         loop {
             match rest.next() {
                 Some('\\') => value.extend(rest.next()),
                 Some('\'') if quoted => break,
-                None if quoted => return Err(format!("the quoted value of `{key}` is not closed")),
+                None if quoted => {
+                    let of = if can_be_shown(&key) {
+                        format!(" of `{key}`")
+                    } else {
+                        String::new()
+                    };
+                    return Err(format!("the quoted value{of} is not closed"));
+                }
                 None => break,
-                Some(c) if c.is_whitespace() && !quoted => break,
+                Some(c) if is_space(c) && !quoted => break,
                 Some(c) => value.push(c),
             }
         }

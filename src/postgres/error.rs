@@ -363,7 +363,8 @@ impl std::error::Error for Error {
 fn classify(error: &tokio_postgres::Error) -> (Kind, Option<String>) {
     if let Some(error) = error.as_db_error() {
         let code = error.code().code();
-        return (kind_of_server_error(code, error), Some(code.to_owned()));
+        let sqlstate = Some(code.to_owned()).filter(|code| message::is_sqlstate(code));
+        return (kind_of_server_error(code, error), sqlstate);
     }
     (kind_without_sqlstate(error), None)
 }

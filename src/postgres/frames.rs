@@ -112,6 +112,14 @@ impl<S> Frames<S> {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+impl<S> Frames<S> {
+    /// Bytes that are kept in memory for messages that are not whole or not taken.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.held.capacity() + self.sieve.out.capacity()
+    }
+}
+
 /// What became of a read.
 enum Came {
     /// Something for the driver.

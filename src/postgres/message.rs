@@ -64,7 +64,7 @@ pub(super) fn without_rows(error: &DbError) -> String {
     if code.starts_with("22") || code == "42601" || is_raised(error) {
         told(error)
     } else {
-        format!("{} (SQLSTATE {code})", error.message())
+        format!("{} (SQLSTATE {})", error.message(), shown(code))
     }
 }
 
@@ -83,7 +83,7 @@ pub(super) fn with_rows(error: &DbError) -> String {
         None => matches!(class, "08" | "57" | "58"),
     };
     if is_known && is_ours {
-        format!("{} (SQLSTATE {code})", error.message())
+        format!("{} (SQLSTATE {})", error.message(), shown(code))
     } else {
         told(error)
     }
@@ -127,7 +127,19 @@ fn told(error: &DbError) -> String {
             text.push_str(&format!(", {what} {name}"));
         }
     }
-    format!("{text} (SQLSTATE {code})")
+    format!("{text} (SQLSTATE {})", shown(code))
+}
+
+/// Whether it is made like a code: what is not may be any text.
+pub(super) fn is_sqlstate(code: &str) -> bool {
+    code.len() == 5
+        && code
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())
+}
+
+fn shown(code: &str) -> &str {
+    if is_sqlstate(code) { code } else { "unknown" }
 }
 
 fn condition(code: &str) -> &'static str {

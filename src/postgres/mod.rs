@@ -15,6 +15,8 @@ mod copy;
 pub mod cursor;
 mod error;
 mod frames;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod identifier;
 pub mod ledger;
 mod liveness;
@@ -42,7 +44,7 @@ pub use catalog::{
     Right, Survey, check_repair, check_sequence, examine, examine_to_read, identify, look_at_one,
     target_is_empty,
 };
-pub use connect::{Session, connect};
+pub use connect::{Session, Waits, connect};
 pub use connection_string::ConnectionString;
 pub use copy::copy_batch;
 pub use error::{BRIEF, Error, Kind, Result, Retry, Side, UNKNOWN_ATTEMPTS};

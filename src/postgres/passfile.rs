@@ -27,40 +27,41 @@ pub(super) fn find_password(
     search(&text, [host, &port.to_string(), database, user])
 }
 
-fn search(text: &str, wanted: [&str; 4]) -> Option<String> {
-    text.lines()
-        .filter(|line| !line.starts_with('#'))
-        .find_map(|line| {
-            let (fields, password) = split(line)?;
-            let fits = |(field, wanted): (&(String, bool), &str)| field.1 || field.0 == wanted;
-            fields.iter().zip(wanted).all(fits).then_some(password)
-        })
+pub(super) fn search(text: &str, wanted: [&str; 4]) -> Option<String> {
+    let lines = text.split('\n').map(|line| line.trim_end_matches('\r'));
+    lines.filter(|line| !line.starts_with('#')).find_map(|line| {
+        let rest = wanted
+            .iter()
+            .try_fold(line, |rest, wanted| after_field(rest, wanted))?;
+        Some(unescaped(rest))
+    })
 }
 
-/// Four fields, each with whether it is a bare `*`, and the password.
-fn split(line: &str) -> Option<([(String, bool); 4], String)> {
-    let mut fields: Vec<(String, bool)> = Vec::with_capacity(4);
+/// What comes after a field that matches. As libpq has it, a colon in what is wanted need not be escaped: `::1`.
+fn after_field<'a>(line: &'a str, wanted: &str) -> Option<&'a str> {
+    if let Some(rest) = line.strip_prefix("*:") {
+        return Some(rest);
+    }
     let mut rest = line.chars();
-    while fields.len() < 4 {
-        let (mut field, mut escaped) = (String::new(), false);
-        loop {
-            match rest.next()? {
-                ':' => break,
-                '\\' => {
-                    escaped = true;
-                    field.push(rest.next()?);
-                }
-                other => field.push(other),
-            }
+    for character in wanted.chars() {
+        let found = match rest.next()? {
+            '\\' => rest.next()?,
+            other => other,
+        };
+        if found != character {
+            return None;
         }
-        let any = field == "*" && !escaped;
-        fields.push((field, any));
     }
-    let mut password = String::new();
-    while let Some(c) = rest.next() {
-        password.push(if c == '\\' { rest.next()? } else { c });
+    rest.as_str().strip_prefix(':')
+}
+
+/// The password ends at a colon, or with the line; a backslash at the end stands for itself.
+fn unescaped(text: &str) -> String {
+    let (mut password, mut rest) = (String::new(), text.chars());
+    while let Some(c) = rest.next().filter(|c| *c != ':') {
+        password.push(if c == '\\' { rest.next().unwrap_or(c) } else { c });
     }
-    Some((fields.try_into().ok()?, password))
+    password
 }
 
 #[cfg(test)]
@@ -78,6 +79,13 @@ mod tests {
             assert_eq!(search(text, wanted).as_deref(), Some(password));
         }
         assert_eq!(search("a:1:b:c:d", ["a", "2", "b", "c"]), None);
+        for (line, password) in [
+            ("::1:5432:*:*:bare", "bare"),
+            ("*:*:*:*:ends:here", "ends"),
+            ("*:*:*:*:back\\", "back\\"),
+        ] {
+            assert_eq!(search(line, ["::1", "5432", "x", "y"]).as_deref(), Some(password));
+        }
         assert_eq!(
             search("a\\:b:1:*:*:colon", ["a:b", "1", "x", "y"]).as_deref(),
             Some("colon")

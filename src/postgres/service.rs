@@ -21,7 +21,7 @@ pub(super) fn read_service(path: &Path, service: &str) -> Result<Option<Vec<(Str
 }
 
 /// The section's settings, or the number of the line that makes no sense.
-fn section(text: &str, service: &str) -> Result<Option<Vec<(String, String)>>, usize> {
+pub(super) fn section(text: &str, service: &str) -> Result<Option<Vec<(String, String)>>, usize> {
     let mut found: Option<Vec<(String, String)>> = None;
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();

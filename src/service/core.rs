@@ -7,7 +7,7 @@ use std::sync::Arc;
 use prost::Message;
 use tokio::sync::Notify;
 
-use super::history::{Change, Deadline, Dispatch, RunState, UpdateNews};
+use super::history::{ActivityState, Change, Deadline, Dispatch, RunState, UpdateNews};
 use super::inventory::Inventory;
 use super::journal::{JournalError, Store, Write, current_key, event_key, run_key};
 use super::matching::{Matching, QueueKind, Task};
@@ -223,6 +223,18 @@ impl Core {
                 Task::Activity { .. } => (),
             }
         }
+    }
+
+    /// Whether a dead worker has a task of a run, or the run waits for one in its sticky queue.
+    pub fn is_left_by(&self, run: &RunState, is_dead: &dyn Fn(&str) -> bool, now_ms: i64) -> bool {
+        let task = run.workflow_task.as_ref();
+        let waits_in_vain = task.is_some_and(|task| {
+            let is_polled = self.matching.is_polled(QueueKind::Workflow, &task.queue, now_ms);
+            task.started_event_id == 0 && task.sticky && !is_polled
+        });
+        let has_task = task.is_some_and(|task| task.started_event_id != 0 && is_dead(&task.identity));
+        let has_activity = |it: &ActivityState| it.started_ms != 0 && is_dead(&it.identity);
+        waits_in_vain || has_task || run.activities.iter().any(has_activity)
     }
 
     /// What tells of every change of a run.

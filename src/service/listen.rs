@@ -2,12 +2,13 @@
 //! messages mean is the frontend's.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Request, Response, Status};
 
@@ -41,10 +42,12 @@ pub fn listen(service: Service, path: &Path) -> Result<Listening, ListenError> {
     let listener = UnixListener::bind(path).map_err(failed)?;
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(path, private).map_err(failed)?;
-    let task = tokio::spawn(accept(service, listener));
+    let left = Arc::new(Notify::new());
+    let task = tokio::spawn(accept(service, listener, Arc::clone(&left)));
     Ok(Listening {
         task,
         path: path.to_owned(),
+        left,
     })
 }
 
@@ -52,6 +55,8 @@ pub fn listen(service: Service, path: &Path) -> Result<Listening, ListenError> {
 pub struct Listening {
     task: tokio::task::JoinHandle<()>,
     path: PathBuf,
+    /// Tells that a client has gone away.
+    pub left: Arc<Notify>,
 }
 
 impl Drop for Listening {
@@ -68,7 +73,7 @@ pub fn is_trusted(user_id: u32) -> bool {
     user_id == rustix::process::geteuid().as_raw() || user_id == 0
 }
 
-async fn accept(service: Service, listener: UnixListener) {
+async fn accept(service: Service, listener: UnixListener, left: Arc<Notify>) {
     // Dropped with this task, and its connections with it.
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -84,7 +89,12 @@ async fn accept(service: Service, listener: UnixListener) {
         // Before a byte is read.
         match stream.peer_cred() {
             Ok(peer) if is_trusted(peer.uid()) => {
-                connections.spawn(serve(service.clone(), stream, IDLE_FOR));
+                let served = serve(service.clone(), stream, IDLE_FOR);
+                let left = Arc::clone(&left);
+                connections.spawn(async move {
+                    served.await;
+                    left.notify_one();
+                });
             }
             Ok(peer) => tracing::warn!(
                 user_id = peer.uid(),

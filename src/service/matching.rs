@@ -139,6 +139,13 @@ impl Matching {
         })
     }
 
+    /// Forgets the pollers that are so.
+    pub fn forget_all(&mut self, is_dead: &dyn Fn(&str) -> bool) {
+        for queue in self.queues.values_mut() {
+            queue.pollers.retain(|identity, _| !is_dead(identity));
+        }
+    }
+
     fn queue(&mut self, kind: QueueKind, name: &str) -> &mut Queue {
         self.queues.entry((kind, name.to_owned())).or_default()
     }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use prost::Message;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
+use tokio::sync::oneshot;
 
 use super::Service;
 use super::clock::millis;
@@ -125,8 +126,12 @@ impl Service {
             let timers_ms = self.timers_ms(&run_id)?;
             let recovered = self.apply(&run_id, |change| {
                 change.keep_up_with_the_clock(&timers_ms);
-                change.recover_workflow_task();
-                change.recover_activities();
+                // It lived in the process that owned the journal before this one.
+                let is_dead = |_: &str, embedded: bool| embedded;
+                // The updates that it was for were known to that process only: their clients ask again.
+                change.state.workflow_task.take_if(|task| task.speculative);
+                change.recover_workflow_task(&is_dead);
+                change.recover_activities(&is_dead);
                 change.state.sticky = None;
                 change.dispatch.clear();
                 change.dispatch_all();
@@ -134,11 +139,7 @@ impl Service {
             });
             match recovered {
                 // Nobody waits for it: the releasing task hands out the tasks once they are durable.
-                Ok(((), pending)) => drop(
-                    self.inner
-                        .pending
-                        .send((pending, tokio::sync::oneshot::channel().0)),
-                ),
+                Ok(((), pending)) => drop(self.inner.pending.send((pending, oneshot::channel().0))),
                 Err(status) => {
                     self.inner.store.check()?;
                     return Err(self
@@ -149,6 +150,36 @@ impl Service {
             }
         }
         Ok(())
+    }
+
+    /// Hands out at once what dead workers have, instead of when its timeouts have passed. `is_dead` is asked of their identities.
+    pub fn outlive(&self, is_dead: &dyn Fn(&str) -> bool) {
+        let of_the_dead = |identity: &str, _: bool| is_dead(identity);
+        let left: Vec<String> = {
+            let mut core = self.core();
+            core.matching.forget_all(is_dead);
+            let has_left = |run: &&RunState| !run.is_closed() && core.is_left_by(run, is_dead, self.now_ms());
+            let left = core.runs.values().filter(has_left);
+            left.map(|run| run.run_id.clone()).collect()
+        };
+        for run_id in left {
+            let recovered = self.apply(&run_id, |change| {
+                change.state.sticky = None;
+                change.recover_workflow_task(&of_the_dead);
+                change.recover_activities(&of_the_dead);
+                Ok(())
+            });
+            match recovered {
+                Ok(((), pending)) => drop(self.inner.pending.send((pending, oneshot::channel().0))),
+                Err(status) => {
+                    tracing::error!(
+                        run_id,
+                        error = status.message(),
+                        "a dead worker's tasks stay with it"
+                    );
+                }
+            }
+        }
     }
 
     /// How long the timers of a run take from their beginning to their end, by the events that started them.

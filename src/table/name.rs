@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// A table's name, its schema optional (then the server's search path decides).
 ///
-/// Unquoted parts are folded to lower case and quoted ones kept, as SQL does. `Display` gives it back in that notation.
+/// Unquoted parts are folded to lower case and quoted ones kept, as SQL does: letters beyond ASCII are not folded, as in every
+/// database in UTF-8. `Display` gives it back in that notation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TableName {
     /// The schema, if one was given.
@@ -31,7 +32,7 @@ impl std::str::FromStr for TableName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let mut parts = split(text.trim())?;
+        let mut parts = split(text.trim_ascii())?;
         if parts.len() > 2 {
             return Err(NameError::TooManyParts(text.to_owned()));
         }
@@ -68,7 +69,7 @@ fn split(text: &str) -> Result<Vec<String>, NameError> {
                 if c == '"' {
                     return Err(NameError::Quotes(text.to_owned()));
                 }
-                part.extend(c.to_lowercase());
+                part.push(c.to_ascii_lowercase());
             }
         }
         parts.push(part);

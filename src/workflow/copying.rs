@@ -10,7 +10,9 @@ use super::pass::{Answer, Running, Stop, Work};
 use super::progress::Phase;
 use super::scheduler::Scheduler;
 use super::state::TableState;
-use crate::activity::{Activities, CopyBatchInput, NextBatchInput, copy_batch_options, next_batch_options};
+use crate::activity::{
+    Activities, CopyBatchInput, NextBatchInput, Timed, copy_batch_options, next_batch_options,
+};
 use crate::table::{Batch, Key, KeyRange, Pass, Tally};
 
 impl CopyTable {
@@ -85,7 +87,7 @@ impl<'a> Work<'a> for Copying {
         number: u64,
         range: KeyRange,
         token: WorkflowCancellationToken,
-    ) -> Answer<'a, Tally> {
+    ) -> Answer<'a, Timed<Tally>> {
         let (table, fence) = ctx.state(CopyTable::table_and_fence);
         self.carried.insert(number, fence.witnesses.clone());
         let batch = Batch {

@@ -18,6 +18,9 @@ const LIMITED_SECONDS: u64 = 5;
 const WINDOW_MS: u64 = 12_000;
 /// Over a shorter time a rate says more about the batch than about the speed.
 const SPAN_MS_MIN: u64 = 500;
+/// What stood still for longer than this does not count for how fast rows move since: an outage, a pause, a process that was
+/// not there.
+const STOOD_MS_MIN: u64 = 3000;
 /// So many batches are kept for it: more come back in that time where batches are tiny, and then it is shorter.
 const SAMPLES: usize = 128;
 
@@ -90,12 +93,13 @@ impl Pace {
     /// A batch is taken to have moved evenly while it lasted, so that one of a minute counts as one of a second does.
     #[must_use]
     pub fn speed(&self, in_flight: &[Moved], now_ms: u64) -> Option<(f64, f64)> {
+        let moves_since_ms = self.moves_since_ms(in_flight);
         let from_ms = now_ms
             .saturating_sub(WINDOW_MS)
-            .max(self.since_ms)
+            .max(moves_since_ms)
             .max(self.forgotten_ms);
         let seconds = now_ms.saturating_sub(from_ms) as f64 / 1000.0;
-        if now_ms.saturating_sub(self.since_ms) < SPAN_MS_MIN || seconds <= 0.0 {
+        if now_ms.saturating_sub(moves_since_ms) < SPAN_MS_MIN || seconds <= 0.0 {
             return None;
         }
         let (mut rows, mut bytes) = (0.0, 0.0);
@@ -110,6 +114,21 @@ impl Pace {
             bytes += it.bytes as f64 * share;
         }
         (rows > 0.0).then(|| (rows / seconds, bytes / seconds))
+    }
+
+    /// Since when rows move without having stood still.
+    fn moves_since_ms(&self, in_flight: &[Moved]) -> u64 {
+        let mut moved: Vec<_> = self.moved.iter().chain(in_flight).collect();
+        moved.sort_unstable_by_key(|it| it.began_ms);
+        let mut since_ms = self.since_ms;
+        let mut until_ms = since_ms.max(self.forgotten_ms);
+        for it in moved {
+            if it.began_ms.saturating_sub(until_ms) > STOOD_MS_MIN {
+                since_ms = it.began_ms;
+            }
+            until_ms = until_ms.max(it.ended_ms);
+        }
+        since_ms
     }
 }
 
@@ -181,6 +200,30 @@ mod tests {
             Some(100.0),
             "one that has just begun"
         );
+    }
+
+    #[test]
+    fn what_stood_still_does_not_count_once_rows_move_again() {
+        let mut pace = Pace::default();
+        pace.begin(0);
+        for second in 0..20 {
+            pace.add(moved(second * 1000, (second + 1) * 1000, 50));
+        }
+        // An outage of ten seconds.
+        let speed = |pace: &Pace, in_flight: &[Moved], now_ms| pace.speed(in_flight, now_ms).map(|it| it.0);
+        assert_eq!(speed(&pace, &[moved(30_000, 31_000, 60)], 31_000), Some(60.0));
+        assert_eq!(
+            speed(&pace, &[moved(30_000, 30_100, 60)], 30_100),
+            None,
+            "too short"
+        );
+        pace.add(moved(30_000, 31_000, 60));
+        pace.add(moved(31_000, 32_000, 40));
+        assert_eq!(speed(&pace, &[], 32_000), Some(50.0));
+        assert_eq!(speed(&pace, &[], 34_000), Some(25.0), "it slows down");
+        // Less than what is told as standing still is part of how fast it goes.
+        pace.add(moved(34_000, 35_000, 50));
+        assert_eq!(speed(&pace, &[], 35_000), Some(30.0));
     }
 
     #[test]

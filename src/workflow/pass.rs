@@ -18,7 +18,7 @@ use temporalio_workflow::{
 use super::copy_table::{CopyTable, now_ms};
 use super::pace::Moved;
 use super::scheduler::{Action, Event, Outcome, Scheduler, Setback};
-use crate::activity::Failure;
+use crate::activity::{Failure, Timed};
 use crate::table::{Key, KeyRange};
 
 /// What an activity will have answered.
@@ -79,7 +79,7 @@ pub(super) trait Work<'a> {
         number: u64,
         range: KeyRange,
         token: WorkflowCancellationToken,
-    ) -> Answer<'a, Self::Done>;
+    ) -> Answer<'a, Timed<Self::Done>>;
 
     /// Rows and bytes that moved for what came back.
     fn moved(done: &Self::Done) -> (u64, u64);
@@ -94,7 +94,7 @@ pub(super) trait Work<'a> {
 /// What ends a wait.
 enum News<T> {
     Planned(Result<Option<Key>, ActivityExecutionError>),
-    Batch(u64, Result<T, ActivityExecutionError>),
+    Batch(u64, Result<Timed<T>, ActivityExecutionError>),
     /// A signal, an update, a cancellation: the workflow's state says which.
     Poked,
 }
@@ -106,7 +106,7 @@ pub(super) struct Running<'a, W: Work<'a>> {
     scheduler: Scheduler,
     planning: Option<Answer<'a, Option<Key>>>,
     /// In the order in which they were begun.
-    batches: Vec<(u64, Answer<'a, W::Done>)>,
+    batches: Vec<(u64, Answer<'a, Timed<W::Done>>)>,
     /// When each batch in flight was begun, in milliseconds of Unix time.
     begun_ms: BTreeMap<u64, u64>,
     /// Lets what is in flight end when one batch has failed for good.
@@ -209,10 +209,11 @@ impl<'a, W: Work<'a>> Running<'a, W> {
                 self.batches.retain(|(other, _)| *other != number);
                 let begun_ms = self.begun_ms.remove(&number);
                 match answer {
-                    Ok(done) => {
+                    Ok(Timed { done, took_ms }) => {
                         let (rows, bytes) = W::moved(&done);
                         let ended_ms = now_ms(self.ctx);
-                        let began_ms = begun_ms.unwrap_or(ended_ms);
+                        let attempt_ms = took_ms.map(|took_ms| ended_ms.saturating_sub(took_ms));
+                        let began_ms = attempt_ms.or(begun_ms).unwrap_or(ended_ms);
                         let moved = Moved {
                             began_ms,
                             ended_ms,
@@ -297,6 +298,7 @@ fn out_of_order() -> WorkflowTermination {
             .to_owned(),
         prepare_again: false,
         since_ms: None,
+        process: None,
     };
     let answer = ApplicationFailure::builder(failure.clone())
         .type_name(failure.kind.clone())

@@ -11,8 +11,8 @@ use super::progress::Phase;
 use super::scheduler::Scheduler;
 use super::state::TableState;
 use crate::activity::{
-    Activities, Failure, NextRangeInput, PrepareVerifyInput, PrepareVerifyOutput, VerifyRangeInput, Walk,
-    WalkPlan, next_range_options, prepare_verify_options, verify_range_options,
+    Activities, Failure, NextRangeInput, PrepareVerifyInput, PrepareVerifyOutput, Timed, VerifyRangeInput,
+    Walk, WalkPlan, next_range_options, prepare_verify_options, verify_range_options,
 };
 use crate::job::VerifySpec;
 use crate::table::{Findings, Key, KeyRange, Tally};
@@ -139,6 +139,7 @@ impl CopyTable {
             ),
             prepare_again: false,
             since_ms: None,
+            process: None,
         };
         let answer = ApplicationFailure::builder(failure.clone())
             .type_name(failure.kind.clone())
@@ -188,7 +189,7 @@ impl<'a> Work<'a> for Verifying {
         _number: u64,
         range: KeyRange,
         token: WorkflowCancellationToken,
-    ) -> Answer<'a, Findings> {
+    ) -> Answer<'a, Timed<Findings>> {
         let input = ctx.state(|state| {
             let verifying = state.verifying.as_ref();
             VerifyRangeInput {

@@ -96,6 +96,20 @@ impl Process {
         kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
     }
 
+    /// SIGSTOP: it stands still until [`Self::go_on`].
+    pub fn stop(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
+    }
+
+    pub fn go_on(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
+    }
+
+    /// What it has said so far on stderr.
+    pub fn said(&self) -> String {
+        read(&self.stderr)
+    }
+
     /// Waits for its end.
     pub fn end(mut self) -> Ended {
         let ends = Instant::now() + DEADLINE;

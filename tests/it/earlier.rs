@@ -67,7 +67,7 @@ fn left_open(kind: &serde_json::Value) -> Stage {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
-        let owned = connect::own(&stage.state()).await.unwrap();
+        let owned = connect::share(&stage.state()).await.unwrap();
         let options = WorkflowStartOptions::new(format!("longhaul/{JOB}"), JOB).build();
         owned
             .client

@@ -1,4 +1,4 @@
-//! Ctrl-C, and two processes that want the same state directory or the same name.
+//! Ctrl-C, and two processes that want the same job or the same name.
 
 use crate::binary::until;
 use crate::stage::{JOB, Stage, tell};
@@ -46,15 +46,16 @@ fn ctrl_c_twice_ends_at_once_and_the_same_command_goes_on() {
 }
 
 #[test]
-fn a_state_directory_that_a_live_process_owns_is_refused_with_its_pid() {
+fn a_job_that_a_live_process_runs_is_refused_with_its_pid() {
     let stage = Stage::new(20_000);
     let process = stage.begin(&mut stage.migrate(&SLOW));
     stage.until_rows(0);
     let pid = process.pid().to_string();
     let second = stage.begin(&mut stage.migrate(&SLOW)).end();
-    second.assert_code(5).assert_said(&["in use by process", &pid]);
-    let named = stage.begin(&mut stage.migrate(&["--name", "another"])).end();
-    named.assert_code(5).assert_said(&["in use by process", &pid]);
+    let words = format!("job {JOB} is run by process {pid}");
+    second
+        .assert_code(5)
+        .assert_said(&[&words, &format!("longhaul status {JOB}")]);
     stage.run(&["tune", JOB, "--max-rate", "none"]).assert_code(0);
     process.end().assert_code(0);
     stage.assert_moved();
@@ -75,7 +76,7 @@ fn of_two_processes_that_begin_at_the_same_moment_one_does_the_job() {
             if ended.code != Some(0) {
                 ended
                     .assert_code(5)
-                    .assert_said(&["in use by process", &other.to_string()]);
+                    .assert_said(&[&format!("is run by process {other}")]);
             }
         }
         stage.assert_moved();

@@ -24,7 +24,9 @@ mod rights;
 mod server_faults;
 #[path = "../support/servers.rs"]
 mod servers;
+mod shared;
 mod stage;
 mod sync;
 mod verified;
+mod words;
 mod writers;

@@ -193,7 +193,7 @@ fn servers_that_are_not_there_yet_are_waited_for_before_a_job_starts() {
         .end();
     ended
         .assert_code(3)
-        .assert_said(&["refused", "it is waited for", "it was waited for 1s"]);
+        .assert_said(&["refused", "waited for since", "it was waited for 1s"]);
     let process = stage.begin(&mut between(&stage, &source, &stage.target, &["--wait"]));
     let runtime = Runtime::new().unwrap();
     let listener = runtime.block_on(async {
@@ -210,6 +210,6 @@ fn servers_that_are_not_there_yet_are_waited_for_before_a_job_starts() {
     process
         .end()
         .assert_code(0)
-        .assert_said(&["it is waited for", "reached after"]);
+        .assert_said(&["waited for since", "reached after"]);
     stage.assert_moved();
 }

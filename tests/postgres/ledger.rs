@@ -68,6 +68,47 @@ async fn gaps_between_ranges_are_seen_in_the_sources_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_no_ledger_can_hold_is_refused_in_words() {
+    let databases = Databases::new(TABLE, ROWS).await;
+    let run = databases.opened("t").await;
+    for (number, low, high) in [(0, None, "9"), (1, Some("9"), "30")] {
+        databases
+            .copy(&run, &batch(number, range(low, high)))
+            .await
+            .unwrap();
+    }
+    for (absurd, back) in [
+        ("rows = -rows", "rows = -rows"),
+        ("rows_written = rows + 1", "rows_written = rows"),
+        ("bytes = -bytes", "bytes = -bytes"),
+        ("high = high || '7'::text", "high = high[1:1]"),
+        ("high = '{NULL}'", "high = '{30}'"),
+        ("low = '{11}'", "low = '{9}'"),
+    ] {
+        let change = |set: &str| format!("UPDATE longhaul.batches SET {set} WHERE batch = 1");
+        sql(&databases.target_url, &change(absurd)).await;
+        let read = ledger::read(&databases.target, &databases.source, &run.spec, &run.plan).await;
+        let found = read.map(|position| (position.copied, position.beyond));
+        if absurd == "low = '{11}'" {
+            // A gap is no nonsense.
+            assert_eq!(found.unwrap(), (Some(key(&["9"])), vec![range(Some("11"), "30")]));
+        } else {
+            let error = found.expect_err(absurd);
+            assert_eq!(error.kind(), Kind::Ledger, "{absurd}: {}", error.chain());
+        }
+        sql(&databases.target_url, &change(back)).await;
+    }
+    // No calendar has that year.
+    sql(
+        &databases.target_url,
+        "UPDATE longhaul.tables SET epoch = 9223372036854775806",
+    )
+    .await;
+    let checked = ledger::check(&databases.target, &run.spec, &run.plan, &run.fence).await;
+    assert_eq!(checked.unwrap_err().kind(), Kind::Fenced);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_writer_of_an_older_epoch_is_waited_for_and_then_refused() {
     let databases = Databases::new(TABLE, ROWS).await;
     let run = databases.opened("t").await;

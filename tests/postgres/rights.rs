@@ -237,5 +237,34 @@ async fn a_superuser_is_told_whose_code_runs_with_its_rights() {
             plan.warnings
         );
     }
+    // So are functions of its triggers, defaults, checks and indexes, whoever owns the table.
+    let ddl = "CREATE FUNCTION f(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+        CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+        CREATE TABLE v1 (id int PRIMARY KEY, w int); CREATE TABLE v2 (id int PRIMARY KEY, w int);
+        CREATE TABLE v3 (id int PRIMARY KEY, w int); CREATE TABLE v4 (id int PRIMARY KEY, w int)";
+    for url in [&databases.source_url, &databases.target_url] {
+        sql(url, ddl).await;
+    }
+    let uses = "CREATE TRIGGER a BEFORE INSERT ON v1 FOR EACH ROW EXECUTE FUNCTION g(); ALTER TABLE v2 ALTER w SET DEFAULT f(1);
+        ALTER TABLE v3 ADD CHECK (f(w) = 1); CREATE INDEX ON v4 (f(w))";
+    sql(&databases.target_url, uses).await;
+    let is_warned = async |table: &str| {
+        let mut spec = spec(table, OnConflict::Error);
+        spec.fire_triggers = true;
+        let plan = examine(&databases.source, &databases.target, &spec)
+            .await
+            .unwrap();
+        plan.warnings
+            .iter()
+            .any(|warning| warning.contains("belongs to role table_owner"))
+    };
+    for table in ["v1", "v2", "v3", "v4"] {
+        assert!(!is_warned(table).await, "{table}");
+    }
+    let handed_over = "ALTER FUNCTION f(int) OWNER TO table_owner; ALTER FUNCTION g() OWNER TO table_owner";
+    sql(&databases.target_url, handed_over).await;
+    for table in ["v1", "v2", "v3", "v4"] {
+        assert!(is_warned(table).await, "{table}");
+    }
     assert_eq!(value(&databases.target_url, "SELECT count(*) FROM t").await, "0");
 }

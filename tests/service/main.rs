@@ -66,7 +66,8 @@ fn with_service(test: impl AsyncFnOnce(Client)) {
         let Connected {
             client,
             place: _place,
-        } = connect::own(directory.path()).await.unwrap();
+            ..
+        } = connect::share(directory.path()).await.unwrap();
         tokio::time::timeout(DEADLINE, test(client))
             .await
             .expect("the test takes too long");
@@ -302,7 +303,8 @@ fn a_workflow_goes_on_where_it_was_when_its_process_died() {
         let Connected {
             client,
             place: _place,
-        } = connect::own(directory.path()).await.unwrap();
+            ..
+        } = connect::share(directory.path()).await.unwrap();
         let _worker = worker(&client);
         let handle = client
             .start_workflow(Counting::run, 10, start("c"))
@@ -329,7 +331,8 @@ fn a_workflow_goes_on_where_it_was_when_its_process_died() {
         let Connected {
             client,
             place: _place,
-        } = connect::own(copy.path()).await.unwrap();
+            ..
+        } = connect::share(copy.path()).await.unwrap();
         let _worker = worker(&client);
         let handle = client.get_workflow_handle::<Counting>("c");
         let value = handle
@@ -383,7 +386,8 @@ fn an_open_and_a_closed_workflow_with_maps_are_there_after_every_start() {
             let Connected {
                 client,
                 place: _place,
-            } = connect::own(directory.path()).await.unwrap();
+                ..
+            } = connect::share(directory.path()).await.unwrap();
             let _worker = worker(&client);
             if process == 0 {
                 for (id, wanted) in [("open", 100), ("closed", 0)] {

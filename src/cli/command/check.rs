@@ -28,7 +28,7 @@ pub async fn check(context: &Context<'_>, kind: JobKind, restart: bool, json: bo
     let report = match asked_for(context.settings, kind) {
         Ok((spec, ends)) => {
             // Whatever else is wrong with it is found when it is made.
-            context.state_dir.exists()?;
+            context.has_state()?;
             checked.job = Some(spec.name.to_string());
             look_for(context.settings, &spec, &ends, restart, &mut checked).await
         }
@@ -228,8 +228,8 @@ fn estimate(spec: &JobSpec, trial: Option<Trial>, checked: &mut Checked) {
         (_, Some((speed, rows))) => (
             speed,
             format!(
-                "the speed at which one session read {} rows from the source; the target was not measured",
-                figures::count(rows)
+                "the speed at which one session read {} from the source; the target was not measured",
+                figures::counted(rows, "row")
             ),
         ),
         _ => return,

@@ -1,7 +1,7 @@
 //! `pause`, `cancel`, `tune`: a word to a job, whether a live process runs it or not. Durable when the command returns; with
 //! `--wait` it returns when nothing of the job is in flight any more.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use temporalio_client::errors::WorkflowUpdateError;
 use temporalio_client::{WorkflowCancelOptions, WorkflowExecuteUpdateOptions, WorkflowSignalOptions};
@@ -12,16 +12,18 @@ use super::inspect::{self, unknown};
 use super::jobs::{self, Job};
 use super::kept;
 use super::{Context, refused, unreachable};
-use crate::connect::{self, Connected, Place};
+use crate::connect::{self, Connected};
 use crate::job::status::{JobState, JobStatus};
 use crate::job::{Kind, TuningChange};
-use crate::observe::progress::waiting_in_words;
+use crate::observe::progress::{state_in_words, waiting_in_words};
 use crate::service::Mode;
 use crate::worker::{self, Running};
 use crate::workflow::CopyTable;
 
 /// How often `--wait` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// What keeps it is said when it changes, and so often.
+const SAY_EVERY: Duration = Duration::from_secs(15);
 /// How long `cancel` waits for the batches in flight; a job that takes longer ends without being watched.
 const CANCELED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -33,7 +35,7 @@ struct Spoken {
 }
 
 async fn speak_to(context: &Context<'_>, name: &str) -> Result<Spoken, Report> {
-    if !context.state_dir.exists()? {
+    if !context.has_state()? {
         return Err(unknown(name));
     }
     let connected = connect::reach(context.path(), Mode::Serve)
@@ -55,12 +57,8 @@ async fn speak_to(context: &Context<'_>, name: &str) -> Result<Spoken, Report> {
         return Err(Report::of(words, ExitStatus::Failed)
             .with_hint("run its own command again: it continues from the ledger on the target".to_owned()));
     }
-    let live = match connected.place {
-        Place::Process(_) => jobs::worker_pid(&connected.client, &job.spec.name)
-            .await?
-            .is_some(),
-        Place::Here(_) => false,
-    };
+    let runner = connected.runner_of(name).map_err(|error| unreachable(&error))?;
+    let live = runner.is_some();
     let worker = if live {
         None
     } else {
@@ -76,7 +74,7 @@ async fn speak_to(context: &Context<'_>, name: &str) -> Result<Spoken, Report> {
 
 impl Spoken {
     fn is_live(&self) -> bool {
-        self.worker.is_none() && matches!(self.connected.place, Place::Process(_))
+        self.worker.is_none()
     }
 
     /// Lets go of the journal, which others may want to ask.
@@ -118,7 +116,8 @@ pub async fn pause(context: &Context<'_>, name: &str, wait: bool) -> Outcome {
     }
     if wait {
         let is_over = |status: &JobStatus| status.state == JobState::Paused || !status.state.is_open();
-        status = until(context, name, is_over).await?;
+        let said = Some(Keeps::of(&status));
+        status = until(context, name, said, is_over).await?;
     }
     match status.state {
         state if state.is_open() => talk(format!("job {name} is paused; {goes_on}")),
@@ -133,25 +132,59 @@ async fn look(context: &Context<'_>, name: &str) -> Result<JobStatus, Report> {
     statuses.into_iter().next().ok_or_else(|| unknown(name))
 }
 
-/// Asks again and again how the job stands, whoever runs it meanwhile, until it stands so; says what keeps it.
+/// What keeps a job from standing as it should, without what changes from moment to moment.
+#[derive(PartialEq, Eq)]
+struct Keeps {
+    state: JobState,
+    draining: u32,
+    trouble: Option<(String, String)>,
+    wait: Option<String>,
+}
+
+impl Keeps {
+    fn of(status: &JobStatus) -> Self {
+        let trouble = status.retrying.as_ref();
+        Self {
+            state: status.state,
+            draining: status.draining,
+            trouble: trouble.map(|it| (it.side.clone(), it.last_failure.clone())),
+            wait: status.waiting_for.as_ref().map(|wait| wait.what.clone()),
+        }
+    }
+}
+
+fn keeps_in_words(status: &JobStatus) -> String {
+    let state = state_in_words(status);
+    match waiting_in_words(status, SystemTime::now()) {
+        Some(words) => format!("still {state}: {words}"),
+        None => format!("still {state}"),
+    }
+}
+
+/// Asks again and again how the job stands, whoever runs it meanwhile, until it stands so; says what keeps it, but for
+/// what the caller has `said`.
 async fn until(
     context: &Context<'_>,
     name: &str,
+    said: Option<Keeps>,
     is_so: impl Fn(&JobStatus) -> bool,
 ) -> Result<JobStatus, Report> {
-    let mut said = None;
+    let mut said = said.map(|keeps| (keeps, Instant::now()));
     loop {
         let status = look(context, name).await?;
         if is_so(&status) {
             return Ok(status);
         }
-        // Said by the caller at first.
-        let keeps = (status.draining, status.retrying.is_some());
-        let words = waiting_in_words(&status, SystemTime::now());
-        if let (Some(words), true) = (words, said.is_some_and(|said| said != keeps)) {
-            context.printer.talk(&format!("job {name}: {words}"));
+        let keeps = Keeps::of(&status);
+        if said
+            .as_ref()
+            .is_none_or(|(before, at)| *before != keeps || at.elapsed() >= SAY_EVERY)
+        {
+            context
+                .printer
+                .talk(&format!("job {name}: {}", keeps_in_words(&status)));
+            said = Some((keeps, Instant::now()));
         }
-        said = Some(keeps);
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
@@ -189,7 +222,7 @@ pub async fn cancel(context: &Context<'_>, name: &str, wait: bool) -> Outcome {
         // Also where the process that ran it has ended without a word: the journal knows.
         let is_over = |status: &JobStatus| !status.state.is_open();
         let state = match wait {
-            true => until(context, name, is_over).await?.state,
+            true => until(context, name, None, is_over).await?.state,
             false => JobState::Canceled,
         };
         match state {

@@ -16,9 +16,9 @@ use super::jobs::{self, Job};
 use super::kept;
 use super::run::{self, Ready};
 use super::{Context, refused, unreachable};
-use crate::connect::{self, ConnectError, Connected, Place};
+use crate::connect::{self, ConnectError, Connected, JobLock};
 use crate::job::status::JobKind;
-use crate::job::{Ends, JobSpec, TuningChange};
+use crate::job::{Ends, JobName, JobSpec, TuningChange};
 use crate::postgres::{Look, Session, Side, ledger, look};
 use crate::service::Mode;
 use crate::table::{Position, Tally};
@@ -46,7 +46,8 @@ pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outc
     for warning in context.state_dir.prepare()? {
         context.printer.warn(&warning);
     }
-    let connected = own(context).await?;
+    let connected = share(context).await?;
+    let lock = take(&connected, &spec.name)?;
     let mut known = jobs::find(&connected.client, spec.name.as_str()).await?;
     if let Some(job) = &mut known {
         ends::follow(job).await?;
@@ -58,11 +59,11 @@ pub async fn copy(context: &Context<'_>, kind: JobKind, args: &CopyArgs) -> Outc
         restart: args.restart,
         by: By::Command,
     };
-    begin(context, connected, spec, connections, known, again).await
+    begin(context, connected, lock, spec, connections, known, again).await
 }
 
 pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
-    if !context.state_dir.exists()? {
+    if !context.has_state()? {
         return args
             .job
             .as_deref()
@@ -78,8 +79,9 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
             None => return nothing_to_resume(context),
         },
     };
-    if let Place::Process(pid) = connected.place {
-        return unpause(context, &connected, &job, pid, args).await;
+    let runner = connected.runner_of(job.spec.name.as_str());
+    if let Some(pid) = runner.map_err(|error| unreachable(&error))? {
+        return unpause(context, &job, pid, args).await;
     }
     ends::follow(&mut job).await?;
     let mut spec = job.spec.clone();
@@ -97,7 +99,8 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     // Asked for in vain, the journal must be open for writing before the job can run.
     drop((job, connected));
     let connections = ends::of_job(context, &spec)?;
-    let connected = own(context).await?;
+    let connected = share(context).await?;
+    let lock = take(&connected, &spec.name)?;
     let mut known = jobs::find(&connected.client, spec.name.as_str()).await?;
     if let Some(job) = &mut known {
         ends::follow(job).await?;
@@ -106,7 +109,7 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
         restart: false,
         by: By::Name,
     };
-    begin(context, connected, spec, connections, known, again).await
+    begin(context, connected, lock, spec, connections, known, again).await
 }
 
 fn nothing_to_resume(context: &Context<'_>) -> Outcome {
@@ -151,39 +154,19 @@ async fn send_resume(job: &Job) -> Result<(), Report> {
     resumed.map_err(|error| refused(&error))
 }
 
-async fn unpause(
-    context: &Context<'_>,
-    connected: &Connected,
-    job: &Job,
-    owner: u32,
-    args: &ResumeArgs,
-) -> Outcome {
+async fn unpause(context: &Context<'_>, job: &Job, runner: u32, args: &ResumeArgs) -> Outcome {
     let name = &job.spec.name;
-    if !job.is_open() {
-        let words = format!(
-            "job {name} is {}, and process {owner} runs another one",
-            format!("{:?}", job.status).to_lowercase()
-        );
-        return Err(Report::of(words, ExitStatus::Failed)
-            .with_hint("wait for that process, then run it again".to_owned()));
-    }
-    if jobs::worker_pid(&connected.client, name).await?.is_none() {
-        return Err(unreachable(&ConnectError::Owned {
-            path: context.path().to_owned(),
-            pid: owner,
-        }));
-    }
-    must_stay_where_it_is(args, job, owner)?;
+    must_stay_where_it_is(args, job, runner)?;
     send_resume(job).await?;
     context
         .printer
-        .talk(&format!("job {name} continues, in process {owner}"));
+        .talk(&format!("job {name} continues, in process {runner}"));
     Ok(ExitStatus::Done)
 }
 
-/// Opens the journal; a damaged one is set aside, since the ledger on the target knows as much.
-pub(super) async fn own(context: &Context<'_>) -> Result<Connected, Report> {
-    let error = match connect::own(context.path()).await {
+/// Joins those that share the state directory; a damaged journal is set aside, since the ledger on the target knows as much.
+pub(super) async fn share(context: &Context<'_>) -> Result<Connected, Report> {
+    let error = match connect::share(context.path()).await {
         Ok(connected) => return Ok(connected),
         Err(error) => error,
     };
@@ -191,14 +174,27 @@ pub(super) async fn own(context: &Context<'_>) -> Result<Connected, Report> {
     if !damaged {
         return Err(unreachable(&error));
     }
-    let aside = connect::set_aside(context.path()).map_err(|error| unreachable(&error))?;
+    let aside = connect::set_aside(context.path())
+        .await
+        .map_err(|error| unreachable(&error))?;
     context.printer.warn(&format!(
         "{error}; it is set aside as {}, and the jobs in it continue from the ledgers on their targets",
         aside.display()
     ));
-    connect::own(context.path())
+    connect::share(context.path())
         .await
         .map_err(|error| unreachable(&error))
+}
+
+/// Takes a job, so that no other process of this state directory runs it.
+pub(super) fn take(connected: &Connected, job: &JobName) -> Result<JobLock, Report> {
+    let taken = connected.run(job.as_str()).map_err(|error| unreachable(&error))?;
+    taken.map_err(|pid| {
+        let words = format!("job {job} is run by process {pid}");
+        Report::of(words, ExitStatus::Service).with_hint(format!(
+            "look at it: longhaul status {job}; to have it run here, interrupt that process (Ctrl-C), then give this command again"
+        ))
+    })
 }
 
 /// The same name must mean the same tables and kind; whether the databases are the same, they say themselves. The kind of
@@ -216,6 +212,7 @@ fn must_do_the_same(job: &Job, spec: &JobSpec) -> Result<(), Report> {
 async fn begin(
     context: &Context<'_>,
     connected: Connected,
+    lock: JobLock,
     spec: JobSpec,
     connections: Connections,
     known: Option<Job>,
@@ -253,7 +250,7 @@ async fn begin(
         }
     }
     let activities = worker::activities(&spec, connections.source, connections.target);
-    let ready = Ready::start(&connected, &spec.name, activities)?;
+    let ready = Ready::start(&connected, lock, &spec.name, activities)?;
     if open.is_some() {
         ready.hold_back();
     }
@@ -438,13 +435,16 @@ enum Begins {
 }
 
 fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, look: &Look, begins: &Begins) {
-    let count = crate::observe::figures::count;
+    let counted = crate::observe::figures::counted;
     let place = format!("{} -> {}", look.plan.source, look.plan.target);
-    let (rows, batches) = (count(look.found.rows), count(look.found.batches));
+    let (rows, batches) = (
+        counted(look.found.rows, "row"),
+        counted(look.found.batches, "batch"),
+    );
     let name = &spec.name;
     let from = match look.found.batches {
         0 => "begins".to_owned(),
-        _ => format!("continues from the ledger found on the target ({rows} rows in {batches} batches)"),
+        _ => format!("continues from the ledger found on the target ({rows} in {batches})"),
     };
     let words = match begins {
         Begins::Continues => format!("job {name} continues: {place}"),
@@ -452,7 +452,7 @@ fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, look: &Look, begin
             format!("job {name} is paused, and stays so until: longhaul resume {name}   ({place})")
         }
         Begins::Again(WorkflowExecutionStatus::Completed) if look.found.batches > 0 => format!(
-            "job {name} was complete, with {rows} rows in {batches} batches: looking whether it still is, and for new keys: {place}"
+            "job {name} was complete, with {rows} in {batches}: looking whether it still is, and for new keys: {place}"
         ),
         Begins::Again(WorkflowExecutionStatus::Canceled) => {
             format!("job {name} was canceled, and is run again: it {from}: {place}")

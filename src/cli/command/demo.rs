@@ -16,7 +16,7 @@ use crate::cli::printer::Printer;
 use crate::cli::report::{Outcome, Report};
 use crate::cli::settings::Settings;
 use crate::observe::Terminal;
-use crate::observe::figures::{bytes, count};
+use crate::observe::figures::{bytes, count, counted};
 use crate::postgres::{Session, sample};
 
 /// So many batches a job, that a kill lands in the middle of one; but none above [`BATCH_ROWS_MAX`].
@@ -35,8 +35,8 @@ pub async fn run(args: &DemoArgs, printer: &Printer, settings: &Settings) -> Out
     let began = Instant::now();
     let mut interrupt = Interrupt::listen()?;
     printer.talk(&format!(
-        "demo: {} rows from one throwaway PostgreSQL server to another; the worker is killed {} on the way",
-        count(args.rows),
+        "demo: {} from one throwaway PostgreSQL server to another; the worker is killed {} on the way",
+        counted(args.rows, "row"),
         times(args.kills),
     ));
     // Begun servers are waited for even where a signal comes: they must be there to be removed.
@@ -110,8 +110,8 @@ async fn load(
 ) -> Result<(), Report> {
     let began = Instant::now();
     printer.talk(&format!(
-        "loading {} rows of {} into the source",
-        count(rows),
+        "loading {} of {} into the source",
+        counted(rows, "row"),
         sample::TABLE
     ));
     sample::create(source).await.map_err(of_postgres)?;
@@ -189,15 +189,15 @@ async fn run_worker(
     let agrees = held.rows == held.batch_rows;
     printer.talk(&format!(
         "run {run} killed with SIGKILL after {seconds:.1} s, while {} being written\n  \
-         committed on the target: {} rows; the ledger has {} batches of {} rows: {}",
+         committed on the target: {}; the ledger has {} of {}: {}",
         if writing == 1 {
             "1 batch was".to_owned()
         } else {
             format!("{writing} batches were")
         },
-        count(held.rows),
-        count(held.batches),
-        count(held.batch_rows),
+        counted(held.rows, "row"),
+        counted(held.batches, "batch"),
+        counted(held.batch_rows, "row"),
         if agrees { "they agree" } else { "THEY DIFFER" },
     ));
     Ok(Ran::Killed { agrees })
@@ -233,16 +233,16 @@ async fn compare(source: &Session, target: &Session, printer: &Printer) -> Resul
     let (batches, batch_rows) = held;
     for (side, sum) in [("source", &there), ("target", &here)] {
         printer.talk(&format!(
-            "{side}: {} rows, {} different ids, sum of the rows' hashes {}",
-            count(sum.rows),
+            "{side}: {}, {} different ids, sum of the rows' hashes {}",
+            counted(sum.rows, "row"),
             count(sum.keys),
             sum.hash
         ));
     }
     printer.talk(&format!(
-        "ledger: {} batches of {} rows",
-        count(batches),
-        count(batch_rows)
+        "ledger: {} of {}",
+        counted(batches, "batch"),
+        counted(batch_rows, "row")
     ));
     let verdict = |what: &str, good: bool| {
         printer.talk(&format!("  {} {what}", if good { "yes" } else { "NO " }));

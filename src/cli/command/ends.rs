@@ -4,7 +4,7 @@
 //! counts is the database that answers. Where its server keeps its identifier to itself, the address stands in for it,
 //! unless the operator says that the servers have moved (`resume`), or the ledger on the target knows the job.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use temporalio_client::{WorkflowFetchHistoryOptions, WorkflowSignalOptions};
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
@@ -16,6 +16,7 @@ use super::jobs::Job;
 use super::{Context, refused};
 use crate::job::{ConnectionName, End, Ends, JobSpec, Mismatch};
 use crate::observe::figures;
+use crate::observe::progress::clock;
 use crate::postgres::{ConnectionString, Error, Kind, Retry, Session, Side, connect as connect_to, identify};
 use crate::workflow::CopyTable;
 
@@ -92,6 +93,10 @@ pub(super) async fn reach(
     Ok((session, end))
 }
 
+/// What is waited for is told again after so long, after twice that, and so on, and at least so often.
+const SAID_AGAIN_AFTER: Duration = Duration::from_secs(15);
+const SAID_AGAIN_AT_MOST: Duration = Duration::from_secs(600);
+
 /// What takes longer than this is told.
 const SPEAKS_AFTER: Duration = Duration::from_secs(5);
 
@@ -103,6 +108,7 @@ pub(super) async fn patiently<T>(
     let began = Instant::now();
     let (mut pause, longest) = PAUSES;
     let mut said = String::new();
+    let (mut attempt_number, mut again_after) = (0_u64, SAID_AGAIN_AFTER);
     loop {
         let troubles = match spoken(context, attempt()).await {
             Ok(done) => {
@@ -123,16 +129,42 @@ pub(super) async fn patiently<T>(
                 false => report.with_hint(format!("it was waited for {} (--wait)", waited(began))),
             });
         };
+        attempt_number += 1;
         let words: Vec<_> = troubles.iter().map(|(_, error)| error.chain()).collect();
         let words = words.join("; ");
-        if words != said {
-            context
-                .printer
-                .warn(&format!("{words}; it is waited for (--wait)"));
+        let is_due = began.elapsed() >= again_after;
+        if words != said || is_due {
+            let next = figures::span(pause.min(left).as_secs().max(1));
+            let sides = sides_in_words(troubles.iter().map(|(_, error)| error));
+            context.printer.warn(&format!(
+                "{sides} waited for since {} (--wait), attempt {attempt_number}, next in {next}: {words}",
+                waited_since(began)
+            ));
             said = words;
+        }
+        if is_due {
+            again_after = (again_after * 2).min(began.elapsed() + SAID_AGAIN_AT_MOST);
         }
         tokio::time::sleep(pause.min(left)).await;
         pause = (pause * 2).min(longest);
+    }
+}
+
+/// `source`, `target`, `source and target`.
+fn sides_in_words<'a>(errors: impl Iterator<Item = &'a Error>) -> String {
+    let mut sides: Vec<_> = errors.map(|error| error.side().to_string()).collect();
+    sides.sort();
+    sides.dedup();
+    sides.join(" and ")
+}
+
+/// The time of day at which the waiting began, and how long that was ago.
+fn waited_since(began: Instant) -> String {
+    let at = SystemTime::now() - began.elapsed();
+    let at = clock(&humantime::format_rfc3339_seconds(at).to_string());
+    match waited(began).as_str() {
+        "0s" => at,
+        lasts => format!("{at}, {lasts}"),
     }
 }
 

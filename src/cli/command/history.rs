@@ -14,32 +14,40 @@ use temporalio_protos::temporal::api::history::v1::{
 use super::super::args::HistoryArgs;
 use super::super::exit::ExitStatus;
 use super::super::report::{self, HistoryRow, Outcome, Report, Step, What};
-use super::inspect::{connect, unknown};
+use super::inspect::{asking, unknown};
 use super::jobs::{self, Job};
 use super::{Context, refused};
 use crate::job::TuningChange;
-use crate::observe::figures;
 use crate::table::{Batch, Position, Tally};
+use crate::workflow::JobInput;
 
 pub async fn history(context: &Context<'_>, args: &HistoryArgs) -> Outcome {
     let name = &args.job;
-    let connected = connect(context).await?.ok_or_else(|| unknown(name))?;
-    let job = jobs::named(&connected.client, name).await?;
-    let events = job
-        .handle
-        .fetch_history(WorkflowFetchHistoryOptions::default())
-        .into_events()
-        .await;
-    let events = events.map_err(|error| refused(&error))?;
+    let only_current = args.json || args.events;
+    let found = asking(context, async |connected| {
+        let job = jobs::named(&connected.client, name).await?;
+        let events = job
+            .handle
+            .fetch_history(WorkflowFetchHistoryOptions::default())
+            .into_events()
+            .await;
+        let events = events.map_err(|error| refused(&error))?;
+        let (runs, is_whole) = match only_current {
+            true => (vec![events], true),
+            false => all_runs(&connected.client, &job, events).await?,
+        };
+        Ok((job, runs, is_whole))
+    });
+    let (job, runs, is_whole) = found.await?.ok_or_else(|| unknown(name))?;
+    let events = runs.last().map(Vec::as_slice).unwrap_or_default();
     if args.json {
-        for event in &events {
+        for event in events {
             context.printer.json(&report::event_json(event))?;
         }
     } else if args.events {
         let rows: Vec<_> = events.iter().map(row).collect();
         context.printer.data(report::events(&rows).trim_end())?;
     } else {
-        let (runs, is_whole) = all_runs(&connected.client, &job, events).await?;
         if !is_whole {
             context
                 .printer
@@ -47,7 +55,7 @@ pub async fn history(context: &Context<'_>, args: &HistoryArgs) -> Outcome {
         }
         context
             .printer
-            .data(&report::history(&steps(&what(&job), &runs)))?;
+            .data(&report::history(before(&runs), &steps(&what(&job), &runs)))?;
     }
     Ok(ExitStatus::Done)
 }
@@ -93,6 +101,18 @@ fn continued(run: &[HistoryEvent]) -> Option<String> {
 /// Which table goes where.
 fn what(job: &Job) -> String {
     format!("{} -> {}", job.spec.source_table, job.spec.target_table)
+}
+
+/// What was on the target before the first event: what the runs brought that it continues and that are gone.
+fn before(runs: &[Vec<HistoryEvent>]) -> Tally {
+    let started = runs.first().and_then(|run| run.first()?.attributes.as_ref());
+    let Some(Attributes::WorkflowExecutionStartedEventAttributes(started)) = started else {
+        return Tally::default();
+    };
+    let input = first::<JobInput>(started.input.as_ref());
+    input
+        .and_then(|input| input.state)
+        .map_or(Tally::default(), |state| state.position.tally)
 }
 
 fn steps(what: &str, runs: &[Vec<HistoryEvent>]) -> Vec<Step> {
@@ -252,14 +272,10 @@ impl<'a> Reader<'a> {
                 Some(findings) => What::Verified(findings),
                 None => return,
             },
-            "prepare" => What::Words(match first::<Prepared>(result) {
-                Some(Prepared { position }) if position.tally.batches > 0 => format!(
-                    "looked at both tables and the ledger, which has {} rows in {}",
-                    figures::count(position.tally.rows),
-                    report::batches(position.tally.batches)
-                ),
-                _ => "looked at both tables and the ledger".to_owned(),
-            }),
+            "prepare" => match first::<Prepared>(result) {
+                Some(Prepared { position }) => What::Found(position.tally),
+                None => What::Words("looked at both tables and the ledger".to_owned()),
+            },
             "prepare_verify" => What::Words("looked at what there is to verify".to_owned()),
             "conclude" => What::Words("checked that all of it is on the target".to_owned()),
             // Their like comes before each batch and each round: told where something went wrong.
@@ -471,7 +487,7 @@ mod tests {
         assert_eq!(continued(&first), None);
         assert_eq!(continued(&second).as_deref(), Some("a run"));
         assert_eq!(
-            report::history(&steps("t -> u", &[first, second])),
+            report::history(Tally::default(), &steps("t -> u", &[first, second])),
             "1970-01-01T00:00:01Z  begun: t -> u\n\
              1970-01-01T00:00:13Z  batch 7: 9 rows, 90 B, keys up to (9) in 3.0 s, after 2 failed attempts (connection refused)\n\
              1970-01-01T00:00:20Z  paused\n\

@@ -6,14 +6,41 @@ use super::super::exit::ExitStatus;
 use super::super::report::{self, Outcome, Report};
 use super::jobs::{self, Job};
 use super::{Context, refused, unreachable};
-use crate::connect::{self, Connected, Place};
+use crate::connect::{self, Connected};
 use crate::job::status::JobStatus;
+use crate::observe::Terminal;
 use crate::service::Mode;
 use crate::worker;
 
+/// A process that is asked may be about to end: whoever comes after it is asked again, for so long.
+const OWNER_ENDS_WITHIN: Duration = Duration::from_secs(5);
+const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// Asks whoever has the journal, and again where that process ended over the question. `None`: nothing was ever journaled here.
+pub(super) async fn asking<T>(
+    context: &Context<'_>,
+    question: impl AsyncFn(&Connected) -> Result<T, Report>,
+) -> Result<Option<T>, Report> {
+    let end = tokio::time::Instant::now() + OWNER_ENDS_WITHIN;
+    loop {
+        let Some(connected) = connect(context).await? else {
+            return Ok(None);
+        };
+        let answer = question(&connected).await;
+        let may_have_ended = connected.is_served_elsewhere()
+            && matches!(&answer, Err(report) if report.status() == ExitStatus::Service)
+            && tokio::time::Instant::now() < end;
+        if !may_have_ended {
+            return answer.map(Some);
+        }
+        drop(connected);
+        tokio::time::sleep(ASKED_AGAIN_AFTER).await;
+    }
+}
+
 /// A connection for questions, and who is asked. `None`: nothing was ever journaled here.
-pub(super) async fn connect(context: &Context<'_>) -> Result<Option<Connected>, Report> {
-    if !context.state_dir.exists()? {
+async fn connect(context: &Context<'_>) -> Result<Option<Connected>, Report> {
+    if !context.has_state()? {
         return Ok(None);
     }
     connect::reach(context.path(), Mode::Inspect)
@@ -24,10 +51,8 @@ pub(super) async fn connect(context: &Context<'_>) -> Result<Option<Connected>, 
 
 /// Asks a job's workflow; where no worker would answer, this process brings one that only decides and answers.
 async fn ask(connected: &Connected, job: &Job) -> Result<JobStatus, Report> {
-    let pid = match connected.place {
-        Place::Process(_) => jobs::worker_pid(&connected.client, &job.spec.name).await?,
-        Place::Here(_) => None,
-    };
+    let runner = connected.runner_of(job.spec.name.as_str());
+    let pid = runner.map_err(|error| unreachable(&error))?;
     if pid.is_some() {
         return Ok(job.to_status(pid).await);
     }
@@ -39,14 +64,17 @@ async fn ask(connected: &Connected, job: &Job) -> Result<JobStatus, Report> {
 
 pub async fn status(context: &Context<'_>, name: Option<&str>, json: bool) -> Outcome {
     let statuses = statuses(context, name).await?;
-    let texts = |statuses: &[JobStatus]| {
-        statuses
-            .iter()
-            .map(report::status)
-            .collect::<Vec<_>>()
-            .join("\n\n")
-    };
     print(context, &statuses, json, texts)
+}
+
+/// As wide as the terminal, where stdout is one.
+fn texts(statuses: &[JobStatus]) -> String {
+    let columns = Terminal::columns_of_data();
+    let text = |status| match columns {
+        Some(columns) => report::status_within(status, columns),
+        None => report::status(status),
+    };
+    statuses.iter().map(text).collect::<Vec<_>>().join("\n\n")
 }
 
 /// How often `--watch` looks.
@@ -59,8 +87,7 @@ pub async fn watch(context: &Context<'_>, name: Option<&str>, json: bool) -> Out
         if json || statuses.is_empty() {
             print(context, &statuses, json, |_| String::new())?;
         } else {
-            let texts: Vec<_> = statuses.iter().map(report::status).collect();
-            context.printer.screen(&texts.join("\n\n"))?;
+            context.printer.screen(&texts(&statuses))?;
         }
         let nobody_reads = context.printer.terminal().reader_is_gone();
         if nobody_reads || statuses.iter().all(|status| status.closed_at.is_some()) {
@@ -97,19 +124,23 @@ fn print(
 }
 
 pub(super) async fn statuses(context: &Context<'_>, name: Option<&str>) -> Result<Vec<JobStatus>, Report> {
-    let connected = connect(context).await?;
-    let (Some(connected), name) = (connected, name) else {
-        return name.map_or(Ok(Vec::new()), |name| Err(unknown(name)));
-    };
-    let jobs = match name {
-        Some(name) => vec![jobs::named(&connected.client, name).await?],
-        None => jobs::all(&connected.client).await?,
-    };
-    let mut statuses = Vec::new();
-    for job in &jobs {
-        statuses.push(ask(&connected, job).await?);
+    let statuses = asking(context, async |connected| {
+        let jobs = match name {
+            Some(name) => vec![jobs::named(&connected.client, name).await?],
+            None => jobs::all(&connected.client).await?,
+        };
+        let mut statuses = Vec::new();
+        for job in &jobs {
+            statuses.push(ask(connected, job).await?);
+        }
+        Ok(statuses)
+    })
+    .await?;
+    match (statuses, name) {
+        (Some(statuses), _) => Ok(statuses),
+        (None, Some(name)) => Err(unknown(name)),
+        (None, None) => Ok(Vec::new()),
     }
-    Ok(statuses)
 }
 
 pub fn unknown(name: &str) -> Report {

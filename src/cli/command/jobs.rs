@@ -4,32 +4,25 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::TryStreamExt;
-use temporalio_client::tonic::IntoRequest;
 use temporalio_client::{
     Client, WorkflowDescribeOptions, WorkflowExecutionStatus, WorkflowFetchHistoryOptions, WorkflowHandle,
     WorkflowListOptions, WorkflowQueryOptions,
 };
-use temporalio_protos::temporal::api::enums::v1::TaskQueueType;
 use temporalio_protos::temporal::api::failure::v1::Failure as FailureProto;
 use temporalio_protos::temporal::api::failure::v1::failure::FailureInfo;
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
-use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
-use temporalio_protos::temporal::api::workflowservice::v1::{
-    DescribeTaskQueueRequest, DescribeWorkflowExecutionResponse,
-};
+use temporalio_protos::temporal::api::workflowservice::v1::DescribeWorkflowExecutionResponse;
 
 use super::super::exit::ExitStatus;
 use super::super::report::Report;
 use super::super::spelling::nearest;
 use super::refused;
 use super::standing::Standing;
-use crate::connect::pid_of;
+use crate::job::JobSpec;
 use crate::job::status::{JobState, JobStatus, TableStatus};
-use crate::job::{JobName, JobSpec};
-use crate::service::NAMESPACE;
 use crate::table::{Position, Tally};
-use crate::worker::{self, Failure};
+use crate::worker::Failure;
 use crate::workflow::{CopyTable, JobInput, Progress};
 
 /// A workflow that does not answer within this time is described without its answer.
@@ -131,26 +124,6 @@ async fn first_event(handle: &Handle) -> Result<Option<HistoryEvent>, Report> {
     history.try_next().await.map_err(|error| refused(&error))
 }
 
-/// Who polls for a job's workflow tasks now.
-pub async fn worker_pid(client: &Client, name: &JobName) -> Result<Option<u32>, Report> {
-    let request = DescribeTaskQueueRequest {
-        namespace: NAMESPACE.to_owned(),
-        task_queue: Some(TaskQueue {
-            name: worker::task_queue(name),
-            ..Default::default()
-        }),
-        task_queue_type: TaskQueueType::Activity as i32,
-        ..Default::default()
-    };
-    let mut service = client.connection().workflow_service();
-    let described = service.describe_task_queue(request.into_request()).await;
-    let described = described.map_err(|error| refused(&error))?.into_inner();
-    Ok(described
-        .pollers
-        .first()
-        .and_then(|poller| pid_of(&poller.identity)))
-}
-
 impl Job {
     /// Looks again how the workflow stands.
     pub async fn refresh(&mut self) -> Result<(), Report> {
@@ -248,7 +221,7 @@ impl Job {
             .as_ref()
             .and_then(|it| it.original_start_time);
         let pending = &self.described.pending_activities;
-        let stands = Standing::of(self.status, progress.as_ref(), pending, worker_pid.is_some());
+        let stands = Standing::of(self.status, progress.as_ref(), pending, worker_pid);
         let state = stands.state;
         let last_failure = match state {
             JobState::Failed => self.failure().await.map(|failure| failure.to_string()),
@@ -388,6 +361,7 @@ pub fn innermost(failure: &FailureProto) -> Failure {
         hint: String::new(),
         prepare_again: false,
         since_ms: None,
+        process: None,
     }
 }
 

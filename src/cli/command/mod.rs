@@ -41,6 +41,15 @@ impl Context<'_> {
     fn path(&self) -> &Path {
         self.state_dir.path()
     }
+
+    /// Whether anything was ever run from the state directory; says what had to be done to it.
+    fn has_state(&self) -> Result<bool, Report> {
+        let found = self.state_dir.find()?;
+        for warning in found.iter().flatten() {
+            self.printer.warn(warning);
+        }
+        Ok(found.is_some())
+    }
 }
 
 /// Carries out what was typed, or ends where it is interrupted. Needs a `LocalSet` on a multi-threaded runtime.
@@ -107,10 +116,7 @@ async fn carry_out(args: &Args, context: Context<'_>) -> Outcome {
 /// What cannot be reached, and the way out.
 fn unreachable(error: &ConnectError) -> Report {
     let hint = match error {
-        ConnectError::Owned { pid, .. } => Some(format!(
-            "one process runs the jobs of a state directory: look at its job (longhaul status), wait for process {pid}, or give \
-             another job its own --state-dir (with one, the same job would be taken over)"
-        )),
+        ConnectError::Owned { pid, .. } => Some(format!("wait for process {pid}, or end it, then run the same command again")),
         ConnectError::Journal(journal) if journal.is_damage() => Some(
             "run the job's own command again: it sets the damaged journal aside, finds the ledger on the target and continues \
              from it"

@@ -12,8 +12,8 @@ use super::super::report::{Outcome, Report};
 use super::jobs::{self, Job};
 use super::trouble::{Said, Trouble};
 use super::{Context, refused};
-use crate::connect::{Connected, Place};
-use crate::job::status::JobStatus;
+use crate::connect::{Connected, JobLock, Place};
+use crate::job::status::{JobState, JobStatus};
 use crate::job::{JobName, JobSpec, Kind, Tuning};
 use crate::observe::figures;
 use crate::observe::progress::Progress;
@@ -28,6 +28,7 @@ const LAST_LOOK_WITHIN: Duration = Duration::from_millis(500);
 
 /// A worker that has begun, and what it shows of itself.
 pub struct Ready {
+    _lock: JobLock,
     worker: Running,
     gauge: Arc<Gauge>,
     ending: Arc<AtomicBool>,
@@ -35,11 +36,17 @@ pub struct Ready {
 
 impl Ready {
     /// Starts the worker of a job.
-    pub fn start(connected: &Connected, job: &JobName, activities: Activities) -> Result<Self, Report> {
+    pub fn start(
+        connected: &Connected,
+        lock: JobLock,
+        job: &JobName,
+        activities: Activities,
+    ) -> Result<Self, Report> {
         let (gauge, ending) = (activities.gauge(), activities.ending());
         let worker =
             worker::start(&connected.client, job, Some(activities)).map_err(|error| refused(&error))?;
         Ok(Self {
+            _lock: lock,
             worker,
             gauge,
             ending,
@@ -66,7 +73,8 @@ pub async fn to_the_end(
     ready: Ready,
     json: bool,
 ) -> Outcome {
-    context.interrupts.attend(goes_on_with(&spec.name));
+    let mut goes_on = goes_on_with(&spec.name, None);
+    context.interrupts.attend(goes_on.clone());
     let mut progress = Progress::new(context.settings.progress, context.printer.terminal());
     let began = std::time::Instant::now();
     let known = jobs::find(&connected.client, spec.name.as_str()).await?;
@@ -77,17 +85,24 @@ pub async fn to_the_end(
         let looked = async {
             let refreshed = job.refresh().await;
             must_be_well(&connected, &ready)?;
+            if told.must_wait_for(context, &connected, refreshed.as_ref().err()) {
+                return Ok(None);
+            }
             refreshed?;
-            Ok::<_, Report>(job.to_status(Some(std::process::id())).await)
+            Ok::<_, Report>(Some(job.to_status(Some(std::process::id())).await))
         };
         let status = tokio::select! {
             status = looked => status?,
             () = context.interrupts.heard(1) => break,
         };
+        // What is in flight goes on meanwhile, and is reported when it can be.
+        let Some(status) = status else { continue };
         if let Some(tuning) = status.tuning {
             ready.limit(&tuning);
         }
         told.tell(context, spec, &status);
+        goes_on = goes_on_with(&spec.name, Some(status.state));
+        context.interrupts.attend(goes_on.clone());
         if !job.is_open() {
             progress.finish(&status);
             drop(progress);
@@ -103,18 +118,25 @@ pub async fn to_the_end(
     // What happened since the last look is still to be said.
     if let Ok(status) = tokio::time::timeout(LAST_LOOK_WITHIN, job.to_status(None)).await {
         told.tell(context, spec, &status);
+        goes_on = goes_on_with(&spec.name, Some(status.state));
     }
-    interrupted(context, connected, spec, ready, progress).await
+    interrupted(context, connected, &goes_on, ready, progress).await
 }
 
-/// The last line of an interrupted job.
-fn goes_on_with(job: &JobName) -> String {
-    format!("go on with: longhaul resume {job}   (or the same command again)")
+/// The last line of an interrupted job: one that is paused stays so under its own command.
+fn goes_on_with(job: &JobName, state: Option<JobState>) -> String {
+    match state {
+        Some(JobState::Pausing | JobState::Paused) => {
+            format!("job {job} is paused; go on with: longhaul resume {job}")
+        }
+        _ => format!("go on with: longhaul resume {job}   (or the same command again)"),
+    }
 }
 
 /// What has been said once, and need not be said again.
 #[derive(Default)]
 struct Told {
+    waits: bool,
     up_to: bool,
     batches_lost: u64,
     rows_lost: u64,
@@ -122,6 +144,33 @@ struct Told {
 }
 
 impl Told {
+    /// Whether another process serves the journal and does not answer: it stands still, and nobody can take its place.
+    fn must_wait_for(
+        &mut self,
+        context: &Context<'_>,
+        connected: &Connected,
+        error: Option<&Report>,
+    ) -> bool {
+        let waits = error.is_some() && connected.is_served_elsewhere();
+        if waits && !self.waits {
+            let who = connected.served_by().map_or_else(
+                || "no process serves the journal of the state directory".to_owned(),
+                |pid| {
+                    format!("process {pid}, which serves the journal of the state directory, does not answer")
+                },
+            );
+            context
+                .printer
+                .warn(&format!("{who}: the job stands still until it does, or ends"));
+        } else if self.waits && !waits {
+            context
+                .printer
+                .talk("the journal is served again: the job goes on");
+        }
+        self.waits = waits;
+        waits
+    }
+
     fn tell(&mut self, context: &Context<'_>, spec: &JobSpec, status: &JobStatus) {
         for said in self.trouble.look(status, SystemTime::now()) {
             match said {
@@ -142,10 +191,10 @@ impl Told {
         if table.batches_lost > self.batches_lost {
             let since = table.lost_since.as_deref().unwrap_or("its beginning");
             context.printer.warn(&format!(
-                "the target has lost {} batches ({} rows) of job {} that it had confirmed after {since}: it was failed over or \
-                 restored to an older state; they are copied again",
-                figures::count(table.batches_lost - self.batches_lost),
-                figures::count(table.rows_lost - self.rows_lost),
+                "the target has lost {} ({}) of job {} that it had confirmed after {since}: it was failed over or \
+                 restored to an older state; what was lost is copied again",
+                figures::counted(table.batches_lost - self.batches_lost, "batch"),
+                figures::counted(table.rows_lost - self.rows_lost, "row"),
                 spec.name
             ));
             (self.batches_lost, self.rows_lost) = (table.batches_lost, table.rows_lost);
@@ -156,14 +205,19 @@ impl Told {
 /// What was looked at before a job was called complete.
 fn checked(name: &JobName, status: &JobStatus) -> String {
     if let Some(findings) = &status.findings {
-        let read = figures::count(findings.rows);
+        let were = if findings.rows == 1 { "was" } else { "were" };
+        let read = format!(
+            "{} {were} read back from the target",
+            figures::counted(findings.rows, "row")
+        );
+        let ranges = figures::counted(findings.ranges, "range");
         return match findings.ranges_unproved {
-            0 => format!("checked: all {read} rows were read back from the target, and are what was sent"),
+            0 if findings.rows == 1 => format!("checked: {read}, and is what was sent"),
+            0 => format!("checked: all {read}, and are what was sent"),
             unproved => format!(
-                "checked: {read} rows were read back from the target; in {unproved} of {} ranges rows were there before, and \
-                 stayed as they were, so of those only the number was compared (longhaul verify {name} --against source \
-                 compares all of it)",
-                findings.ranges
+                "checked: {read}; in {unproved} of {ranges} rows were there before, and stayed as \
+                 they were, so of those only the number was compared (longhaul verify {name} --against source compares all of \
+                 it)"
             ),
         };
     }
@@ -184,8 +238,8 @@ fn goes_on(job: Kind, failure: &str) -> Option<&'static str> {
 
 /// Without its journal or its worker a job stands still.
 fn must_be_well(connected: &Connected, ready: &Ready) -> Result<(), Report> {
-    if let Place::Here(owner) = &connected.place {
-        owner.service.check().map_err(|error| {
+    if let Place::Shared(member) = &connected.place {
+        member.check().map_err(|error| {
             Report::new(&error, ExitStatus::Service).with_hint(
                 "nothing is lost: make room or repair the disk, then run the same command again".to_owned(),
             )
@@ -201,7 +255,7 @@ fn must_be_well(connected: &Connected, ready: &Ready) -> Result<(), Report> {
 async fn interrupted(
     context: &Context<'_>,
     connected: Connected,
-    spec: &JobSpec,
+    goes_on: &str,
     ready: Ready,
     progress: Progress,
 ) -> Outcome {
@@ -215,7 +269,7 @@ async fn interrupted(
         () = context.interrupts.heard(2) => context.printer.talk("stopped at once: batches in flight are rolled back by the target"),
     }
     drop(connected);
-    context.printer.talk(&goes_on_with(&spec.name));
+    context.printer.talk(goes_on);
     Ok(ExitStatus::Interrupted)
 }
 
@@ -232,10 +286,10 @@ async fn ended(
         (table.rows_done, table.bytes_done, table.batches_done)
     });
     let done = format!(
-        "{} rows, {}, {} batches",
-        figures::count(rows),
+        "{}, {}, {}",
+        figures::counted(rows, "row"),
         figures::bytes(bytes as f64),
-        figures::count(batches)
+        figures::counted(batches, "batch")
     );
     let skipped = match status.tables.first().map_or(0, |table| table.rows_skipped) {
         0 => String::new(),

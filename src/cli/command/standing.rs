@@ -22,30 +22,40 @@ const MOVERS: [&str; 2] = ["copy_batch", "verify_range"];
 struct Pending {
     activity: String,
     attempt: u32,
-    scheduled: Option<SystemTime>,
     started: Option<SystemTime>,
     next_attempt: Option<SystemTime>,
     /// Why the last attempt failed; `None` where none has, or its process was interrupted.
     failure: Option<Failure>,
+    /// When it was seen to fail by the process that runs it; `None` where only one has seen it that is dead.
+    failing_since: Option<SystemTime>,
     /// What the attempt that runs has said last.
     beat: Option<Beat>,
 }
 
 impl Pending {
-    fn of(info: &PendingActivityInfo) -> Self {
+    fn of(info: &PendingActivityInfo, worker_pid: Option<u32>) -> Self {
         let attempt = info.attempt.unsigned_abs();
         let beat = info.heartbeat_details.as_ref();
         let beat = beat.and_then(|details| details.payloads.first());
         let beat = beat.and_then(|payload| serde_json::from_slice::<Beat>(&payload.data).ok());
         let started = time(info.last_started_time);
+        let scheduled = time(info.scheduled_time);
         let failure = info.last_failure.as_ref().map(innermost);
+        let failure = failure.filter(|failure| failure.kind != INTERRUPTED);
+        let failing_since = failure.as_ref().and_then(|failure| {
+            let noted = failure.since_ms.map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
+            match failure.process {
+                Some(process) if Some(process) != worker_pid => None,
+                _ => noted.or(scheduled),
+            }
+        });
         Self {
             activity: info.activity_type.clone().unwrap_or_default().name,
             attempt,
-            scheduled: time(info.scheduled_time),
             started,
             next_attempt: time(info.next_attempt_schedule_time),
-            failure: failure.filter(|failure| failure.kind != INTERRUPTED),
+            failure,
+            failing_since,
             beat: beat.filter(|beat| beat.attempt == attempt && started.is_some()),
         }
     }
@@ -55,12 +65,6 @@ impl Pending {
         self.failure.is_some() && self.beat.as_ref().is_none_or(|beat| beat.rows == 0)
     }
 
-    fn failing_since(&self) -> Option<SystemTime> {
-        let failure = self.failure.as_ref()?;
-        let noted = failure.since_ms.map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
-        noted.or(self.scheduled)
-    }
-
     /// As a status shows it.
     fn shown(&self) -> PendingActivity {
         PendingActivity {
@@ -68,7 +72,7 @@ impl Pending {
             attempt: self.attempt,
             last_failure: self.failure.as_ref().map(ToString::to_string),
             next_attempt_at: self.next_attempt.map(rfc3339),
-            failing_since: self.failing_since().map(rfc3339),
+            failing_since: self.failing_since.map(rfc3339),
         }
     }
 
@@ -103,10 +107,16 @@ impl Standing {
         status: WorkflowExecutionStatus,
         progress: Option<&Progress>,
         pending: &[PendingActivityInfo],
-        runs: bool,
+        worker_pid: Option<u32>,
     ) -> Self {
-        let pending: Vec<_> = pending.iter().map(Pending::of).collect();
-        Self::at(status, progress, &pending, runs, SystemTime::now())
+        let pending: Vec<_> = pending.iter().map(|info| Pending::of(info, worker_pid)).collect();
+        Self::at(
+            status,
+            progress,
+            &pending,
+            worker_pid.is_some(),
+            SystemTime::now(),
+        )
     }
 
     fn at(
@@ -128,7 +138,7 @@ impl Standing {
             } else {
                 0
             },
-            retrying: retrying(pending).filter(|_| is_pausing || is_retrying),
+            retrying: retrying(pending, now).filter(|_| is_pausing || is_retrying),
             waiting_for,
             // What a process had in flight was rolled back when it ended.
             in_flight: if runs { in_flight(pending) } else { (0, 0) },
@@ -187,15 +197,16 @@ fn draining(progress: Option<&Progress>, pending: &[Pending]) -> u32 {
 }
 
 /// What fails and is tried again: of several activities the one that fails longest.
-fn retrying(pending: &[Pending]) -> Option<Retrying> {
+fn retrying(pending: &[Pending], now: SystemTime) -> Option<Retrying> {
+    let since = |it: &Pending| it.failing_since.unwrap_or(now);
     let failing = pending.iter().filter(|it| it.is_failing());
-    let it = failing.min_by_key(|it| (it.failing_since(), std::cmp::Reverse(it.attempt)))?;
+    let it = failing.min_by_key(|it| (since(it), std::cmp::Reverse(it.attempt)))?;
     let failure = it.failure.as_ref()?;
     Some(Retrying {
         activity: it.activity.clone(),
         side: failure.side.clone(),
         unreachable: failure.kind == "Unreachable",
-        since: rfc3339(it.failing_since().unwrap_or(UNIX_EPOCH)),
+        since: rfc3339(since(it)),
         attempt: it.attempt,
         next_attempt_at: it.next_attempt.map(rfc3339),
         last_failure: failure.to_string(),
@@ -227,10 +238,17 @@ fn waiting_for(progress: Option<&Progress>, pending: &[Pending], now: SystemTime
     let standing = beats().filter(|(_, beat)| stands(since_ms(beat)) && !beat.step.is_empty());
     let (it, beat) = standing.min_by_key(|(_, beat)| since_ms(beat))?;
     let moves_rows = MOVERS.contains(&it.activity.as_str()) && !beat.step.starts_with("connecting");
-    let what = match (moves_rows, beat.moved_ms) {
-        (true, 0) => format!("{}: no row yet (a lock, or a slow query)", beat.step),
-        (true, _) => format!("{}: no row moves", beat.step),
-        (false, _) => beat.step.clone(),
+    let step = &beat.step;
+    let what = match (moves_rows, beat.moved_ms, beat.silent.as_str()) {
+        (true, 0, "source") => format!("{step}: the source has sent no row yet (a lock, or a slow query)"),
+        (true, _, "source") => format!("{step}: the source has sent nothing"),
+        (true, _, "target") => format!("{step}: the target has not answered (a lock, or slow triggers)"),
+        (true, 0, _) => format!("{step}: no row yet (a lock, or a slow query)"),
+        (true, ..) => format!("{step}: no row moves"),
+        (false, _, "source" | "target") if !step.contains(&beat.silent) => {
+            format!("{step}: the {} has not answered", beat.silent)
+        }
+        (false, ..) => step.clone(),
     };
     Some(wait(what, since_ms(beat)))
 }
@@ -293,7 +311,6 @@ mod tests {
         Pending {
             activity: "copy_batch".to_owned(),
             attempt: 1,
-            scheduled: Some(at(100)),
             started: Some(at(100)),
             ..Pending::default()
         }
@@ -311,7 +328,9 @@ mod tests {
                 hint: String::new(),
                 prepare_again: false,
                 since_ms: Some(since * 1000),
+                process: Some(7),
             }),
+            failing_since: Some(at(since)),
             ..batch()
         }
     }
@@ -324,6 +343,7 @@ mod tests {
             rows,
             bytes: rows * 100,
             moved_ms: moved * 1000,
+            silent: String::new(),
         })
     }
 
@@ -397,45 +417,92 @@ mod tests {
 
     #[test]
     fn of_several_failures_the_longest_is_told() {
-        let told = retrying(&[failing(120, 3), batch(), failing(110, 6)]).expect("two fail");
+        let told = retrying(&[failing(120, 3), batch(), failing(110, 6)], at(130)).expect("two fail");
         assert_eq!(
             (told.attempt, told.unreachable, told.side.as_str()),
             (6, true, "target")
         );
         assert_eq!(told.since, "1970-01-01T00:01:50.000Z");
         assert_eq!(told.next_attempt_at.as_deref(), Some("1970-01-01T00:03:20.000Z"));
-        assert_eq!(retrying(&[batch()]), None);
+        assert_eq!(retrying(&[batch()], at(130)), None);
+    }
+
+    /// As the service tells of a failure that process 7 has seen since second 110.
+    fn told(kind: &str) -> PendingActivityInfo {
+        let failure = Failure {
+            kind: kind.to_owned(),
+            ..failing(110, 2).failure.expect("it fails")
+        };
+        let payload = Payload {
+            data: serde_json::to_vec(&failure).expect("plain data"),
+            ..Payload::default()
+        };
+        let details = ApplicationFailureInfo {
+            details: Some(Payloads {
+                payloads: vec![payload],
+            }),
+            ..ApplicationFailureInfo::default()
+        };
+        PendingActivityInfo {
+            attempt: 2,
+            last_failure: Some(FailureProto {
+                failure_info: Some(FailureInfo::ApplicationFailureInfo(details)),
+                ..FailureProto::default()
+            }),
+            ..PendingActivityInfo::default()
+        }
     }
 
     #[test]
     fn an_attempt_that_ended_with_its_process_has_not_failed() {
-        let pending = |kind: &str| {
-            let failure = Failure {
-                kind: kind.to_owned(),
-                ..failing(110, 2).failure.expect("it fails")
-            };
-            let payload = Payload {
-                data: serde_json::to_vec(&failure).expect("plain data"),
-                ..Payload::default()
-            };
-            let details = ApplicationFailureInfo {
-                details: Some(Payloads {
-                    payloads: vec![payload],
-                }),
-                ..ApplicationFailureInfo::default()
-            };
-            Pending::of(&PendingActivityInfo {
-                attempt: 2,
-                last_failure: Some(FailureProto {
-                    failure_info: Some(FailureInfo::ApplicationFailureInfo(details)),
-                    ..FailureProto::default()
-                }),
-                ..PendingActivityInfo::default()
-            })
-        };
+        let pending = |kind: &str| Pending::of(&told(kind), Some(7));
         assert!(pending("Transient").is_failing());
         assert!(!pending(INTERRUPTED).is_failing());
         assert_eq!(pending(INTERRUPTED).shown().last_failure, None);
+    }
+
+    #[test]
+    fn a_job_fails_for_no_longer_than_its_process_has_seen_it() {
+        let told = told("Unreachable");
+        let since = |worker_pid| Pending::of(&told, worker_pid).failing_since;
+        assert_eq!(since(Some(7)), Some(at(110)));
+        assert_eq!((since(Some(8)), since(None)), (None, None), "process 7 is dead");
+        let retrying = retrying(&[Pending::of(&told, Some(8))], at(150)).expect("it fails");
+        assert_eq!(retrying.since, "1970-01-01T00:02:30.000Z");
+    }
+
+    #[test]
+    fn a_wait_names_the_side_that_is_silent() {
+        let what = |moved, silent: &str, activity: &str, step: &str| {
+            let mut beat = beating(1, step, 100, moved, moved).expect("a beat");
+            beat.silent = silent.to_owned();
+            let pending = Pending {
+                activity: activity.to_owned(),
+                beat: Some(beat),
+                ..batch()
+            };
+            waiting_for(None, &[pending], at(150)).expect("it waits").what
+        };
+        let copying = |moved, silent| what(moved, silent, "copy_batch", "copying batch 7");
+        assert_eq!(
+            copying(110, "source"),
+            "copying batch 7: the source has sent nothing"
+        );
+        assert_eq!(
+            copying(0, "source"),
+            "copying batch 7: the source has sent no row yet (a lock, or a slow query)"
+        );
+        assert_eq!(
+            copying(110, "target"),
+            "copying batch 7: the target has not answered (a lock, or slow triggers)"
+        );
+        let looking = "finding where the next batch ends";
+        assert_eq!(
+            what(0, "source", "next_batch", looking),
+            format!("{looking}: the source has not answered")
+        );
+        let connecting = "connecting to the source";
+        assert_eq!(what(0, "source", "next_batch", connecting), connecting);
     }
 
     #[test]

@@ -9,34 +9,35 @@ use super::ends::{self, By, Connections, Refusal};
 use super::inspect::unknown;
 use super::jobs::{self, Job};
 use super::run::{self, Ready};
-use super::{Context, refused};
+use super::{Context, refused, unreachable};
 use crate::connect::Connected;
 use crate::job::status::JobKind;
 use crate::job::{Against, JobName, JobSpec, Kind, VerifySpec};
-use crate::postgres::{Side, examine_to_read};
-use crate::table::Position;
+use crate::postgres::{Side, examine_to_read, ledger};
+use crate::table::{Plan, Position};
 use crate::worker;
 
 /// What a job's verification is called after the job.
 const SUFFIX: &str = ".verify";
 
 pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
-    if args.job.is_some() && !context.state_dir.exists()? {
+    if args.job.is_some() && !context.has_state()? {
         return Err(unknown(args.job.as_deref().unwrap_or_default()));
     }
     for warning in context.state_dir.prepare()? {
         context.printer.warn(&warning);
     }
-    let connected = super::copy::own(context).await?;
+    let connected = super::copy::share(context).await?;
     let (spec, connections, job) = match &args.job {
         Some(name) => of_job(context, args, &connected, name).await?,
         None => of_tables(context, args)?,
     };
     let was_told = match &args.job {
-        Some(name) => told(&connected, name).await?,
+        Some(name) => told(&connected, name, args.repair).await?,
         None => None,
     };
     spec.validate()?;
+    let lock = super::copy::take(&connected, &spec.name)?;
     super::super::resources::must_suffice_for(spec.tuning.concurrency)?;
     let attempt = async || reach(context, &spec, &connections, job.as_ref()).await;
     let spec = ends::patiently(context, attempt).await?;
@@ -78,7 +79,7 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
         ends::tell(job, &spec).await?;
     }
     let activities = worker::activities(&spec, connections.source, connections.target);
-    let ready = Ready::start(&connected, &spec.name, activities)?;
+    let ready = Ready::start(&connected, lock, &spec.name, activities)?;
     match open {
         Some(job) => super::copy::apply_tuning(&job, super::copy::given_tuning(context, &spec)).await?,
         None => super::copy::start(&connected, &spec, was_told, None).await?,
@@ -87,8 +88,17 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
 }
 
 /// What a job was told is on the target: a verification against a ledger that has less proves nothing.
-async fn told(connected: &Connected, name: &str) -> Result<Option<Position>, Report> {
+async fn told(connected: &Connected, name: &str, repairs: bool) -> Result<Option<Position>, Report> {
     let job = jobs::named(&connected.client, name).await?;
+    let runner = connected.runner_of(name).map_err(|error| unreachable(&error))?;
+    if let (Some(pid), true) = (runner, repairs) {
+        let words = format!("process {pid} runs job {name}, whose rows --repair would change meanwhile");
+        return Err(Report::of(words, ExitStatus::Usage)
+            .with_hint("interrupt that process (Ctrl-C), or wait for it; a verification that only reads may run beside it".to_owned()));
+    }
+    if runner.is_some() {
+        return Ok(job.told().await);
+    }
     // It answers only; this process does not run the job.
     let worker = worker::start(&connected.client, &job.spec.name, None).map_err(|error| refused(&error))?;
     let told = job.told().await;
@@ -192,15 +202,21 @@ async fn reach(
     let mut ends = spec.ends();
     let (there, to) = ends::reach(&connections.target, Side::Target, spec).await?;
     ends.target = to;
+    let warn = |plan: Plan| {
+        plan.warnings
+            .iter()
+            .for_each(|warning| context.printer.warn(warning))
+    };
     if needs_source {
         let (here, from) = ends::reach(&connections.source, Side::Source, spec).await?;
         ends.source = from;
         // Why the tables cannot be compared, the job itself will say.
         if let Ok(plan) = examine_to_read(&here, &there, &spec.table_spec()).await {
-            for warning in &plan.warnings {
-                context.printer.warn(warning);
-            }
+            warn(plan);
         }
+    } else if let Ok(plan) = ledger::stored_plan(&there, &spec.table_spec()).await {
+        // As the job found them: the source is not asked.
+        warn(plan);
     }
     let mut spec = spec.clone();
     spec.move_to(ends);

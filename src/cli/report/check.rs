@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
+use super::Trouble;
 use super::status::kind;
-use super::{Trouble, plural};
 use crate::job::status::JobKind;
 use crate::observe::figures;
 use crate::postgres::ledger::State;
@@ -72,14 +72,14 @@ pub fn check(checked: &Checked) -> String {
     let named = checked.job.as_deref().unwrap_or("the job");
     let verdict = match checked.troubles.len() as u64 {
         0 => "it can begin".to_owned(),
-        some => format!("it cannot begin: {}", plural(some, "error")),
+        some => format!("it cannot begin: {}", figures::counted(some, "error")),
     };
     let of_kind = checked.kind.map_or("check", kind);
     let mut lines = vec![format!("{named} ({of_kind}): {verdict}")];
     if let (Some(source), Some(target)) = (&checked.source, &checked.target) {
         lines.push(format!(
             "{source} -> {target}: {}",
-            plural(checked.columns.len() as u64, "column")
+            figures::counted(checked.columns.len() as u64, "column")
         ));
     }
     if let Some(reason) = checked.key_reason.as_ref().filter(|_| !checked.key.is_empty()) {
@@ -114,7 +114,7 @@ fn size(checked: &Checked) -> String {
         format!(
             ", {} on the wire by the size of the first {}",
             figures::bytes(bytes as f64),
-            plural(checked.rows_read, "row")
+            figures::counted(checked.rows_read, "row")
         )
     });
     format!(
@@ -125,7 +125,7 @@ fn size(checked: &Checked) -> String {
 
 fn batches(checked: &Checked) -> String {
     let most = checked.batch_rows.map_or(String::new(), |rows| {
-        format!(" of at most {}", plural(rows, "row"))
+        format!(" of at most {}", figures::counted(rows, "row"))
     });
     let number = checked
         .batches_estimate
@@ -158,8 +158,8 @@ fn ledger(checked: &Checked, state: State) -> String {
         }
         State::Current => format!(
             "ledger: on the target, with {} in {} of this job; it continues after them",
-            plural(checked.rows_done, "row"),
-            super::batches(checked.batches_done)
+            figures::counted(checked.rows_done, "row"),
+            figures::counted(checked.batches_done, "batch")
         ),
     }
 }

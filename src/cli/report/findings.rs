@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::plural;
 use crate::observe::figures;
 use crate::table::{Difference, Findings, TOLD_MAX};
 
@@ -23,12 +22,12 @@ pub fn findings(findings: &Findings) -> String {
 /// What was found so far, in a line of a status.
 pub(super) fn summary(findings: &Findings) -> String {
     format!(
-        "verified: {} rows in {}; {}",
-        figures::count(findings.rows),
-        plural(findings.ranges, "range"),
+        "verified: {} in {}; {}",
+        figures::counted(findings.rows, "row"),
+        figures::counted(findings.ranges, "range"),
         match findings.differences() {
             0 => "no difference so far".to_owned(),
-            some => plural(some, "difference"),
+            some => figures::counted(some, "difference"),
         }
     )
 }
@@ -39,10 +38,10 @@ pub fn verdict(job: &str, findings: &Findings, took: Duration) -> String {
         u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
     ));
     let read = format!(
-        "{} rows, {}, in {}, {took}",
-        figures::count(findings.rows),
+        "{}, {}, in {}, {took}",
+        figures::counted(findings.rows, "row"),
         figures::bytes(findings.bytes as f64),
-        plural(findings.ranges, "range")
+        figures::counted(findings.ranges, "range")
     );
     let mut parts = Vec::new();
     for (number, what) in [
@@ -57,7 +56,7 @@ pub fn verdict(job: &str, findings: &Findings, took: Duration) -> String {
     if findings.ranges_different > 0 {
         parts.push(format!(
             "{} not as sent",
-            plural(findings.ranges_different, "range")
+            figures::counted(findings.ranges_different, "range")
         ));
     }
     let up_to = match &findings.copied_up_to {
@@ -75,24 +74,24 @@ pub fn verdict(job: &str, findings: &Findings, took: Duration) -> String {
             Some(key) => format!(" beyond key ({})", key.shown()),
             None => String::new(),
         };
-        let rows = plural(findings.not_copied_yet, "row");
+        let rows = figures::counted(findings.not_copied_yet, "row");
         let are = if findings.not_copied_yet == 1 { "is" } else { "are" };
         text += &format!("; {rows} that the source has{beyond} {are} not copied yet, and not counted");
     }
     if findings.repaired > 0 {
-        text += &format!("; {} put right", plural(findings.repaired, "row"));
+        text += &format!("; {} put right", figures::counted(findings.repaired, "row"));
     }
     if let Some(failure) = &findings.repair_failure {
         text += &format!(
             "; the repair failed in {}: {}",
-            plural(findings.ranges_unrepaired, "range"),
+            figures::counted(findings.ranges_unrepaired, "range"),
             failure.message
         );
     }
     if findings.ranges_unproved > 0 {
         text += &format!(
             "; of {} only the number of rows could be compared: --against source compares all of it",
-            plural(findings.ranges_unproved, "range")
+            figures::counted(findings.ranges_unproved, "range")
         );
     }
     text
@@ -114,8 +113,8 @@ fn line(difference: &Difference) -> String {
                 .as_ref()
                 .map_or("the start".to_owned(), |low| format!("({})", low.shown())),
             range.high.shown(),
-            plural(*rows_sent, "row"),
-            plural(*rows_found, "row")
+            figures::counted(*rows_sent, "row"),
+            figures::counted(*rows_found, "row")
         ),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{aligned, plural, second};
+use super::{aligned, second};
 use crate::observe::figures;
 use crate::table::{Batch, Findings, Pass, Tally};
 
@@ -24,37 +24,73 @@ pub struct Step {
 pub enum What {
     /// In words that need nothing else.
     Words(String),
+    /// Both tables were looked at, and the ledger, which has so much.
+    Found(Tally),
     /// A batch committed.
     Copied(Batch, Tally),
     /// A range was verified.
     Verified(Findings),
 }
 
-/// A job's steps, a line each, and their sum.
-pub fn history(steps: &[Step]) -> String {
+/// A job's steps, a line each, and their sum, which is what its status says. `before` was on the target before the first step.
+pub fn history(before: Tally, steps: &[Step]) -> String {
     let mut lines: Vec<_> = steps.iter().map(line).collect();
-    let mut sum = Tally::default();
-    let mut retries = 0;
+    let (mut sum, mut at_first) = (before, Some(before).filter(|before| before.batches > 0));
+    let (mut verified, mut retries) = (Findings::default(), 0);
     for step in steps {
-        if let What::Copied(_, tally) = &step.what {
-            sum += *tally;
+        match &step.what {
+            What::Words(_) => {}
+            // From then on the ledger's account holds: of what a target has lost, for one.
+            What::Found(tally) => {
+                sum = *tally;
+                at_first.get_or_insert(*tally);
+            }
+            What::Copied(_, tally) => {
+                at_first.get_or_insert_default();
+                sum += *tally;
+            }
+            What::Verified(findings) => verified += findings.clone(),
         }
         retries += step.retried.as_ref().map_or(0, |(number, _)| u64::from(*number));
     }
-    let mut told = vec![format!(
-        "in all: {} rows, {} in {}",
-        figures::count(sum.rows),
-        figures::bytes(sum.bytes as f64),
-        batches(sum.batches)
-    )];
+    let mut told = Vec::new();
+    if sum.batches > 0 || verified.ranges == 0 {
+        told.push(in_all(sum, at_first.unwrap_or_default()));
+    }
+    if verified.ranges > 0 {
+        told.push(format!(
+            "verified {}, {} in {}: {}",
+            figures::counted(verified.rows, "row"),
+            figures::bytes(verified.bytes as f64),
+            figures::counted(verified.ranges, "range"),
+            differences(&verified)
+        ));
+    }
     if retries > 0 {
         told.push(format!(
             "{} failed and were tried again",
-            plural(retries, "attempt")
+            figures::counted(retries, "attempt")
         ));
     }
-    lines.push(told.join("; "));
+    lines.push(format!("in all: {}", told.join("; ")));
     lines.join("\n")
+}
+
+fn in_all(sum: Tally, at_first: Tally) -> String {
+    let rows_in_batches = |tally: Tally| {
+        let (rows, batches) = (
+            figures::counted(tally.rows, "row"),
+            figures::counted(tally.batches, "batch"),
+        );
+        (rows, batches)
+    };
+    let (rows, batches) = rows_in_batches(sum);
+    let text = format!("{rows}, {} in {batches}", figures::bytes(sum.bytes as f64));
+    if at_first.batches == 0 {
+        return text;
+    }
+    let (rows, batches) = rows_in_batches(at_first);
+    format!("{text}; {rows} in {batches} were on the target when it began")
 }
 
 fn line(step: &Step) -> String {
@@ -68,7 +104,7 @@ fn line(step: &Step) -> String {
     if let Some((number, why)) = &step.retried {
         text += &format!(
             ", after {} ({})",
-            plural(u64::from(*number), "failed attempt"),
+            figures::counted(u64::from(*number), "failed attempt"),
             why.replace('\n', " ")
         );
     }
@@ -78,6 +114,12 @@ fn line(step: &Step) -> String {
 fn words(what: &What) -> String {
     match what {
         What::Words(words) => words.clone(),
+        What::Found(tally) if tally.batches == 0 => "looked at both tables and the ledger".to_owned(),
+        What::Found(tally) => format!(
+            "looked at both tables and the ledger, which has {} in {}",
+            figures::counted(tally.rows, "row"),
+            figures::counted(tally.batches, "batch")
+        ),
         What::Copied(batch, tally) => {
             let pass = match batch.pass {
                 Pass::Copy => "batch",
@@ -90,34 +132,31 @@ fn words(what: &What) -> String {
             };
             let skipped = match tally.skipped {
                 0 => String::new(),
+                1 => " (1 was there before)".to_owned(),
                 some => format!(" ({} were there before)", figures::count(some)),
             };
             format!(
                 "{pass} {}: {}{skipped}, {}, {keys}",
                 batch.number,
-                plural(tally.rows, "row"),
+                figures::counted(tally.rows, "row"),
                 figures::bytes(tally.bytes as f64)
             )
         }
         What::Verified(findings) => {
-            let verdict = match findings.differences() {
-                0 => "no difference".to_owned(),
-                some => plural(some, "difference"),
-            };
             format!(
-                "verified {}, {}: {verdict}",
-                plural(findings.rows, "row"),
-                figures::bytes(findings.bytes as f64)
+                "verified {}, {}: {}",
+                figures::counted(findings.rows, "row"),
+                figures::bytes(findings.bytes as f64),
+                differences(findings)
             )
         }
     }
 }
 
-/// `1 batch`, `2 batches`.
-pub fn batches(number: u64) -> String {
-    match number {
-        1 => "1 batch".to_owned(),
-        some => format!("{} batches", figures::count(some)),
+fn differences(findings: &Findings) -> String {
+    match findings.differences() {
+        0 => "no difference".to_owned(),
+        some => figures::counted(some, "difference"),
     }
 }
 
@@ -208,18 +247,86 @@ mod tests {
                 ..step(What::Verified(Findings {
                     rows: 7,
                     bytes: 70,
+                    ranges: 1,
                     ..Findings::default()
                 }))
             },
         ];
         assert_eq!(
-            history(&steps),
+            history(Tally::default(), &steps),
             "2026-11-21T12:45:25Z  begun\n\
              2026-11-21T12:45:25Z  batch 0: 50,000 rows, 15.0 MB, keys up to (50000) in 1.2 s\n\
-             2026-11-21T12:45:25Z  second look, batch 1: 1 row (1 were there before), 300 B, keys after (50000) up to (a\\n) \
+             2026-11-21T12:45:25Z  second look, batch 1: 1 row (1 was there before), 300 B, keys after (50000) up to (a\\n) \
              in 2m 05s, after 2 failed attempts (connection refused)\n\
              -  verified 7 rows, 70 B: no difference\n\
-             in all: 50,001 rows, 15.0 MB in 2 batches; 2 attempts failed and were tried again"
+             in all: 50,001 rows, 15.0 MB in 2 batches; verified 7 rows, 70 B in 1 range: no difference; 2 attempts failed and were tried again"
+        );
+    }
+
+    #[test]
+    fn the_sum_is_what_is_on_the_target_whoever_brought_it() {
+        let tally = |rows, batches| Tally {
+            rows,
+            bytes: rows * 100,
+            batches,
+            ..Tally::default()
+        };
+        let step = |what| Step {
+            time: None,
+            took: None,
+            what,
+            retried: None,
+        };
+        let copied = |rows| {
+            let range = KeyRange {
+                low: None,
+                high: Key(vec!["9".to_owned()]),
+            };
+            let batch = Batch {
+                number: 1,
+                pass: Pass::Copy,
+                range,
+            };
+            step(What::Copied(batch, tally(rows, 1)))
+        };
+        let last = |before, steps: &[Step]| {
+            let text = history(before, steps);
+            text.lines().last().expect("a sum").to_owned()
+        };
+        let again = [step(What::Found(tally(1500, 3))), copied(500)];
+        assert_eq!(
+            last(Tally::default(), &again),
+            "in all: 2,000 rows, 200 kB in 4 batches; 1,500 rows in 3 batches were on the target when it began"
+        );
+        // The target has lost a batch meanwhile.
+        let lost = [
+            step(What::Found(tally(0, 0))),
+            copied(1),
+            copied(2),
+            step(What::Found(tally(1, 1))),
+            copied(2),
+        ];
+        assert_eq!(
+            last(Tally::default(), &lost),
+            "in all: 3 rows, 300 B in 2 batches"
+        );
+        assert_eq!(
+            last(tally(7, 1), &[copied(1)]),
+            "in all: 8 rows, 800 B in 2 batches; 7 rows in 1 batch were on the target when it began"
+        );
+        let findings = Findings {
+            rows: 5,
+            bytes: 50,
+            ranges: 1,
+            ..Findings::default()
+        };
+        let verified = [
+            step(What::Verified(findings.clone())),
+            step(What::Verified(findings)),
+        ];
+        assert_eq!(
+            last(Tally::default(), &verified),
+            "in all: verified 10 rows, 100 B in 2 ranges: no difference"
         );
     }
 

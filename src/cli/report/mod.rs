@@ -13,12 +13,12 @@ mod status;
 pub use check::{Checked, check};
 pub use event_json::event_json;
 pub use findings::{findings, verdict};
-pub use history::{HistoryRow, Step, What, batches, events, history, seconds};
+pub use history::{HistoryRow, Step, What, events, history, seconds};
 pub use list::list;
 pub use settings::{SettingRow, settings};
-pub use status::status;
 #[cfg(test)]
 pub(crate) use status::tests as status_tests;
+pub use status::{status, status_within};
 
 use std::error::Error;
 
@@ -233,12 +233,6 @@ fn aligned(rows: &[Vec<String>]) -> String {
         line.trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-/// `1 range`, `2 ranges`.
-fn plural(number: u64, what: &str) -> String {
-    let s = if number == 1 { "" } else { "s" };
-    format!("{} {what}{s}", crate::observe::figures::count(number))
 }
 
 #[cfg(test)]

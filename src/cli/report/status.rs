@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use console::measure_text_width;
+
 use super::second;
 use crate::job::RateLimit;
 use crate::job::status::{JobKind, JobState, JobStatus, PendingActivity, TableStatus};
@@ -14,10 +16,34 @@ pub fn status(job: &JobStatus) -> String {
     status_at(job, SystemTime::now())
 }
 
+/// The same for a terminal of so many columns: broken between words, and what goes on in the next line set in.
+pub fn status_within(job: &JobStatus, columns: usize) -> String {
+    let text = status(job);
+    let lines = text.lines().flat_map(|line| broken(line, columns));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn broken(line: &str, columns: usize) -> Vec<String> {
+    let indent = line.len() - line.trim_start().len();
+    let mut lines = vec![" ".repeat(indent)];
+    let mut is_first = true;
+    for word in line.split_whitespace() {
+        let current = lines.last_mut().expect("there is always one");
+        let space = usize::from(!is_first);
+        if is_first || measure_text_width(current) + space + measure_text_width(word) <= columns {
+            *current += &format!("{}{word}", " ".repeat(space));
+        } else {
+            lines.push(format!("{}{word}", " ".repeat(indent + 2)));
+        }
+        is_first = false;
+    }
+    lines
+}
+
 fn status_at(job: &JobStatus, now: SystemTime) -> String {
     let mut lines = vec![headline(job)];
     lines.extend(waiting_in_words(job, now).map(|words| words.replace('\n', " ")));
-    lines.extend(job.tables.iter().map(|it| table(it, job.rows_in_flight)));
+    lines.extend(job.tables.iter().map(|it| table(job, it)));
     lines.extend(job.tables.iter().filter_map(|table| cursor(table, job.kind)));
     lines.extend(job.tables.iter().filter_map(skipped));
     lines.extend(job.tables.iter().filter_map(lost));
@@ -98,16 +124,16 @@ fn tuning(job: &JobStatus) -> Option<String> {
     ))
 }
 
-fn table(table: &TableStatus, rows_in_flight: u64) -> String {
+fn table(job: &JobStatus, table: &TableStatus) -> String {
     let mut text = match table.source == table.target {
         true => table.source.clone(),
         false => format!("{} -> {}", table.source, table.target),
     };
     text += &format!(
-        ": {}, {} in {} batches",
-        share(table, rows_in_flight).in_words(),
+        ": {}, {} in {}",
+        share(job, table).in_words(),
         figures::bytes(table.bytes_done as f64),
-        figures::count(table.batches_done)
+        figures::counted(table.batches_done, "batch")
     );
     if let Some(rate) = table.rows_per_second {
         text += &format!(", {} rows/s", figures::count_rate(rate));
@@ -141,8 +167,11 @@ fn cursor(table: &TableStatus, kind: JobKind) -> Option<String> {
 fn skipped(table: &TableStatus) -> Option<String> {
     (table.rows_skipped > 0).then(|| {
         format!(
-            "{} of them were on the target before, and stayed as they were",
-            figures::count(table.rows_skipped)
+            "{} on the target before, and stayed as they were",
+            match table.rows_skipped {
+                1 => "1 of them was".to_owned(),
+                some => format!("{} of them were", figures::count(some)),
+            }
         )
     })
 }
@@ -150,9 +179,9 @@ fn skipped(table: &TableStatus) -> Option<String> {
 fn lost(table: &TableStatus) -> Option<String> {
     (table.batches_lost > 0).then(|| {
         format!(
-            "the target had lost {} batches ({} rows) that it had confirmed after {}; they are copied again",
-            figures::count(table.batches_lost),
-            figures::count(table.rows_lost),
+            "the target had lost {} ({}) that it had confirmed after {}; what was lost is copied again",
+            figures::counted(table.batches_lost, "batch"),
+            figures::counted(table.rows_lost, "row"),
             table.lost_since.as_deref().unwrap_or("its beginning")
         )
     })
@@ -244,6 +273,19 @@ pub(crate) mod tests {
              concurrency 4, batch rows auto, max rate 20MB/s\n  \
              started 2026-11-21T12:45:25Z"
         );
+    }
+
+    #[test]
+    fn a_narrow_terminal_breaks_a_status_between_words_and_sets_in_what_goes_on() {
+        let text = status_within(&running(), 40);
+        assert!(
+            text.starts_with(
+                "audio_downloads (migrate): running in\n  process 4711\n  public.audio_downloads: 450,000 of\n    ~1,000,000 rows \
+                 (~45%), 135 MB in 9\n    batches, 120,000 rows/s, 36.2 MB/s,\n    5s to go\n  copied up to key (450000)\n"
+            ),
+            "{text}"
+        );
+        assert_eq!(status_within(&running(), 200), status(&running()));
     }
 
     fn at(time: &str) -> SystemTime {

@@ -1,7 +1,7 @@
 //! How much of a whole is done, when the whole is often only guessed.
 
 use crate::job::status::{JobState, JobStatus, TableStatus};
-use crate::observe::figures::count;
+use crate::observe::figures::{count, counted};
 
 /// Rows done, and how many there are in all, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,20 +13,24 @@ pub struct Share {
     completed: bool,
 }
 
-/// The share of one table that is done, with what is on the way to it.
-pub fn share(table: &TableStatus, rows_in_flight: u64) -> Share {
+/// The share of one table of a job that is done, with what is on the way to it.
+pub fn share(job: &JobStatus, table: &TableStatus) -> Share {
     Share {
         done: table.rows_done,
-        in_flight: rows_in_flight,
+        in_flight: job.rows_in_flight,
         total: table.rows_total,
         is_estimate: table.rows_total_is_estimate,
-        completed: has_all(table.state),
+        completed: has_all(job),
     }
 }
 
-/// Whether all that was there is on the target: a job that has completed, and a sync that is in step.
-fn has_all(state: JobState) -> bool {
-    matches!(state, JobState::Completed | JobState::Sleeping)
+/// Whether all that was there is on the target: a job that has completed, and a sync that is in step, or was when it was paused.
+fn has_all(job: &JobStatus) -> bool {
+    match job.state {
+        JobState::Completed | JobState::Sleeping => true,
+        JobState::Paused => job.phase.as_deref() == Some("sleeping"),
+        _ => false,
+    }
 }
 
 impl Share {
@@ -45,7 +49,7 @@ impl Share {
             in_flight: job.rows_in_flight,
             total: total.filter(|_| !job.tables.is_empty()),
             is_estimate: job.tables.iter().any(|table| table.rows_total_is_estimate),
-            completed: has_all(job.state),
+            completed: has_all(job),
         }
     }
 
@@ -78,11 +82,11 @@ impl Share {
     pub fn rows_in_words(&self) -> String {
         let done = count(self.done);
         match self.total {
-            Some(_) if self.completed => format!("{done} rows"),
-            None => format!("{done} rows"),
-            Some(total) if total < self.done => format!("{done} of >={done} rows"),
-            Some(total) if self.is_estimate => format!("{done} of ~{} rows", count(total)),
-            Some(total) => format!("{done} of {} rows", count(total)),
+            Some(_) if self.completed => counted(self.done, "row"),
+            None => counted(self.done, "row"),
+            Some(total) if total < self.done => format!("{done} of >={}", counted(self.done, "row")),
+            Some(total) if self.is_estimate => format!("{done} of ~{}", counted(total, "row")),
+            Some(total) => format!("{done} of {}", counted(total, "row")),
         }
     }
 
@@ -106,7 +110,7 @@ impl Share {
 
     /// Rows done alone, where there is no room for more.
     pub fn done_in_words(&self) -> String {
-        format!("{} rows", count(self.done))
+        counted(self.done, "row")
     }
 
     fn moved(&self) -> u64 {
@@ -155,7 +159,7 @@ mod tests {
             (of(900_000, Some(1_000_000), true, true), "900,000 rows (100%)"),
             (of(0, Some(0), false, false), "0 of 0 rows"),
             (of(0, Some(0), true, true), "0 rows (100%)"),
-            (of(0, Some(1), true, false), "0 of ~1 rows (~0%)"),
+            (of(0, Some(1), true, false), "0 of ~1 row (~0%)"),
         ] {
             assert_eq!(share.in_words(), words);
         }

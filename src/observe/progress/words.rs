@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::job::status::{JobState, JobStatus, Retrying};
-use crate::observe::figures::{count, span};
+use crate::observe::figures::{count, counted, span};
 
 /// The state, and for one that is at work the step that is not the usual one: `running, preparing`.
 pub fn state_in_words(job: &JobStatus) -> String {
@@ -25,10 +25,8 @@ pub fn waiting_in_words(job: &JobStatus, now: SystemTime) -> Option<String> {
         .map(|retrying| retrying_in_words(retrying, now));
     match job.state {
         JobState::Pausing => {
-            let draining = match job.draining {
-                1 => "1 batch in flight ends first".to_owned(),
-                draining => format!("{} batches in flight end first", count(draining.into())),
-            };
+            let end = if job.draining == 1 { "ends" } else { "end" };
+            let draining = format!("{} in flight {end} first", counted(job.draining.into(), "batch"));
             Some(trouble.map_or(draining.clone(), |trouble| format!("{draining}; {trouble}")))
         }
         JobState::Paused => Some(format!("go on with: longhaul resume {}", job.job)),

@@ -306,7 +306,7 @@ pub(super) fn warnings(
         warn(
             owner.is_some(),
             format!(
-                "{side} table {}, or a partition or a type of it, belongs to role {}, and you connect as a superuser: what \
+                "{side} table {}, or a partition, a type or a function of it, belongs to role {}, and you connect as a superuser: what \
                  that role has attached to it (index expressions, statistics, checks, domains, triggers) runs with your \
                  rights, also where the table is only read; better connect as that role",
                 table.name,

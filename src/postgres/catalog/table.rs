@@ -21,7 +21,7 @@ pub(super) struct Relation {
     /// Whether it, or a partition of it, is.
     pub is_unlogged: bool,
     pub has_children: bool,
-    /// Who owns it, a partition or a type of it, where we are a superuser and they are not.
+    /// Who owns it, a partition, a type or a function of it, where we are a superuser and they are not.
     pub owner_below_us: Option<String>,
     pub row_security_hides: bool,
     pub may_select: bool,
@@ -46,6 +46,28 @@ impl Relation {
             index.columns.len() == key.len() && key.iter().all(|column| index.columns.contains(&column.name))
         })
     }
+}
+
+/// Gives the functions that run when rows of table `c` or of a partition of it are read, and on the target written: those that
+/// its indexes are made with, and its defaults and checks, and those of its triggers. What they call in turn no catalog tells.
+fn functions(side: Side) -> String {
+    let is_written = side == Side::Target;
+    format!(
+        "WITH part(oid) AS (SELECT c.oid UNION ALL
+             SELECT t.relid FROM pg_catalog.pg_partition_tree(CASE c.relkind WHEN 'p' THEN c.oid END) t)
+         SELECT g.tgfoid FROM part JOIN pg_catalog.pg_trigger g ON g.tgrelid = part.oid
+         WHERE {is_written} AND NOT g.tgisinternal AND g.tgenabled <> 'D'
+         UNION ALL
+         SELECT d.refobjid FROM pg_catalog.pg_depend d JOIN (
+             SELECT 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid, e.indexrelid
+                 FROM part JOIN pg_catalog.pg_index e ON e.indrelid = part.oid
+             UNION ALL SELECT 'pg_catalog.pg_attrdef'::pg_catalog.regclass::pg_catalog.oid, e.oid
+                 FROM part JOIN pg_catalog.pg_attrdef e ON e.adrelid = part.oid WHERE {is_written}
+             UNION ALL SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass::pg_catalog.oid, e.oid
+                 FROM part JOIN pg_catalog.pg_constraint e ON e.conrelid = part.oid WHERE {is_written}) o(class, oid)
+             ON d.classid = o.class AND d.objid = o.oid
+         WHERE d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid"
+    )
 }
 
 /// The table's name with its schema: which one it is, the user's own search path decides, whatever the session's is.
@@ -107,6 +129,8 @@ pub(super) async fn read(session: &Session, name: &TableName) -> Result<Relation
                      SELECT p.relowner FROM pg_catalog.pg_class p WHERE p.oid IN (SELECT c.oid UNION ALL
                          SELECT t.relid FROM pg_catalog.pg_partition_tree(CASE c.relkind WHEN 'p' THEN c.oid END) t)
                      UNION ALL
+                     SELECT f.proowner FROM pg_catalog.pg_proc f WHERE f.oid IN ({})
+                     UNION ALL
                      (WITH RECURSIVE type(oid) AS (
                          SELECT a.atttypid FROM pg_catalog.pg_attribute a
                          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -129,6 +153,7 @@ pub(super) async fn read(session: &Session, name: &TableName) -> Result<Relation
                        WHERE p.oid IN (SELECT c.oid UNION ALL
                              SELECT t.relid FROM pg_catalog.pg_partition_tree(CASE c.relkind WHEN 'p' THEN c.oid END) t)) e
          WHERE c.oid = pg_catalog.to_regclass({})",
+        functions(side),
         quote_literal(&quote_table(name))
     );
     let Some(row) = session.rows(&what, &sql).await?.pop() else {

@@ -21,8 +21,14 @@ use xxhash_rust::xxh3::xxh3_64;
 pub use layout::{FORMAT, Probe, State, ensure, probe};
 pub use rewritten::check_rewritten;
 pub use seen::{set_source_seen, source_seen};
-pub(super) use segments::{key_from_json, tally_of};
+#[cfg(any(test, fuzzing))]
+pub(super) use segments::{Ends, ends_of, joined};
+pub(super) use segments::{key_of, tally_of};
+#[cfg(any(test, fuzzing))]
+pub(super) use take_over::plan_from_json;
 pub use take_over::{Found, check_source, inspect, lost, stored_plan, take_over};
+
+const YEAR_10000_MICROSECONDS: u64 = 253_402_300_800_000_000;
 
 /// What a batch's entry holds, in this order.
 pub(super) const BATCH_COLUMNS: &str =
@@ -86,14 +92,14 @@ pub async fn find(target: &Session, spec: &TableSpec, plan: &Plan, batch: &Batch
         _ => String::new(),
     };
     let sql = format!(
-        "SELECT rows, rows_written, bytes, checksum, low = {low} AND high = {high} AND pass = {pass} FROM longhaul.batches
-         WHERE {} AND (batch = {number} {by_range}) ORDER BY 5 LIMIT 1",
+        "SELECT rows, rows - rows_written, bytes, 1, checksum, low = {low} AND high = {high} AND pass = {pass} FROM longhaul.batches
+         WHERE {} AND (batch = {number} {by_range}) ORDER BY 6 LIMIT 1",
         of_table(spec, plan)
     );
     let Some(row) = target.rows(&what, &sql).await?.pop() else {
         return Ok(None);
     };
-    if row.get(4).and_then(Option::as_deref) != Some("t") {
+    if row.get(5).and_then(Option::as_deref) != Some("t") {
         return Err(Error::new(
             Side::Target,
             Kind::Ledger,
@@ -103,19 +109,7 @@ pub async fn find(target: &Session, spec: &TableSpec, plan: &Plan, batch: &Batch
             ),
         ));
     }
-    let count = |column: usize| {
-        let text = row.get(column).and_then(Option::as_deref);
-        text.and_then(|text| text.parse::<i64>().ok())
-            .unwrap_or(0)
-            .cast_unsigned()
-    };
-    Ok(Some(Tally {
-        rows: count(0),
-        skipped: count(0).saturating_sub(count(1)),
-        bytes: count(2),
-        checksum: count(3),
-        batches: 1,
-    }))
+    tally_of(&row).map(Some)
 }
 
 /// How far the ledger says the table is. Takes nothing over; the epoch is not told.
@@ -204,8 +198,10 @@ pub(super) async fn lock_until_the_end(target: &Session, spec: &TableSpec, plan:
 
 /// The job belongs to another run now. Its epoch says since when: an epoch is the microseconds since 1970.
 fn fenced(spec: &TableSpec, epoch: Option<u64>) -> Error {
-    let since = epoch.map(|epoch| std::time::UNIX_EPOCH + std::time::Duration::from_micros(epoch));
+    // A later year has no spelling.
+    let since = epoch.filter(|epoch| *epoch < YEAR_10000_MICROSECONDS);
     let when = since.map_or(String::new(), |since| {
+        let since = std::time::UNIX_EPOCH + std::time::Duration::from_micros(since);
         format!(" at {}", humantime::format_rfc3339_seconds(since))
     });
     let words = format!("job {} was taken over by another process{when}", spec.job);

@@ -1,7 +1,7 @@
 //! Taking a job's table over: who may, whether what was copied is still right and still there, and from where it goes on.
 
 use super::rewritten::must_have_rows;
-use super::segments::{key_from_json, read_position};
+use super::segments::{key_from_json, key_of, read_position};
 use super::{in_transaction, lock_key, of_table};
 use crate::failpoint::failpoint;
 use crate::postgres::connect::Session;
@@ -107,7 +107,7 @@ pub async fn stored_plan(target: &Session, spec: &TableSpec) -> Result<Plan> {
     let Some(text) = row.into_iter().next().flatten() else {
         return Err(wrong("an earlier version of longhaul wrote it, and kept no plan"));
     };
-    let plan = serde_json::from_str(&text).map_err(|_| wrong("its plan cannot be read"))?;
+    let plan = plan_from_json(&text).ok_or_else(|| wrong("its plan cannot be read"))?;
     crate::postgres::catalog::with_order_of_target(target, plan).await
 }
 
@@ -243,7 +243,7 @@ pub(super) async fn read_entry(target: &Session, spec: &TableSpec, plan: &Plan) 
             ),
         ));
     }
-    let unreadable = |_| {
+    let unreadable = || {
         let words = format!(
             "the plan of job {} in the target's ledger cannot be read",
             spec.job
@@ -252,12 +252,17 @@ pub(super) async fn read_entry(target: &Session, spec: &TableSpec, plan: &Plan) 
     };
     Ok(Some(Entry {
         plan: field(5)
-            .map(serde_json::from_str)
-            .transpose()
-            .map_err(unreadable)?,
+            .map(|text| plan_from_json(text).ok_or_else(unreadable))
+            .transpose()?,
         target_files: field(6).map(str::to_owned),
-        settled: field(7).map(key_from_json).transpose()?.flatten(),
+        settled: field(7).map(|text| key_of(plan, text)).transpose()?.flatten(),
     }))
+}
+
+/// A plan as it was written; `None` where it is none, or one without a key.
+pub(in crate::postgres) fn plan_from_json(text: &str) -> Option<Plan> {
+    let plan: Option<Plan> = serde_json::from_str(text).ok();
+    plan.filter(|plan| !plan.key.is_empty())
 }
 
 /// What a job copies: what must be the same for one to go on where another was.
@@ -312,7 +317,7 @@ async fn check_entry(
     entry: &Entry,
     mine: &str,
 ) -> Result<()> {
-    let ranges = ranges_with_rows(target, mine).await?;
+    let ranges = ranges_with_rows(target, plan, mine).await?;
     if ranges.is_empty() {
         return Ok(());
     }
@@ -389,7 +394,7 @@ pub async fn check_source(source: &Session, target: &Session, spec: &TableSpec, 
     if earlier.source_files == plan.source_files {
         return Ok(());
     }
-    let ranges = ranges_with_rows(target, &of_table(spec, plan)).await?;
+    let ranges = ranges_with_rows(target, plan, &of_table(spec, plan)).await?;
     let empty = count_empty(source, plan, &ranges).await?;
     if empty == 0 {
         return Ok(());
@@ -421,7 +426,7 @@ fn warn_of_rewrite(spec: &TableSpec, plan: &Plan, entry: &Entry) {
 }
 
 /// The ranges of the ledger that brought rows.
-async fn ranges_with_rows(target: &Session, mine: &str) -> Result<Vec<KeyRange>> {
+async fn ranges_with_rows(target: &Session, plan: &Plan, mine: &str) -> Result<Vec<KeyRange>> {
     let sql = format!(
         "SELECT to_json(low), to_json(high) FROM longhaul.batches WHERE {mine} AND pass = 0 AND rows > 0 ORDER BY batch"
     );
@@ -431,7 +436,7 @@ async fn ranges_with_rows(target: &Session, mine: &str) -> Result<Vec<KeyRange>>
     let mut ranges = Vec::with_capacity(rows.len());
     for row in rows {
         if let [Some(low), Some(high)] = row.as_slice()
-            && let (low, Some(high)) = (key_from_json(low)?, key_from_json(high)?)
+            && let (low, Some(high)) = (key_of(plan, low)?, key_of(plan, high)?)
         {
             ranges.push(KeyRange { low, high });
         }

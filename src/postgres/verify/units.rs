@@ -7,7 +7,7 @@ use crate::postgres::comparison::{Strategy, cast, compare};
 use crate::postgres::connect::Session;
 use crate::postgres::error::{Result, Side};
 use crate::postgres::identifier::{quote_literal, quote_text_array};
-use crate::postgres::ledger::{self, key_from_json};
+use crate::postgres::ledger::{self, key_of};
 use crate::table::{CopyFormat, Key, KeyRange, Plan, TableSpec, Tally};
 
 /// What the receipts of a unit add up to.
@@ -50,7 +50,7 @@ pub async fn next_unit(
         .rows("walk the ranges of the target's ledger", &sql)
         .await?;
     let found = found.into_iter().filter_map(|mut row| row.pop().flatten()).next();
-    found.map_or(Ok(None), |text| key_from_json(&text))
+    found.map_or(Ok(None), |text| key_of(plan, &text))
 }
 
 /// The key at which the ledger's chain ends that begins after `low`.
@@ -117,7 +117,7 @@ pub(super) async fn read(target: &Session, plan: &Plan, spec: &TableSpec, range:
     );
     let what = "add up the receipts of the target's ledger";
     let row = target.row(what, &sql).await?;
-    let tally = ledger::tally_of(&row);
+    let tally = ledger::tally_of(&row)?;
     let format = match row.get(5).and_then(Option::as_deref) {
         Some("binary") => Some(CopyFormat::Binary),
         Some("text") => Some(CopyFormat::Text),

@@ -20,7 +20,7 @@ use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
 use super::super::clock::{duration, millis};
 use super::close::capped;
 use super::retry::{self, timeout_failure};
-use super::{ActivityState, Change, Dispatch, HistoryError};
+use super::{ActivityState, Change, Dispatch, HistoryError, IsDead};
 
 const GONE: HistoryError =
     HistoryError::NotFound("activity task not found: it was closed, timed out or is at another attempt");
@@ -89,7 +89,6 @@ impl Change {
             workflow_task_completed_event_id: completed_event_id,
             retry_policy: Some(retry_policy.clone()),
             priority: command.priority,
-            ..Default::default()
         };
         let id = self.append_with(
             Attributes::ActivityTaskScheduledEventAttributes(scheduled),
@@ -351,9 +350,9 @@ impl Change {
         ));
     }
 
-    /// The worker that had it died with the process: hand out the next attempt at once.
-    pub fn recover_activities(&mut self) {
-        let lost = |it: &&ActivityState| it.started_ms != 0 && it.embedded;
+    /// The worker that had it is dead: hand out the next attempt at once.
+    pub fn recover_activities(&mut self, is_dead: &IsDead) {
+        let lost = |it: &&ActivityState| it.started_ms != 0 && is_dead(&it.identity, it.embedded);
         let lost: Vec<i64> = self
             .state
             .activities
@@ -378,6 +377,7 @@ impl Change {
                     ..Default::default()
                 });
             }
+            self.dispatch_activity(scheduled_event_id);
         }
     }
 

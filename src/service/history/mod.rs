@@ -65,6 +65,9 @@ pub enum HistoryError {
     },
 }
 
+/// Whether a worker is dead, by its identity, and by whether it lived in the process that owned the journal when it took its task.
+pub type IsDead<'a> = dyn Fn(&str, bool) -> bool + 'a;
+
 /// A task that is to be put into its queue once the change that made it is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dispatch {

@@ -499,8 +499,8 @@ fn what_a_dead_process_had_is_handed_out_again_at_once() {
     run.change(|change| change.signal(signal("a"))).unwrap();
     run.begin_task();
     run.change(|change| {
-        change.recover_workflow_task();
-        change.recover_activities();
+        change.recover_workflow_task(&|_, embedded| embedded);
+        change.recover_activities(&|_, embedded| embedded);
         change.dispatch.clear();
         change.dispatch_all();
         Ok(())

@@ -18,7 +18,7 @@ use super::super::clock::duration;
 use super::event::unnumbered;
 use super::update::SUGGEST_CONTINUE_AS_NEW_UPDATES;
 use super::{
-    Change, Dispatch, HistoryError, MAX_EVENTS, MAX_HISTORY_BYTES, SUGGEST_CONTINUE_AS_NEW_BYTES,
+    Change, Dispatch, HistoryError, IsDead, MAX_EVENTS, MAX_HISTORY_BYTES, SUGGEST_CONTINUE_AS_NEW_BYTES,
     SUGGEST_CONTINUE_AS_NEW_EVENTS, WorkflowTaskState,
 };
 
@@ -269,15 +269,12 @@ impl Change {
         self.schedule_workflow_task();
     }
 
-    /// The worker that had the workflow task died with the process: hand it out again, at once.
-    pub fn recover_workflow_task(&mut self) {
+    /// The worker that had the workflow task is dead: hand it out again, at once.
+    pub fn recover_workflow_task(&mut self, is_dead: &IsDead) {
         let Some(task) = self.state.workflow_task.clone() else {
             return;
         };
-        if task.speculative {
-            // Its updates were known to the dead process only: their clients ask again.
-            self.state.workflow_task = None;
-        } else if task.started_event_id != 0 && task.embedded {
+        if task.started_event_id != 0 && is_dead(&task.identity, task.embedded) {
             self.time_out_workflow_task(TimeoutType::StartToClose);
             // A death is no failure of the workflow's code: no pause before the next attempt.
             if let Some(next) = self.state.workflow_task.as_mut() {

@@ -43,6 +43,8 @@ pub struct SledJournal {
     /// How far the flushes have come, 8 bytes, little-endian.
     mark: File,
     path: PathBuf,
+    /// Let go of after sled.
+    held: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl SledJournal {
@@ -97,7 +99,14 @@ impl SledJournal {
             broken: AtomicBool::new(false),
             mark,
             path: path.to_owned(),
+            held: None,
         })
+    }
+
+    /// The same journal, which lets go of what keeps others away only when it is closed itself.
+    pub fn holding(mut self, lock: impl Any + Send + Sync) -> Self {
+        self.held = Some(Box::new(lock));
+        self
     }
 }
 
@@ -134,7 +143,8 @@ fn close_to_others(path: &Path) -> std::io::Result<()> {
 }
 
 /// Opens sled's file; one that this very process has just closed is waited for, since its threads let go of it in their
-/// own time. Another process is kept out before, by the lock of the state directory, which it may have let go a moment earlier.
+/// own time. Another process is kept out before, by the lock of the state directory; the system lets go of that one a moment
+/// before it lets go of sled's, where a process ends with the journal open.
 fn open_when_released(path: &Path, config: &sled::Config) -> Result<sled::Db, JournalError> {
     let end = Instant::now() + RELEASED_WITHIN;
     loop {

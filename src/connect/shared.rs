@@ -1,0 +1,332 @@
+//! A state directory that many processes share: whoever holds its lock serves the journal, every other is a client through the
+//! socket. When the one that serves ends or dies, one of the others takes the lock, opens the journal and serves.
+//!
+//! The SDK's client notices nothing but an RPC that failed as UNAVAILABLE, which it tries again: its calls go through a
+//! switch that points at whoever serves. While nobody does, new calls wait.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::fs::FileType;
+use temporalio_client::callback_based::{GrpcRequest, GrpcSuccessResponse};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tonic::{Code, Status};
+
+use super::lock::Membership;
+use super::{
+    Callback, ConnectError, Connected, Directory, Lock, OWNER_PATIENCE, Owner, Place, SOCKET, client_of,
+    hostname, open, socket,
+};
+use crate::service::{Mode, Service, listen};
+
+/// How often those that do not serve look whether they must; sooner where a call has failed.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often the one that has just taken the lock, or is about to let go, is tried.
+const TRY_EVERY: Duration = Duration::from_millis(20);
+/// So long the death of a process takes, once its connections are closed.
+const DIES_WITHIN: Duration = Duration::from_millis(200);
+/// So long a call waits for somebody to serve, before the SDK hears of it.
+const WAIT_FOR_SERVICE: Duration = Duration::from_secs(8);
+
+/// Who answers now.
+#[derive(Clone)]
+enum Serving {
+    Nobody,
+    /// This process.
+    Here(Callback),
+    /// That one.
+    There(Callback),
+    /// This process should, and cannot: the journal is broken.
+    Failed(Arc<ConnectError>),
+}
+
+/// What this process has of a shared state directory. Dropped, it serves no more, and another one may.
+pub struct Member {
+    shared: Arc<Shared>,
+    keeper: JoinHandle<()>,
+    directory: Arc<Directory>,
+    _membership: Membership,
+}
+
+struct Shared {
+    serving: watch::Sender<Serving>,
+    /// A call has failed for want of an answer.
+    failed: Notify,
+    /// What this process serves with, while it does.
+    owner: Mutex<Option<Owner>>,
+}
+
+/// Joins those that share `state_directory`: serves its journal where nobody does.
+///
+/// # Errors
+/// `Silent` where the process that has the lock does not answer in time.
+pub async fn share(state_directory: &Path) -> Result<Connected, ConnectError> {
+    let directory = Arc::new(Directory::open(state_directory)?);
+    let membership = Membership::join(&directory)?;
+    let shared = Arc::new(Shared {
+        serving: watch::channel(Serving::Nobody).0,
+        failed: Notify::new(),
+        owner: Mutex::new(None),
+    });
+    let end = tokio::time::Instant::now() + OWNER_PATIENCE;
+    while let Err(silent) = shared.find(&directory, end).await? {
+        if tokio::time::Instant::now() >= end {
+            return Err(silent);
+        }
+        tokio::time::sleep(TRY_EVERY).await;
+    }
+    let client = client_of(shared.switch()).await?;
+    let keeper = tokio::spawn(keep(Arc::clone(&shared), Arc::clone(&directory)));
+    Ok(Connected {
+        client,
+        place: Place::Shared(Member {
+            shared,
+            keeper,
+            directory: Arc::clone(&directory),
+            _membership: membership,
+        }),
+        directory,
+    })
+}
+
+impl Member {
+    /// Errs once the journal has failed here; then nothing more is acted on.
+    ///
+    /// # Errors
+    /// What is wrong with the journal.
+    pub fn check(&self) -> Result<(), Arc<ConnectError>> {
+        if let Serving::Failed(error) = &*self.shared.serving.borrow() {
+            return Err(Arc::clone(error));
+        }
+        let owner = self.shared.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        let service = owner.as_ref().and_then(Owner::service);
+        let checked = service.map_or(Ok(()), |service| service.check());
+        checked.map_err(|error| Arc::new(error.into()))
+    }
+
+    /// The service, where it is served here.
+    #[cfg(test)]
+    pub(super) fn service(&self) -> Option<Service> {
+        let owner = self.shared.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        owner.as_ref().and_then(Owner::service)
+    }
+
+    /// Whether another process serves, or nobody.
+    #[must_use]
+    pub fn is_served_elsewhere(&self) -> bool {
+        matches!(*self.shared.serving.borrow(), Serving::There(_) | Serving::Nobody)
+    }
+
+    /// The process that has the lock, if it is another one.
+    #[must_use]
+    pub fn served_by(&self) -> Option<u32> {
+        if !self.is_served_elsewhere() {
+            return None;
+        }
+        Lock::holder(&self.directory).ok().flatten()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.keeper.abort();
+        self.shared.serving.send_replace(Serving::Nobody);
+        let mut owner = self.shared.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(owner.take());
+    }
+}
+
+impl Shared {
+    /// Points the switch at whoever serves: at this process where nobody else does. `Ok(Err(_))`: the one that has the lock
+    /// does not answer, as far as can be told yet.
+    async fn find(
+        &self,
+        directory: &Arc<Directory>,
+        end: tokio::time::Instant,
+    ) -> Result<Result<(), ConnectError>, ConnectError> {
+        let (path, pid) = match Lock::take(directory) {
+            Ok(lock) => return self.serve(directory, lock).await.map(Ok),
+            Err(ConnectError::Owned { path, pid }) => (path, pid),
+            Err(error) => return Err(error),
+        };
+        directory.has(SOCKET, FileType::Socket)?;
+        let asked = tokio::time::timeout_at(end, socket::connect(directory, pid, Code::Unavailable)).await;
+        let source = match asked {
+            Ok(Ok(answer)) => {
+                self.serving.send_replace(Serving::There(answer));
+                return Ok(Ok(()));
+            }
+            Ok(Err(error)) => error.into(),
+            Err(_) => format!("no answer within {} s", OWNER_PATIENCE.as_secs()).into(),
+        };
+        Ok(Err(ConnectError::Silent { path, pid, source }))
+    }
+
+    /// Opens the journal and listens. Reading it takes a while, and blocks.
+    async fn serve(&self, directory: &Arc<Directory>, lock: Lock) -> Result<(), ConnectError> {
+        let directory = Arc::clone(directory);
+        let served = tokio::task::spawn_blocking(move || {
+            let service = open(&directory, lock, Mode::Serve)?;
+            // What others of the dead process's time have left.
+            service.outlive(&is_dead);
+            // One that a dead process of ours left is replaced.
+            directory.has(SOCKET, FileType::Socket)?;
+            let listening = listen(service.clone(), &directory.socket_path(SOCKET))?;
+            Ok::<_, ConnectError>(Owner::of(service, Some(listening), &directory))
+        });
+        let owner = served
+            .await
+            .map_err(|error| ConnectError::Client(error.into()))??;
+        let answer = owner.embedded();
+        *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(owner);
+        self.serving.send_replace(Serving::Here(answer));
+        Ok(())
+    }
+
+    /// What this process serves, and what tells that a client of it has gone away.
+    fn served(&self) -> Option<(watch::Receiver<Option<Service>>, Arc<Notify>)> {
+        let owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        let owner = owner.as_ref()?;
+        let listening = owner.listening.as_ref()?;
+        Some((owner.open.subscribe(), Arc::clone(&listening.left)))
+    }
+
+    /// The callback that the SDK's client makes its calls with.
+    fn switch(self: &Arc<Self>) -> Callback {
+        let shared = Arc::clone(self);
+        Arc::new(move |request: GrpcRequest| {
+            let shared = Arc::clone(&shared);
+            Box::pin(async move { shared.call(request).await })
+        })
+    }
+
+    async fn call(&self, request: GrpcRequest) -> Result<GrpcSuccessResponse, Status> {
+        let mut serving = self.serving.subscribe();
+        let answers = serving.wait_for(|serving| !matches!(serving, Serving::Nobody));
+        let answers = match tokio::time::timeout(WAIT_FOR_SERVICE, answers).await {
+            Ok(Ok(serving)) => serving.clone(),
+            Ok(Err(_)) | Err(_) => return Err(Status::unavailable("no process serves the journal now")),
+        };
+        match answers {
+            Serving::Here(answer) => answer(request).await,
+            Serving::There(answer) => {
+                let answered = answer(request).await;
+                if let Err(status) = &answered
+                    && status.code() == Code::Unavailable
+                {
+                    self.failed.notify_one();
+                }
+                answered
+            }
+            Serving::Failed(error) => Err(Status::failed_precondition(error.to_string())),
+            Serving::Nobody => Err(Status::unavailable("no process serves the journal now")),
+        }
+    }
+}
+
+/// Looks, for as long as another process serves, whether it still does; then, who of the others has died.
+async fn keep(shared: Arc<Shared>, directory: Arc<Directory>) {
+    while matches!(*shared.serving.borrow(), Serving::There(_)) {
+        let kept = look(&shared, &directory).await;
+        if let Err(error) = kept {
+            tracing::debug!(%error, "this process cannot serve");
+            shared.serving.send_replace(Serving::Failed(Arc::new(error)));
+        }
+    }
+    let Some((open, left)) = shared.served() else {
+        return;
+    };
+    drop(shared);
+    loop {
+        left.notified().await;
+        // Its connections go before it does.
+        tokio::time::sleep(DIES_WITHIN).await;
+        match &*open.borrow() {
+            Some(service) => service.outlive(&is_dead),
+            None => return,
+        }
+    }
+}
+
+/// Whether a worker lived on this machine, and its process lives no more.
+fn is_dead(identity: &str) -> bool {
+    let Some((pid, host)) = identity.split_once('@') else {
+        return false;
+    };
+    pid.parse::<i32>()
+        .is_ok_and(|pid| host == hostname() && !lives(pid))
+}
+
+/// One that has ended and was not waited for does not live.
+fn lives(pid: i32) -> bool {
+    let Some(pid) = rustix::process::Pid::from_raw(pid) else {
+        return false;
+    };
+    if rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH) {
+        return false;
+    }
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    // After the name, which may hold anything, in parentheses.
+    let state = stat
+        .ok()
+        .and_then(|stat| stat.rsplit_once(')')?.1.trim_start().chars().next());
+    !matches!(state, Some('Z' | 'X'))
+}
+
+async fn look(shared: &Shared, directory: &Arc<Directory>) -> Result<(), ConnectError> {
+    let has_failed = tokio::select! {
+        () = shared.failed.notified() => true,
+        () = tokio::time::sleep(LOOK_EVERY) => false,
+    };
+    match Lock::take(directory) {
+        Ok(lock) => {
+            shared.serving.send_replace(Serving::Nobody);
+            return shared.serve(directory, lock).await;
+        }
+        Err(ConnectError::Owned { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    if has_failed {
+        shared.serving.send_replace(Serving::Nobody);
+        let end = || tokio::time::Instant::now() + WAIT_FOR_SERVICE;
+        // It has only just taken the lock, or lets go of it, or stands still.
+        while shared.find(directory, end()).await?.is_err() {
+            tokio::time::sleep(TRY_EVERY).await;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_dead_once_its_process_on_this_machine_is_waited_for_or_not() {
+        let of = |pid: u32| format!("{pid}@{}", hostname());
+        assert!(!is_dead(&of(std::process::id())));
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .expect("sleep runs");
+        let identity = of(child.id());
+        assert!(!is_dead(&identity));
+        child.kill().expect("it is ours");
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        while !is_dead(&identity) && std::time::Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(is_dead(&identity), "a zombie");
+        child.wait().expect("it has ended");
+        assert!(is_dead(&identity));
+        for other in [
+            format!("{}@elsewhere", child.id()),
+            "worker".to_owned(),
+            String::new(),
+        ] {
+            assert!(!is_dead(&other), "{other}");
+        }
+    }
+}
