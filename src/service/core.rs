@@ -2,14 +2,13 @@
 //! what. Changed only through `begin` and `commit`, so that memory never runs ahead of the journal.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use temporalio_protos::temporal::api::enums::v1::WorkflowExecutionStatus;
 use tokio::sync::Notify;
 
 use super::NAMESPACE;
-use super::history::{ActivityState, Change, Deadline, Dispatch, RunRecord, RunState, UpdateNews};
+use super::history::{ActivityState, Change, Deadline, Dispatch, RunState, UpdateNews};
 use super::inventory::Inventories;
 use super::journal::{JournalError, Store, Write, current_key, outdated_range, outdated_run};
 use super::matching::{Matching, QueueKind, Task};
@@ -31,7 +30,8 @@ pub struct Pending {
     /// Run, and what is to be handed out.
     dispatch: Vec<(String, Dispatch)>,
     news: Vec<(String, String, UpdateNews)>,
-    closed: Vec<String>,
+    /// Runs that ended, and whether another follows.
+    closed: Vec<(String, bool)>,
     changed: Vec<Arc<Notify>>,
 }
 
@@ -81,10 +81,13 @@ impl Core {
         let mut changes: Vec<Change> = changes.into_iter().flat_map(within_limits).collect();
         changes.retain(|change| change.begins || self.runs.contains_key(&change.state.run_id));
         let mut transaction = Transaction::begin(store, self.inventories);
+        let continued: HashSet<String> = changes.iter().filter_map(continued).collect();
         for change in &mut changes {
             let before = self.runs.get(&change.state.run_id);
             transaction.write_change(before, change)?;
-            if let Some(run) = outdated(store, change)? {
+            // Of a chain of runs only the current one and the one before it are kept.
+            let continues = continued.contains(&change.state.run_id);
+            if continues && let Some(run) = read_closed_record(store, &change.state.continued_run_id)? {
                 transaction.remove(&run)?;
             }
         }
@@ -96,6 +99,11 @@ impl Core {
             (pending.sequence, self.inventories) = transaction.apply(self.inventories)?;
         }
         for change in changes {
+            if change.state.is_closed() {
+                let run_id = change.state.run_id.clone();
+                let continues = continued.contains(&run_id);
+                pending.closed.push((run_id, continues));
+            }
             self.take(change, &mut pending);
         }
         Ok(pending)
@@ -125,6 +133,9 @@ impl Core {
                 .into_iter()
                 .map(|dispatch| (run_id.clone(), dispatch)),
         );
+        for (update_id, _) in &change.update_news {
+            self.updates.answered(&run_id, update_id);
+        }
         pending.news.extend(
             change
                 .update_news
@@ -133,9 +144,6 @@ impl Core {
         );
         if !change.events.is_empty() {
             pending.changed.extend(self.changed.get(&run_id).cloned());
-        }
-        if change.state.is_closed() {
-            pending.closed.push(run_id.clone());
         }
         change.state.settle();
         self.keep(change.state);
@@ -168,10 +176,9 @@ impl Core {
         for (run_id, update_id, news) in pending.news {
             self.updates.hear(&run_id, &update_id, news);
         }
-        pending
-            .closed
-            .iter()
-            .for_each(|run_id| self.updates.abandon(run_id));
+        for (run_id, continues) in &pending.closed {
+            self.updates.abandon(run_id, *continues);
+        }
         for changed in pending.changed {
             changed.notify_waiters();
         }
@@ -195,6 +202,22 @@ impl Core {
                     attempt,
                 };
                 self.matching.push(QueueKind::Activity, &queue, task);
+            }
+        }
+    }
+
+    /// A worker is shutting down: what waited for it is for any other.
+    pub fn retire_worker(&mut self, identity: &str, sticky_queue: &str) {
+        for task in self.matching.retire(identity, sticky_queue) {
+            match task {
+                Task::Query { query_id } => drop(self.ask_elsewhere(&query_id)),
+                Task::Workflow { run_id } => {
+                    if let Some(queue) = self.runs.get(&run_id).map(|run| run.task_queue.clone()) {
+                        self.matching
+                            .push(QueueKind::Workflow, &queue, Task::Workflow { run_id });
+                    }
+                }
+                Task::Activity { .. } => (),
             }
         }
     }
@@ -282,12 +305,10 @@ impl Core {
     }
 }
 
-/// Of a chain of continued runs only the current one and the one before it are kept.
-fn outdated(store: &Store, change: &Change) -> Result<Option<RunRecord>, JournalError> {
-    if change.state.status != WorkflowExecutionStatus::ContinuedAsNew as i32 {
-        return Ok(None);
-    }
-    read_closed_record(store, &change.state.continued_run_id)
+/// The run that a run which begins continues.
+fn continued(change: &Change) -> Option<String> {
+    let continued = Some(&change.state.continued_run_id);
+    continued.filter(|it| change.begins && !it.is_empty()).cloned()
 }
 
 /// A change and what follows it; where its history has grown too long, its end.

@@ -54,6 +54,8 @@ struct Queue {
     pollers: HashMap<String, i64>,
     /// Polls that wait now.
     waiting: usize,
+    /// Its one worker has said that it is shutting down, and not polled since.
+    retired: bool,
 }
 
 /// All task queues of a service.
@@ -82,10 +84,13 @@ impl Matching {
     ) -> Result<Task, Arc<Notify>> {
         let queue = self.queue(kind, name);
         queue.pollers.insert(identity.to_owned(), now_ms);
-        let task = queue
-            .tasks
-            .pop_front()
-            .ok_or_else(|| Arc::clone(&queue.arrived))?;
+        queue.retired = false;
+        let task = queue.tasks.pop_front();
+        if !queue.tasks.is_empty() {
+            // Two tasks that come before a poller begins to wait ring once: who is rung for one passes it on for the other.
+            queue.arrived.notify_one();
+        }
+        let task = task.ok_or_else(|| Arc::clone(&queue.arrived))?;
         queue.queued.remove(&task);
         Ok(task)
     }
@@ -104,7 +109,8 @@ impl Matching {
     /// Whether somebody polls a queue, or did a moment ago.
     pub fn is_polled(&self, kind: QueueKind, name: &str, now_ms: i64) -> bool {
         self.queues.get(&(kind, name.to_owned())).is_some_and(|queue| {
-            queue.waiting > 0 || queue.pollers.values().any(|seen| now_ms - seen < POLLER_GONE_MS)
+            !queue.retired
+                && (queue.waiting > 0 || queue.pollers.values().any(|seen| now_ms - seen < POLLER_GONE_MS))
         })
     }
 
@@ -123,13 +129,19 @@ impl Matching {
             .collect()
     }
 
-    /// Forgets a poller that says it is shutting down.
-    pub fn forget(&mut self, identity: &str, sticky_queue: &str) {
+    /// Forgets a poller that says it is shutting down. Gives what waited for it in its sticky queue.
+    pub fn retire(&mut self, identity: &str, sticky_queue: &str) -> Vec<Task> {
         for queue in self.queues.values_mut() {
             queue.pollers.remove(identity);
         }
-        self.queues
-            .retain(|(kind, name), _| *kind != QueueKind::Workflow || name != sticky_queue);
+        let sticky = self
+            .queues
+            .get_mut(&(QueueKind::Workflow, sticky_queue.to_owned()));
+        sticky.map_or_else(Vec::new, |queue| {
+            queue.retired = true;
+            queue.queued.clear();
+            queue.tasks.drain(..).collect()
+        })
     }
 
     /// Forgets the pollers that are so.
@@ -169,6 +181,22 @@ mod tests {
         arrived.notified().await;
         assert_eq!(matching.poll(QueueKind::Activity, "q", "w1", 1).unwrap(), task);
         assert!(matching.poll(QueueKind::Activity, "q", "w1", 2).is_err());
+    }
+
+    #[tokio::test]
+    async fn two_tasks_that_come_before_anybody_waits_wake_two_pollers() {
+        let mut matching = Matching::default();
+        let poll = |matching: &mut Matching| matching.poll(QueueKind::Workflow, "q", "w", 0);
+        let bells = [poll(&mut matching).unwrap_err(), poll(&mut matching).unwrap_err()];
+        for run_id in ["a", "b"] {
+            let run_id = run_id.to_owned();
+            matching.push(QueueKind::Workflow, "q", Task::Workflow { run_id });
+        }
+        for bell in bells {
+            let rung = tokio::time::timeout(std::time::Duration::from_secs(5), bell.notified());
+            rung.await.expect("there is a task for each");
+            poll(&mut matching).unwrap();
+        }
     }
 
     #[test]

@@ -105,6 +105,8 @@ impl Service {
                 change.keep_up_with_the_clock(&timers_ms);
                 // It lived in the process that owned the journal before this one.
                 let is_dead = |_: &str, embedded: bool| embedded;
+                // The updates that it was for were known to that process only: their clients ask again.
+                change.state.workflow_task.take_if(|task| task.speculative);
                 change.recover_workflow_task(&is_dead);
                 change.recover_activities(&is_dead);
                 change.state.sticky = None;

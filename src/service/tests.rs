@@ -3,6 +3,9 @@
 mod closed_tests;
 mod machine_tests;
 mod proof_tests;
+mod starts;
+mod tasks;
+mod updates;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -349,6 +352,26 @@ fn payload(data: Vec<u8>) -> Payload {
     }
 }
 
+/// As [`map`], of names that are known.
+fn search_attributes() -> SearchAttributes {
+    let names = [
+        "BatcherNamespace",
+        "BatcherUser",
+        "BinaryChecksums",
+        "BuildIds",
+        "TemporalChangeVersion",
+        "TemporalPauseInfo",
+        "TemporalScheduledById",
+        "TemporalSchedulePaused",
+    ];
+    let fields = names.into_iter().zip(0_u8..);
+    SearchAttributes {
+        indexed_fields: fields
+            .map(|(name, value)| (name.to_owned(), payload(vec![value; 8])))
+            .collect(),
+    }
+}
+
 async fn history(service: &Service, workflow_id: &str) -> Vec<HistoryEvent> {
     let request = GetWorkflowExecutionHistoryRequest {
         namespace: NAMESPACE.into(),
@@ -374,9 +397,7 @@ async fn run_with_maps(service: &Service) {
             task_queue: queue(),
             memo: Some(Memo { fields: map(payload) }),
             header: Some(Header { fields: map(payload) }),
-            search_attributes: Some(SearchAttributes {
-                indexed_fields: map(payload),
-            }),
+            search_attributes: Some(search_attributes()),
             ..Default::default()
         };
         let _: StartWorkflowExecutionResponse =
@@ -393,9 +414,7 @@ async fn run_with_maps(service: &Service) {
             }),
             Do::UpsertWorkflowSearchAttributesCommandAttributes(
                 UpsertWorkflowSearchAttributesCommandAttributes {
-                    search_attributes: Some(SearchAttributes {
-                        indexed_fields: map(payload),
-                    }),
+                    search_attributes: Some(search_attributes()),
                 },
             ),
             Do::ModifyWorkflowPropertiesCommandAttributes(ModifyWorkflowPropertiesCommandAttributes {

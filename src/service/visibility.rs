@@ -1,13 +1,11 @@
 //! Listing and counting workflows: the open ones from memory, the closed ones from their list in the journal, both in the
-//! order of their starts, so that a page costs what is on it and what the filter passes over. The filter is a part of
-//! Temporal's query language: equalities joined by AND. Anything else is refused, never ignored.
+//! order of their starts, so that a page costs what is on it and what the filter passes over.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use prost::Message;
-use temporalio_protos::temporal::api::enums::v1::WorkflowExecutionStatus;
 use temporalio_protos::temporal::api::workflowservice::v1::{
     CountWorkflowExecutionsRequest, CountWorkflowExecutionsResponse, ListWorkflowExecutionsRequest,
     ListWorkflowExecutionsResponse,
@@ -15,6 +13,7 @@ use temporalio_protos::temporal::api::workflowservice::v1::{
 use tonic::Status;
 
 use super::core::Core;
+use super::filter::{Filter, Known};
 use super::frontend::execution_info;
 use super::history::{RunRecord, RunState};
 use super::journal::{JournalError, Store, listed_key, listed_range, listed_run};
@@ -25,27 +24,6 @@ use super::{NAMESPACE, Service, journal_status};
 const MAX_PAGE: usize = 1000;
 /// Entries of the list of closed runs that are read at a time.
 const SCANNED: usize = 1000;
-
-#[derive(Debug, PartialEq)]
-enum Term {
-    WorkflowId(String),
-    WorkflowType(String),
-    RunId(String),
-    TaskQueue(String),
-    Status(i32),
-}
-
-impl Term {
-    fn holds(&self, (run_id, run): (&str, &Listed)) -> bool {
-        match self {
-            Self::WorkflowId(id) => run.workflow_id == *id,
-            Self::WorkflowType(name) => run.workflow_type == *name,
-            Self::RunId(id) => run_id == id,
-            Self::TaskQueue(name) => run.task_queue == *name,
-            Self::Status(status) => run.status == *status,
-        }
-    }
-}
 
 /// What a list asks of a closed run, beside what is in its key.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -60,6 +38,9 @@ pub struct Listed {
     pub status: i32,
     #[prost(int64, tag = "5")]
     pub close_ms: i64,
+    /// When it was to begin; 0 where nobody wrote it down.
+    #[prost(int64, tag = "6")]
+    pub execution_ms: i64,
 }
 
 impl Listed {
@@ -70,6 +51,7 @@ impl Listed {
             task_queue: run.task_queue.clone(),
             status: run.status,
             close_ms: run.close_ms,
+            execution_ms: run.execution_ms,
         }
     }
 }
@@ -77,51 +59,10 @@ impl Listed {
 /// Where a run stands in a list: those that started last come first; the run id makes the order total, so that pages join up.
 type Place = (Reverse<i64>, String);
 
-fn parse(query: &str) -> Result<Vec<Term>, Status> {
-    let refuse =
-        |what: &str| Status::invalid_argument(format!("the filter `{query}` is not understood: {what}"));
-    let mut terms = Vec::new();
-    for part in query
-        .split(" AND ")
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-    {
-        let (name, value) = part
-            .split_once('=')
-            .ok_or_else(|| refuse("only NAME = 'VALUE', joined by AND"))?;
-        let value = value.trim().trim_matches(|c| c == '\'' || c == '"').to_owned();
-        terms.push(match name.trim().trim_matches('`') {
-            "WorkflowId" => Term::WorkflowId(value),
-            "WorkflowType" => Term::WorkflowType(value),
-            "RunId" => Term::RunId(value),
-            "TaskQueue" => Term::TaskQueue(value),
-            "ExecutionStatus" => Term::Status(status(&value).ok_or_else(|| refuse("no such status"))?),
-            other => return Err(refuse(&format!("there is no {other}"))),
-        });
-    }
-    Ok(terms)
-}
-
-fn status(name: &str) -> Option<i32> {
-    use WorkflowExecutionStatus as S;
-    let all = [
-        S::Running,
-        S::Completed,
-        S::Failed,
-        S::Canceled,
-        S::Terminated,
-        S::ContinuedAsNew,
-        S::TimedOut,
-    ];
-    all.into_iter()
-        .find(|status| format!("{status:?}") == name)
-        .map(|status| status as i32)
-}
-
 /// What a client asks for.
 struct Wanted {
     namespace: String,
-    terms: Vec<Term>,
+    filter: Filter,
 }
 
 impl Wanted {
@@ -129,18 +70,10 @@ impl Wanted {
         if namespace != NAMESPACE {
             return Err(Status::not_found(format!("namespace {namespace} is not found")));
         }
-        let terms = parse(query)?;
-        Ok(Self { namespace, terms })
-    }
-
-    fn takes(&self, run_id: &str, run: &Listed) -> bool {
-        self.terms.iter().all(|term| term.holds((run_id, run)))
-    }
-
-    fn may_be_closed(&self) -> bool {
-        !self
-            .terms
-            .contains(&Term::Status(WorkflowExecutionStatus::Running as i32))
+        let refused =
+            |why| Status::invalid_argument(format!("the filter `{query}` is not understood: {why}"));
+        let filter = Filter::parse(query).map_err(refused)?;
+        Ok(Self { namespace, filter })
     }
 
     /// Open runs behind a place, at most `limit`.
@@ -155,7 +88,8 @@ impl Wanted {
         let runs = started.filter_map(|(_, start, run_id)| {
             let run = core.runs.get(run_id)?;
             let place = (*start, run_id.clone());
-            self.takes(run_id, &Listed::of(run)).then(|| (place, run.clone()))
+            let holds = self.filter.holds(&Known::of(run_id, start.0, &Listed::of(run)));
+            holds.then(|| (place, run.clone()))
         });
         runs.take(limit).collect()
     }
@@ -167,13 +101,13 @@ impl Wanted {
             low = listed_key(&self.namespace, *start_ms, &format!("{run_id}\0"));
         }
         let mut places = Vec::new();
-        while self.may_be_closed() && places.len() < limit {
+        while !self.filter.wants_open() && places.len() < limit {
             let records = store.scan(&low, &high, SCANNED)?;
             for (key, value) in &records {
                 let broken = || store.damaged(format!("record {} is none of the list", key.escape_ascii()));
                 let (start_ms, run_id) = listed_run(&self.namespace, key).ok_or_else(broken)?;
                 let run = Listed::decode(value.as_slice()).map_err(|_| broken())?;
-                if self.takes(run_id, &run) {
+                if self.filter.holds(&Known::of(run_id, start_ms, &run)) {
                     places.push((Reverse(start_ms), run_id.to_owned()));
                 }
             }
@@ -203,6 +137,7 @@ impl Service {
         let store = &self.inner.store;
         let closed = wanted.closed(store, after.as_ref(), limit + 1);
         let closed = closed.map_err(|error| journal_status(&error))?;
+        self.settled().await?;
         let mut found: BTreeMap<Place, Option<RunState>> =
             closed.into_iter().map(|place| (place, None)).collect();
         found.extend(open.into_iter().map(|(place, run)| (place, Some(run))));
@@ -232,6 +167,7 @@ impl Service {
         let open = wanted.open(&self.core(), None, usize::MAX);
         let closed = wanted.closed(&self.inner.store, None, usize::MAX);
         let closed = closed.map_err(|error| journal_status(&error))?;
+        self.settled().await?;
         let open: BTreeSet<Place> = open.into_iter().map(|(place, _)| place).collect();
         let closed = closed.into_iter().filter(|place| !open.contains(place)).count();
         Ok(CountWorkflowExecutionsResponse {
@@ -257,23 +193,4 @@ fn place(token: &[u8]) -> Result<Option<Place>, Status> {
     parsed
         .map(Some)
         .ok_or_else(|| Status::invalid_argument("the page token is not one of this service"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn equalities_are_understood_and_the_rest_is_refused() {
-        let terms = parse("WorkflowId = 'a' AND ExecutionStatus=\"Running\"").unwrap();
-        assert_eq!(terms, vec![Term::WorkflowId("a".into()), Term::Status(1)]);
-        assert!(parse("").unwrap().is_empty());
-        for refused in [
-            "WorkflowId > 'a'",
-            "StartTime = 'x'",
-            "ExecutionStatus = 'Sleeping'",
-        ] {
-            assert!(parse(refused).is_err(), "{refused}");
-        }
-    }
 }

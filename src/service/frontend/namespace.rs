@@ -113,8 +113,7 @@ impl Service {
         request: ShutdownWorkerRequest,
     ) -> Result<ShutdownWorkerResponse, Status> {
         self.core()
-            .matching
-            .forget(&request.identity, &request.sticky_task_queue);
+            .retire_worker(&request.identity, &request.sticky_task_queue);
         Ok(ShutdownWorkerResponse::default())
     }
 
@@ -122,12 +121,13 @@ impl Service {
         &self,
         request: ResetStickyTaskQueueRequest,
     ) -> Result<ResetStickyTaskQueueResponse, Status> {
-        let run = self.find_run(&request.namespace, &request.execution.unwrap_or_default())?;
         let reset = |change: &mut super::super::history::Change| {
+            change.must_be_open()?;
             change.state.sticky = None;
             Ok(())
         };
-        self.change(&run.run_id, reset).await?;
+        self.change_found(&request.namespace, request.execution, "", reset)
+            .await?;
         Ok(ResetStickyTaskQueueResponse {})
     }
 }

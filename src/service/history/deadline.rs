@@ -14,7 +14,7 @@ use super::{ActivityState, Change, Dispatch, RunRecord, RunState, workflow_task}
 pub enum Deadline {
     /// A workflow task that was backed off may be handed out.
     WorkflowTaskReady,
-    /// Nobody took the workflow task from the sticky queue.
+    /// Nobody took the workflow task from the sticky queue, or the speculative one.
     WorkflowTaskScheduleToStart,
     /// The worker that has the workflow task did not answer.
     WorkflowTaskStartToClose,
@@ -26,6 +26,8 @@ pub enum Deadline {
     Timer(String),
     /// The run, or the chain of runs, has taken too long.
     RunExpired,
+    /// The first workflow task was held back until now.
+    FirstWorkflowTask,
 }
 
 impl Deadline {
@@ -56,14 +58,17 @@ impl RunRecord {
                     task.started_ms + self.workflow_task_timeout_ms,
                     Deadline::WorkflowTaskStartToClose,
                 ));
-            } else if let Some(sticky) = self.sticky.as_ref().filter(|_| task.sticky) {
+            } else if task.schedule_to_start_ms > 0 {
                 due.push((
-                    task.scheduled_ms + sticky.schedule_to_start_ms,
+                    task.scheduled_ms + task.schedule_to_start_ms,
                     Deadline::WorkflowTaskScheduleToStart,
                 ));
             } else if task.attempt > 1 {
                 due.push((task.scheduled_ms, Deadline::WorkflowTaskReady));
             }
+        }
+        if self.first_task_ms > 0 {
+            due.push((self.first_task_ms, Deadline::FirstWorkflowTask));
         }
         for expires in [self.run_expires_ms, self.execution_expires_ms] {
             due.extend((expires > 0).then_some((expires, Deadline::RunExpired)));
@@ -204,6 +209,10 @@ impl Change {
             ),
             Deadline::Timer(timer_id) => self.fire_timer(timer_id),
             Deadline::RunExpired => self.time_out_run(),
+            Deadline::FirstWorkflowTask => {
+                self.state.first_task_ms = 0;
+                self.schedule_workflow_task();
+            }
         }
     }
 

@@ -7,9 +7,10 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use temporalio_protos::temporal::api::common::v1::{Memo, Payloads, RetryPolicy, SearchAttributes};
+use temporalio_protos::temporal::api::common::v1::{Memo, Payloads, Priority, RetryPolicy, SearchAttributes};
 use temporalio_protos::temporal::api::failure::v1::Failure;
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
+use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
 
 use super::super::inventory::Inventory;
 use super::rows::{Activities, RowChange, RowKind, Rows};
@@ -23,7 +24,7 @@ pub struct RunState {
     pub timers: Rows<String, TimerState>,
     /// Events that came while a workflow task was out; they get their ids when it is back.
     pub buffered: Rows<i64, HistoryEvent>,
-    /// Updates that were accepted and not completed.
+    /// Updates that were accepted and not completed. Those of a closed run never will be.
     pub updates: Rows<String, UpdateState>,
     /// Updates that were completed, and the events that hold their outcomes.
     pub completed_updates: Rows<String, UpdateState>,
@@ -182,6 +183,23 @@ pub struct RunRecord {
     /// When the first run of the chain was started.
     #[prost(int64, tag = "32")]
     pub first_start_ms: i64,
+    /// When the first workflow task is to be scheduled, while it is held back; 0 is not, or no longer.
+    #[prost(int64, tag = "33")]
+    pub first_task_ms: i64,
+    /// When the run was to begin: later than its start where its first task was held back. 0 in journals before that could be.
+    #[prost(int64, tag = "34")]
+    pub execution_ms: i64,
+    #[prost(int64, tag = "35")]
+    pub execution_timeout_ms: i64,
+    #[prost(message, optional, tag = "36")]
+    pub retry_policy: Option<RetryPolicy>,
+    /// Which attempt of the workflow this run is; 0 in journals before there were others than the first.
+    #[prost(int32, tag = "37")]
+    pub attempt: i32,
+    #[prost(message, optional, tag = "38")]
+    pub priority: Option<Priority>,
+    #[prost(message, optional, tag = "39")]
+    pub user_metadata: Option<UserMetadata>,
     /// How many rows are stored, and the sum of their hashes: the proof that none is missing.
     #[prost(uint64, tag = "64")]
     pub rows: u64,
@@ -261,6 +279,21 @@ pub struct WorkflowTaskState {
     /// Whether the WorkflowTaskStarted event suggested to continue as new.
     #[prost(bool, tag = "11")]
     pub suggest_continue_as_new: bool,
+    /// The events that only the worker has seen; once it has answered they are written as they were shown.
+    #[prost(message, repeated, tag = "12")]
+    pub shown: Vec<HistoryEvent>,
+    /// The last event when a task without a scheduled event was scheduled: with news after it, it needs one after all.
+    #[prost(int64, tag = "13")]
+    pub after_event_id: i64,
+    /// How long it may wait, in a sticky queue or as a speculative task.
+    #[prost(int64, tag = "14")]
+    pub schedule_to_start_ms: i64,
+    /// Whether it is for updates alone, and leaves no event if all of them are refused.
+    #[prost(bool, tag = "15")]
+    pub speculative: bool,
+    /// Whether it goes on where its worker asked for more time: that worker still has the updates that it got.
+    #[prost(bool, tag = "16")]
+    pub heartbeat: bool,
 }
 
 /// Where the worker that has the run in its cache wants its next workflow task.

@@ -93,7 +93,9 @@ impl Run {
             new_run_id: "r2".into(),
             ..Default::default()
         };
-        self.change(|change| change.complete_workflow_task(started_event_id, completion))
+        let attempt = self.state.workflow_task.as_ref().map_or(0, |task| task.attempt);
+        self.change(|change| change.complete_workflow_task((started_event_id, attempt), completion))
+            .map(drop)
     }
 
     fn decide(&mut self, commands: Vec<Do>) {
