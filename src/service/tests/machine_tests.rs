@@ -70,7 +70,8 @@ impl World {
         } else {
             Caller::Remote
         };
-        match self.service.call(caller, rpc, &request.encode_to_vec()).await {
+        let path = format!("/{WORKFLOW_SERVICE}/{rpc}");
+        match self.service.call(caller, &path, &request.encode_to_vec()).await {
             Ok(answer) => Some(A::decode(answer.as_slice()).unwrap()),
             Err(status) => {
                 let expected = [Code::NotFound, Code::InvalidArgument, Code::AlreadyExists];

@@ -46,6 +46,12 @@ async fn describe(service: &Service) -> DescribeWorkflowExecutionResponse {
     call(service, "DescribeWorkflowExecution", request).await.unwrap()
 }
 
+/// A run, open or closed.
+fn run_of(service: &Service, run_id: &str) -> super::super::history::RunState {
+    let found = service.core().get(&service.inner.store, run_id);
+    found.unwrap().expect("the run is there")
+}
+
 #[tokio::test]
 async fn an_open_run_is_ended_by_a_start_that_says_so_in_the_older_way() {
     let service = Lab::new().open().unwrap();
@@ -68,7 +74,7 @@ async fn an_open_run_is_ended_by_a_start_that_says_so_in_the_older_way() {
     );
     assert_ne!(new.unwrap(), old);
     assert_eq!(
-        service.core().runs[&old].status,
+        run_of(&service, &old).status,
         WorkflowExecutionStatus::Terminated as i32
     );
     let closed = closed.unwrap().history.unwrap_or_default().events;
@@ -229,7 +235,7 @@ async fn a_workflow_that_fails_is_tried_again_as_its_policy_says() {
     assert_eq!(attributes.continued_failure, Some(failure.clone()));
     assert_eq!(attributes.first_workflow_task_backoff, duration(5000));
     assert_eq!(attributes.input.unwrap_or_default().payloads[0].data, b"in");
-    let ended = service.core().runs[&first].clone();
+    let ended = run_of(&service, &first);
     let last = closed_with(service.events_of(&ended));
     assert_eq!(last.retry_state, RetryState::InProgress as i32);
     assert_eq!(last.new_execution_run_id, attributes.original_execution_run_id);
