@@ -124,7 +124,9 @@ impl Core {
     pub fn ask_elsewhere(&mut self, query_id: &str) -> Option<(String, String)> {
         let waiting = self.queries.waiting.get_mut(query_id)?;
         let normal = waiting.task_queue.clone();
-        let asked = waiting.queue.replace(normal.clone()).filter(|it| *it != normal)?;
+        // One that waits for a workflow task goes out with the next one, whoever takes it.
+        let asked = waiting.queue.clone().filter(|it| *it != normal)?;
+        waiting.queue = Some(normal.clone());
         let run_id = waiting.run_id.clone();
         let task = Task::Query {
             query_id: query_id.to_owned(),

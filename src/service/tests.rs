@@ -3,9 +3,9 @@
 mod closed_tests;
 mod machine_tests;
 mod proof_tests;
-mod starts;
-mod tasks;
-mod updates;
+mod start_tests;
+mod task_tests;
+mod update_tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

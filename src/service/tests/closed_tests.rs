@@ -1,5 +1,7 @@
 //! Closed runs are in the journal only: they are listed, described and read there, and leave it in time.
 
+use temporalio_protos::temporal::api::command::v1::FailWorkflowExecutionCommandAttributes;
+use temporalio_protos::temporal::api::common::v1::RetryPolicy;
 use temporalio_protos::temporal::api::workflow::v1::WorkflowExecutionInfo;
 
 use super::super::journal::{Table, closed_key, table_range};
@@ -106,6 +108,80 @@ async fn open_and_closed_runs_are_one_list_in_the_order_of_their_starts() {
         drop(service);
         service = lab.open().unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_filter_sees_of_closed_runs_what_it_sees_of_open_ones() {
+    let lab = Lab::new();
+    let mut service = lab.open().unwrap();
+    let mut runs = Vec::new();
+    for id in ["a", "b", "c"] {
+        // Each starts a second after the one before, and ends half a second later.
+        runs.push(start_as(&service, id).await);
+        let task = poll(&service).await;
+        lab.now.fetch_add(500, Ordering::SeqCst);
+        if id != "c" {
+            let complete = CompleteWorkflowExecutionCommandAttributes::default();
+            let commands = vec![Do::CompleteWorkflowExecutionCommandAttributes(complete)];
+            answer(&service, &task, commands).await;
+        }
+        lab.now.fetch_add(500, Ordering::SeqCst);
+    }
+    let by_run = format!("RunId = '{}' OR RunId STARTS_WITH '{}'", runs[0], runs[2]);
+    for _ in 0..2 {
+        for (filter, expected) in [
+            ("WorkflowId = 'a' OR WorkflowId = 'c'", "ca"),
+            ("WorkflowId IN ('a', 'b') AND NOT WorkflowId = 'a'", "b"),
+            ("TaskQueue = 'q' AND WorkflowType = 'T'", "cba"),
+            (by_run.as_str(), "ca"),
+            ("StartTime >= '1970-01-01T00:16:41Z'", "cb"),
+            ("ExecutionTime < '1970-01-01T00:16:41Z'", "a"),
+            ("CloseTime > '1970-01-01T00:16:41Z'", "b"),
+            ("CloseTime IS NULL", "c"),
+            ("CloseTime IS NOT NULL", "ba"),
+            ("ExecutionStatus != 'Running' OR WorkflowId = 'c'", "cba"),
+        ] {
+            for page_size in [1, 10] {
+                assert_eq!(
+                    ids(&list(&service, filter, page_size).await).concat(),
+                    expected,
+                    "{filter}"
+                );
+            }
+            let counted = usize::try_from(count(&service, filter).await).unwrap();
+            assert_eq!(counted, expected.len(), "{filter}");
+        }
+        drop(service);
+        service = lab.open().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn of_the_attempts_at_a_workflow_the_last_two_are_kept() {
+    let lab = Lab::new();
+    let service = lab.open().unwrap();
+    let request = StartWorkflowExecutionRequest {
+        namespace: NAMESPACE.into(),
+        workflow_id: "w".into(),
+        workflow_type: Some(WorkflowType { name: "T".into() }),
+        task_queue: queue(),
+        retry_policy: Some(RetryPolicy {
+            maximum_attempts: 4,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let _: StartWorkflowExecutionResponse = call(&service, "StartWorkflowExecution", request).await.unwrap();
+    for _ in 0..4 {
+        let failed = FailWorkflowExecutionCommandAttributes::default();
+        let commands = vec![Do::FailWorkflowExecutionCommandAttributes(failed)];
+        answer(&service, &poll(&service).await, commands).await;
+        lab.now.fetch_add(60_000, Ordering::SeqCst);
+        service.fire_due();
+    }
+    assert_eq!(list(&service, "ExecutionStatus = 'Failed'", 10).await.len(), 2);
+    drop(service);
+    assert_eq!(count(&lab.open().unwrap(), "").await, 2);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use temporalio_protos::temporal::api::update::v1::{
     Acceptance, Outcome, Rejection, Response, UpdateRef, WaitPolicy, outcome,
 };
 
-use super::tasks::{answer_and_keep, poll_sticky};
+use super::task_tests::{answer_and_keep, poll_sticky};
 use super::*;
 
 async fn update_to(
@@ -103,7 +103,8 @@ fn failure_type(outcome: Option<Outcome>) -> String {
 
 #[tokio::test]
 async fn an_update_is_remembered_for_as_long_as_its_run() {
-    let service = Lab::new().open().unwrap();
+    let lab = Lab::new();
+    let mut service = lab.open().unwrap();
     start(&service).await;
     answer(&service, &poll(&service).await, vec![]).await;
     for number in 0..300 {
@@ -114,15 +115,26 @@ async fn an_update_is_remembered_for_as_long_as_its_run() {
         });
         updated.unwrap();
     }
-    let again = tokio::time::timeout(
-        std::time::Duration::from_secs(10),
-        update_to(&service, "u0", Lifecycle::Completed),
-    );
-    let outcome = again.await.expect("its outcome is known").unwrap().outcome;
-    let Some(outcome::Value::Success(value)) = outcome.unwrap_or_default().value else {
-        panic!("it succeeded")
-    };
-    assert_eq!(value.payloads[0].data, b"u0");
+    // While the run is open, and of the journal when it is closed.
+    for closed in [false, true] {
+        if closed {
+            signal(&service, "w", |_| ()).await;
+            let done = CompleteWorkflowExecutionCommandAttributes::default();
+            let commands = vec![Do::CompleteWorkflowExecutionCommandAttributes(done)];
+            answer(&service, &poll(&service).await, commands).await;
+            drop(service);
+            service = lab.open().unwrap();
+        }
+        let again = tokio::time::timeout(
+            std::time::Duration::from_secs(10),
+            update_to(&service, "u0", Lifecycle::Completed),
+        );
+        let outcome = again.await.expect("its outcome is known").unwrap().outcome;
+        let Some(outcome::Value::Success(value)) = outcome.unwrap_or_default().value else {
+            panic!("it succeeded")
+        };
+        assert_eq!(value.payloads[0].data, b"u0");
+    }
 }
 
 #[tokio::test]

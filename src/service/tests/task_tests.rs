@@ -265,6 +265,20 @@ async fn a_query_whose_worker_is_gone_is_answered_by_another() {
 }
 
 #[tokio::test]
+async fn a_query_goes_out_with_the_workflow_task_that_it_waits_for_however_late_that_is_taken() {
+    let service = Lab::new().open().unwrap();
+    start(&service).await;
+    answer_and_keep(&service, &poll(&service).await).await;
+    signal(&service, "w", |_| ()).await;
+    let late = std::time::Duration::from_millis(STICKY_MS.unsigned_abs());
+    let (_, task) = tokio::join!(tokio::time::timeout(3 * late, query(&service)), async {
+        tokio::time::sleep(2 * late).await;
+        poll_sticky(&service).await
+    });
+    assert_eq!(task.queries.len(), 1, "{task:?}");
+}
+
+#[tokio::test]
 async fn a_query_that_failed_brings_the_failure_of_its_worker() {
     let service = Lab::new().open().unwrap();
     start(&service).await;
