@@ -16,6 +16,8 @@ mod failover;
 mod faults;
 #[path = "postgres/fence.rs"]
 mod fence;
+#[path = "postgres/growth.rs"]
+mod growth;
 #[path = "support/hostile.rs"]
 mod hostile;
 #[path = "postgres/layout.rs"]

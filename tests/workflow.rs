@@ -337,6 +337,8 @@ impl Fake {
             position,
             highest,
             lost,
+            again: None,
+            clock: None,
         })
     }
 
@@ -448,6 +450,8 @@ impl Fake {
             },
             before: None,
             look_from: input.settled,
+            clock: None,
+            unsettled: None,
         })
     }
 

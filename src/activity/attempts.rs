@@ -38,8 +38,8 @@ pub(super) struct Attempts {
 #[derive(Debug, Clone, Copy, Default)]
 struct Errors {
     unknown: u32,
-    /// When the first one came that should pass.
-    passing_since: Option<Instant>,
+    /// When the first one came that is tried again.
+    since: Option<Instant>,
     /// When the first came, with no other kind since, that should pass within [`BRIEF`].
     brief_since: Option<Instant>,
 }
@@ -57,7 +57,9 @@ impl Attempts {
     pub(super) fn judge(&self, run: &str, activity: &str, retry: Retry, now: Instant) -> Verdict {
         match retry {
             Retry::Never | Retry::Again => Verdict::Final,
-            Retry::RetryLimited => self.count(run, activity, Errors::meet_unknown),
+            Retry::RetryLimited => self.count(run, activity, |errors| {
+                errors.meet_unknown(self.give_up_after, now)
+            }),
             Retry::Retry | Retry::RetryBriefly => self.count(run, activity, |errors| {
                 errors.meet_passing(retry == Retry::RetryBriefly, self.give_up_after, now)
             }),
@@ -86,17 +88,20 @@ impl Attempts {
 }
 
 impl Errors {
-    fn meet_unknown(&mut self) -> Verdict {
+    fn meet_unknown(&mut self, give_up_after: Option<Duration>, now: Instant) -> Verdict {
         self.unknown = self.unknown.saturating_add(1);
+        let waited = now.duration_since(*self.since.get_or_insert(now));
         if self.unknown >= UNKNOWN_ATTEMPTS {
             Verdict::Final
+        } else if give_up_after.is_some_and(|limit| waited >= limit) {
+            Verdict::GivenUp(waited)
         } else {
             Verdict::Again
         }
     }
 
     fn meet_passing(&mut self, is_brief: bool, give_up_after: Option<Duration>, now: Instant) -> Verdict {
-        let since = *self.passing_since.get_or_insert(now);
+        let since = *self.since.get_or_insert(now);
         let brief_since = is_brief.then(|| *self.brief_since.get_or_insert(now));
         self.brief_since = brief_since;
         let limits = [
@@ -173,6 +178,17 @@ mod tests {
         );
         limited.forget("r", "1");
         assert_eq!(limited.judge("r", "1", Retry::Retry, late), Verdict::Again);
+    }
+
+    #[test]
+    fn an_error_of_unknown_kind_is_given_up_by_whichever_bound_comes_first() {
+        let (attempts, began) = (Attempts::new(Some(3 * SECOND)), Instant::now());
+        let at = |seconds: u32| attempts.judge("r", "1", Retry::RetryLimited, began + seconds * SECOND);
+        assert_eq!((at(0), at(2)), (Verdict::Again, Verdict::Again));
+        assert_eq!(at(3), Verdict::GivenUp(3 * SECOND));
+        let patient = Attempts::new(Some(3600 * SECOND));
+        let last = (0..UNKNOWN_ATTEMPTS).map(|_| patient.judge("r", "1", Retry::RetryLimited, began));
+        assert_eq!(last.last(), Some(Verdict::Final));
     }
 
     #[test]

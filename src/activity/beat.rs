@@ -77,6 +77,14 @@ impl Pulse {
         }
     }
 
+    /// The step that the attempt is at from now on.
+    pub(super) fn step(&self, words: String) {
+        let mut beat = self.lock();
+        if beat.step != words {
+            (beat.step, beat.since_ms) = (words, now_ms());
+        }
+    }
+
     pub(super) fn moved(&self, rows: u64, bytes: u64) {
         let mut beat = self.lock();
         beat.rows = beat.rows.saturating_add(rows);
@@ -99,8 +107,7 @@ pub(super) fn step(words: impl Into<String>) {
     let words = words.into();
     tracing::debug!("{words}");
     if let Some(pulse) = Pulse::of_now() {
-        let mut beat = pulse.lock();
-        (beat.step, beat.since_ms) = (words, now_ms());
+        pulse.step(words);
     }
 }
 

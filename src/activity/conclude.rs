@@ -1,7 +1,8 @@
 //! `conclude`: asks the target, before a migrate says that it is complete, whether all of it is there.
 //!
 //! The ledger's totals are the position's, its ranges join up from the start to where the position says, both tables are as
-//! planned, and the source has not gone back in time. Timeouts: an hour. Retried without limit while the error can pass. Reads only.
+//! planned, and the source has not gone back in time. Then it keeps the key that is settled. Timeouts: an hour. Retried without
+//! limit while the error can pass. Idempotent.
 
 use std::time::Duration;
 
@@ -39,6 +40,10 @@ impl Activities {
         let (source, target) = self.sessions().await?;
         step("asking the target whether it has all of it");
         rewind::check(&source, &target, &table, &plan).await?;
-        ledger::conclude(&target, &source, &table, &plan, &fence, &position).await
+        ledger::conclude(&target, &source, &table, &plan, &fence, &position).await?;
+        match &position.settled {
+            Some(key) => ledger::set_settled(&target, &table, &plan, fence.epoch, Some(key), None).await,
+            None => Ok(()),
+        }
     }
 }

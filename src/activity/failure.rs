@@ -10,7 +10,7 @@ use temporalio_workflow::common::error::IncomingError;
 use temporalio_workflow::{ActivityCancellationType, ActivityExecutionError, ActivityOptions, RetryPolicy};
 
 use super::attempts::Verdict;
-use crate::postgres::{Error, Retry, Side};
+use crate::postgres::{Error, Kind, Retry, Side};
 
 /// The first pause after an error that passes.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -92,23 +92,31 @@ impl Failure {
 ///
 /// `since` is when the first of a row of failed attempts failed.
 pub(super) fn refuse(error: &Error, since: SystemTime, verdict: Verdict) -> ActivityError {
+    let failure = judged(error, since, verdict);
+    let answer = ApplicationFailure::builder(failure.clone())
+        .type_name(failure.kind.clone())
+        .non_retryable(verdict != Verdict::Again)
+        .details(failure)
+        .build();
+    ActivityError::application(answer)
+}
+
+fn judged(error: &Error, since: SystemTime, verdict: Verdict) -> Failure {
     let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut failure = Failure {
         since_ms: u64::try_from(since.as_millis()).ok(),
         process: Some(std::process::id()),
         ..Failure::of(error)
     };
-    let is_final = verdict != Verdict::Again;
     if let Verdict::GivenUp(waited) = verdict {
         let waited = humantime::format_duration(Duration::from_secs(waited.as_secs()));
         failure.message = format!("given up after {waited} of trying again: {}", failure.message);
+        if error.kind() == Kind::Transient {
+            // No next attempt comes; how the job goes on is said of any that failed.
+            failure.hint.clear();
+        }
     }
-    let answer = ApplicationFailure::builder(failure.clone())
-        .type_name(failure.kind.clone())
-        .non_retryable(is_final)
-        .details(failure)
-        .build();
-    ActivityError::application(answer)
+    failure
 }
 
 /// An attempt that ended because this process is asked to end: the next process goes on with it, at once.
@@ -148,7 +156,6 @@ pub(super) fn options(start_to_close: Duration) -> ActivityOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::Kind;
 
     fn error(kind: Kind) -> Error {
         Error::new(Side::Target, kind, "something is wrong")
@@ -178,6 +185,13 @@ mod tests {
             given_up.is_non_retryable() && said.contains("given up after 1h of trying again: something"),
             "{said}"
         );
+        let hint = |verdict| judged(&error(Kind::Transient), UNIX_EPOCH, verdict).hint;
+        assert_eq!(
+            hint(Verdict::GivenUp(Duration::ZERO)),
+            "",
+            "no attempt comes by itself"
+        );
+        assert_ne!(hint(Verdict::Again), "");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod beat;
 mod conclude;
 mod copy_batch;
 mod failure;
+mod hold;
 mod next_batch;
 mod next_range;
 mod note_writers;
@@ -48,6 +49,7 @@ pub use beat::Beat;
 pub use conclude::ConcludeInput;
 pub use copy_batch::{CopyBatchInput, CopyBatchOutput};
 pub use failure::{Failure, INTERRUPTED};
+pub use hold::{Hold, PAUSED};
 pub use next_batch::{NextBatchInput, NextBatchOutput};
 pub use next_range::{NextRangeInput, NextRangeOutput};
 pub use note_writers::{NoteWritersInput, NoteWritersOutput};
@@ -77,6 +79,7 @@ pub struct Activities {
     /// How the table is copied, as it was found last.
     plan: Mutex<Option<Arc<Plan>>>,
     gauge: Arc<Gauge>,
+    hold: Arc<Hold>,
     ending: Arc<AtomicBool>,
     attempts: Attempts,
     failing_since: FailingSince,
@@ -110,6 +113,7 @@ impl Activities {
             gauge: Arc::new(Gauge {
                 throttle: Throttle::new(limit),
             }),
+            hold: Arc::default(),
             ending: Arc::default(),
             attempts: Attempts::new(spec.give_up_after_ms.map(Duration::from_millis)),
             failing_since: FailingSince::default(),
@@ -119,6 +123,11 @@ impl Activities {
     /// The speed limit, for whoever runs the job in the same process.
     pub fn gauge(&self) -> Arc<Gauge> {
         Arc::clone(&self.gauge)
+    }
+
+    /// Whether attempts may begin, for whoever asks the workflow in the same process: none does before its first word.
+    pub fn hold(&self) -> Arc<Hold> {
+        Arc::clone(&self.hold)
     }
 
     /// Set before the worker is shut down: what is canceled then goes on in the next process.
@@ -225,6 +234,7 @@ impl Activities {
         body: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, ActivityError> {
         let pulse = Pulse::of_attempt(ctx.info().attempt);
+        self.held(ctx, &pulse).await?;
         let mut body = std::pin::pin!(Arc::clone(&pulse).of(body));
         let mut beat = tokio::time::interval(HEARTBEAT_EVERY);
         // The first tick is at once, and says nothing that the start did not.
@@ -239,14 +249,42 @@ impl Activities {
         match tokio::time::timeout(FINISH_WITHIN, body).await {
             Ok(done) => self.answer(ctx, done),
             // Dropping the body closed its sessions: the target rolls back.
-            Err(_) if self.ending.load(Ordering::SeqCst) => Err(failure::interrupted()),
-            Err(_) => {
-                let (run, activity) = activity_id(ctx);
-                self.attempts.forget(run, activity);
-                self.failing_since.forget(run, activity);
-                Err(ActivityError::cancelled())
+            Err(_) => Err(self.told_to_end(ctx)),
+        }
+    }
+
+    /// Waits until the attempt may begin, with heartbeats that say so.
+    async fn held(&self, ctx: &ActivityContext, pulse: &Arc<Pulse>) -> Result<(), ActivityError> {
+        let mut may_begin = std::pin::pin!(self.hold.let_begin(ctx.info().attempt));
+        let mut beat = tokio::time::interval(HEARTBEAT_EVERY);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut may_begin => {
+                    pulse.step(String::new());
+                    return Ok(());
+                }
+                () = ctx.cancelled() => return Err(self.told_to_end(ctx)),
+                // At once for the first time: until it is heard, the attempt counts as one that works.
+                _ = beat.tick() => {
+                    if self.hold.holds() {
+                        pulse.step(PAUSED.to_owned());
+                    }
+                    ctx.record_heartbeat(pulse.beat()).await?;
+                }
             }
         }
+    }
+
+    /// The answer of an attempt that has come to no end of its own.
+    fn told_to_end(&self, ctx: &ActivityContext) -> ActivityError {
+        if self.ending.load(Ordering::SeqCst) {
+            return failure::interrupted();
+        }
+        let (run, activity) = activity_id(ctx);
+        self.attempts.forget(run, activity);
+        self.failing_since.forget(run, activity);
+        ActivityError::cancelled()
     }
 
     /// What is journaled of an attempt that came to its end.

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
 use super::{Activities, failure, step};
-use crate::postgres::{Error, check_sequence, cursor, ledger, rewind, writers};
-use crate::table::{Fence, Key, Noted, TableSpec};
+use crate::postgres::{Error, check_growth, cursor, ledger, rewind, source_clock, writers};
+use crate::table::{Fence, Key, Noted, SourceClock, TableSpec};
 
 /// What it is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,9 @@ pub struct NoteWritersInput {
     /// What was noted in an earlier round and is not settled yet.
     #[serde(default)]
     pub noted: Option<Noted>,
+    /// What the source's clock showed in the round before, where it fills the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<SourceClock>,
     /// Look again at so many keys below the settled one.
     #[serde(default)]
     pub lookback_keys: Option<u64>,
@@ -44,6 +47,12 @@ pub struct NoteWritersOutput {
     /// Where the second look begins: the settled key, less the lookback.
     #[serde(default)]
     pub look_from: Option<Key>,
+    /// What the source's clock shows, where it fills the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<SourceClock>,
+    /// Only up to here is settled what was, since that clock was set back; `None` where all of it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsettled: Option<Key>,
 }
 
 /// How the workflow runs it.
@@ -59,9 +68,15 @@ impl Activities {
         step("asking the target's ledger, and who writes to the source");
         // In this order: a ledger that does not know this run is not written to.
         ledger::check(&target, table, &plan, fence).await?;
-        ledger::set_settled(&target, table, &plan, fence.epoch, settled).await?;
+        ledger::set_settled(&target, table, &plan, fence.epoch, settled, input.clock.as_ref()).await?;
+        // Before the highest key: what comes after it has a later time.
+        let clock = input.clock.as_ref();
+        let stamped = source_clock::look(&source, table, &plan, clock, settled).await?;
+        let settled = stamped.unsettled.as_ref().or(settled);
         // Those of before first: what is noted now must be the later of the two.
         let before = match &input.noted {
+            // Noted of a time that comes once more.
+            Some(_) if stamped.unsettled.is_some() => None,
             Some(noted) => Some(writers::still_open(&source, noted).await?),
             None => None,
         };
@@ -79,7 +94,7 @@ impl Activities {
         let (epoch, highest) = (fence.epoch, now.key.as_ref());
         rewind::note(&source, &target, table, &plan, epoch, highest, None).await?;
         if input.lookback_keys.is_none() {
-            check_sequence(&source, &plan, highest).await?;
+            check_growth(&source, &plan, highest).await?;
         }
         let look_from = match (settled, input.lookback_keys) {
             (Some(settled), Some(keys)) => cursor::key_before(&source, &plan, settled, keys).await?,
@@ -89,6 +104,8 @@ impl Activities {
             now,
             before,
             look_from,
+            clock: stamped.clock,
+            unsettled: stamped.unsettled,
         })
     }
 }

@@ -165,10 +165,13 @@ impl Activities {
 
 /// A ledger that lost what it had would prove the rest of the target right, and say nothing of what is missing.
 fn must_have_what_was_told(table: &TableSpec, known: Option<&Position>, now: &Position) -> Result<(), Error> {
-    let Some(known) = known.filter(|known| known.copied != now.copied && known.tally.rows > now.tally.rows)
-    else {
+    let Some(known) = known else {
         return Ok(());
     };
+    ledger::check_begun(table, known, now)?;
+    if known.copied == now.copied || known.tally.rows <= now.tally.rows {
+        return Ok(());
+    }
     Err(went_back(format!(
         "the ledger on the target has {} rows of job {}, and {} were confirmed",
         now.tally.rows, table.job, known.tally.rows

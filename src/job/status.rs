@@ -12,7 +12,7 @@ pub enum JobState {
     Running,
     /// Paused by the operator; something that was begun before still has to end, [`JobStatus::draining`] batches for one.
     Pausing,
-    /// Paused by the operator, and nothing is in flight. `worker_pid` says whether a live process has it.
+    /// Paused by the operator, and nothing is in flight; an attempt that failed is not tried again. `worker_pid` says whether a live process has it.
     Paused,
     /// An attempt has failed, and the next one waits or has not moved a row yet: see [`JobStatus::retrying`].
     Retrying,

@@ -149,6 +149,7 @@ mod tests {
             type_name: "integer".to_owned(),
             target_type: None,
             collation: None,
+            collation_definition: None,
             is_exact: true,
             is_coarser_on_target: false,
             source_order: order.map(|schema| Order {

@@ -4,7 +4,7 @@
 //! Reads both catalogs, sees to it that the ledger is there, and holds what it says against what the target has. Moves
 //! nothing; the one thing that [`look`] may write is the empty ledger, and [`survey`] writes nothing at all.
 
-use super::catalog::{self, Purpose, Right, Survey, check_sequence, target_is_empty};
+use super::catalog::{self, Purpose, Right, Survey, check_growth, need_not_grow, target_is_empty};
 use super::connect::Session;
 use super::cursor;
 use super::error::{Error, Kind, Result, Side};
@@ -126,7 +126,7 @@ pub async fn survey(source: &Session, target: &Session, spec: &TableSpec, ask: &
         let refused = refuse_sync(plan);
         let may_read = |right: &Right| right.side == Side::Target || right.granted;
         let behind = match survey.rights.iter().all(may_read) {
-            true if plan.growth == Growth::Grows => sequence_is_ahead(source, plan).await,
+            true if plan.growth == Growth::Grows => grows(source, plan).await,
             // That it may not be read, or need not grow, is told already.
             _ => Ok(()),
         };
@@ -170,6 +170,15 @@ async fn inspect(source: &Session, target: &Session, spec: &TableSpec, ask: &Ask
         let rewound = rewind::check(source, target, spec, &plan).await;
         survey.keep(rewound);
     }
+    if let (Some(planned), OnConflict::Update, 1..) =
+        (&mut survey.plan, plan.on_conflict, survey.found.skipped)
+    {
+        planned.warnings.push(format!(
+            "{} rows of ranges that were copied with --on-conflict skip keep what target table {} had: an update is of the ranges \
+             that are still to come (--restart --on-conflict update copies all of them again)",
+            survey.found.skipped, plan.target
+        ));
+    }
     let must_be_empty = survey.found.batches == 0 && plan.on_conflict == OnConflict::Error;
     let may_look = |survey: &Survey| {
         let mut rights = survey.rights.iter();
@@ -194,9 +203,9 @@ async fn refuse_rows(target: &Session, spec: &TableSpec, plan: &Plan, ask: &Ask)
     Err(Error::new(Side::Target, Kind::NotEmpty, words))
 }
 
-async fn sequence_is_ahead(source: &Session, plan: &Plan) -> Result<()> {
+async fn grows(source: &Session, plan: &Plan) -> Result<()> {
     let highest = cursor::highest_key(source, plan).await?;
-    check_sequence(source, plan, highest.as_ref()).await
+    check_growth(source, plan, highest.as_ref()).await
 }
 
 fn refuse_sync(plan: &Plan) -> Result<()> {
@@ -211,12 +220,5 @@ fn refuse_sync(plan: &Plan) -> Result<()> {
     let Growth::Unknown(why) = &plan.growth else {
         return Ok(());
     };
-    let words = format!(
-        "a sync finds new rows by their key, and the key ({}) of {} need not grow: {why}",
-        plan.key_shown(),
-        plan.source
-    );
-    Err(Error::new(Side::Source, Kind::Unsupported, words).hinted(
-        "if new keys are never more than a number of keys below the highest one, say so: --lookback KEYS",
-    ))
+    Err(need_not_grow(plan, why))
 }

@@ -33,6 +33,7 @@ pub mod rewind;
 pub mod sample;
 mod server;
 mod service;
+pub mod source_clock;
 mod throttle;
 mod tls;
 mod trial;
@@ -41,7 +42,7 @@ mod words;
 pub mod writers;
 
 pub use catalog::{
-    Right, Survey, check_repair, check_sequence, examine, examine_to_read, identify, look_at_one,
+    Right, Survey, check_growth, check_repair, examine, examine_to_read, identify, look_at_one,
     target_is_empty,
 };
 pub use connect::{Session, Waits, connect};

@@ -9,6 +9,7 @@ use super::cursor;
 use super::error::{Error, Kind, Result, Side};
 use super::words::plain;
 use crate::table::{Holder, Noted, Plan};
+use std::time::{Duration, Instant};
 
 /// Open transactions of this database that could write: not ourselves, not the server's own workers that never add rows.
 ///
@@ -29,6 +30,9 @@ SELECT gid, pg_catalog.concat_ws(', ', 'prepared transaction ' || gid, 'user ' |
        'since ' || pg_catalog.to_char(prepared, 'YYYY-MM-DD HH24:MI:SS \"UTC\"'))
 FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()";
 
+/// So long [`note_the_long`] waits.
+const A_MOMENT: Duration = Duration::from_secs(1);
+
 const STARTED_AT: &str = "SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text";
 
 /// Notes the highest visible key, and then who is open. Reads only.
@@ -47,6 +51,20 @@ pub async fn note(source: &Session, plan: &Plan) -> Result<Noted> {
         holders,
         server_started_at,
     })
+}
+
+/// The same, given a moment: what is noted are those who have not ended in it. Most transactions are short.
+///
+/// # Errors
+/// As [`note`].
+pub async fn note_the_long(source: &Session, plan: &Plan) -> Result<Noted> {
+    let began = Instant::now();
+    let mut noted = note(source, plan).await?;
+    while !noted.holders.is_empty() && began.elapsed() < A_MOMENT {
+        tokio::time::sleep(A_MOMENT / 10).await;
+        noted = still_open(source, &noted).await?;
+    }
+    Ok(noted)
 }
 
 /// The same note with those of its holders that are still open; keep the answer for the next question. Reads only.

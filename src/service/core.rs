@@ -206,18 +206,19 @@ impl Core {
         }
     }
 
-    /// A worker is shutting down: what waited for it is for any other.
+    /// A worker is shutting down: what waits for it is for any other, also a task that is not in its queue yet.
     pub fn retire_worker(&mut self, identity: &str, sticky_queue: &str) {
         for task in self.matching.retire(identity, sticky_queue) {
-            match task {
-                Task::Query { query_id } => drop(self.ask_elsewhere(&query_id)),
-                Task::Workflow { run_id } => {
-                    if let Some(queue) = self.runs.get(&run_id).map(|run| run.task_queue.clone()) {
-                        self.matching
-                            .push(QueueKind::Workflow, &queue, Task::Workflow { run_id });
-                    }
-                }
-                Task::Activity { .. } => (),
+            if let Task::Query { query_id } = task {
+                self.ask_elsewhere(&query_id);
+            }
+        }
+        for (run_id, run) in &self.runs {
+            let task = run.workflow_task.as_ref();
+            if task.is_some_and(|it| it.started_event_id == 0 && it.sticky && it.queue == sticky_queue) {
+                let run_id = run_id.clone();
+                self.matching
+                    .push(QueueKind::Workflow, &run.task_queue, Task::Workflow { run_id });
             }
         }
     }

@@ -97,13 +97,17 @@ impl Matching {
 
     /// A poll begins or ends to wait.
     pub fn wait(&mut self, kind: QueueKind, name: &str, identity: &str, now_ms: i64, waits: bool) {
-        let queue = self.queue(kind, name);
-        queue.pollers.insert(identity.to_owned(), now_ms);
-        queue.waiting = if waits {
-            queue.waiting + 1
-        } else {
-            queue.waiting.saturating_sub(1)
-        };
+        if waits {
+            let queue = self.queue(kind, name);
+            queue.pollers.insert(identity.to_owned(), now_ms);
+            queue.waiting += 1;
+        } else if let Some(queue) = self.queues.get_mut(&(kind, name.to_owned())) {
+            // A poller that was forgotten meanwhile does not come back by the end of its last poll.
+            if let Some(seen) = queue.pollers.get_mut(identity) {
+                *seen = now_ms;
+            }
+            queue.waiting = queue.waiting.saturating_sub(1);
+        }
     }
 
     /// Whether somebody polls a queue, or did a moment ago.
@@ -210,5 +214,21 @@ mod tests {
             matching.pollers(QueueKind::Workflow, "sticky", 1),
             vec![("w1".to_owned(), 0)]
         );
+    }
+
+    #[test]
+    fn a_forgotten_poller_does_not_come_back_by_the_end_of_its_poll() {
+        let mut matching = Matching::default();
+        let mut poll = |name: &str| {
+            matching
+                .poll(QueueKind::Workflow, name, "w1", 0)
+                .expect_err("nothing is there");
+            matching.wait(QueueKind::Workflow, name, "w1", 0, true);
+            matching.retire("w1", "sticky");
+            matching.wait(QueueKind::Workflow, name, "w1", 1, false);
+            matching.is_polled(QueueKind::Workflow, name, 2)
+        };
+        assert!(!poll("sticky"));
+        assert!(!poll("q"));
     }
 }

@@ -6,23 +6,28 @@
 //! [`Position`], in the ledger, in an activity's answer, in a workflow's state and in a status alike.
 
 mod batch;
+mod collation;
 mod finding;
 mod name;
 mod plan;
 mod position;
 mod shown;
+mod source_clock;
 mod tally;
 mod wal;
 mod writers;
 
 pub use batch::{Batch, Fence, Key, KeyRange, Pass};
+pub use collation::CollationDefinition;
 pub use finding::{Against, Difference, Findings, RepairFailure, TOLD_MAX};
 pub use name::{NameError, TableName};
 pub use plan::{
-    Column, CopyFormat, DatabaseIdentity, Growth, KeyColumn, OnConflict, Order, Plan, PlanDigest, TableSpec,
+    Column, CopyFormat, DatabaseIdentity, EnumLabel, Growth, KeyColumn, OnConflict, Order, Plan, PlanDigest,
+    TableSpec,
 };
 pub use position::{Lost, Position};
 pub use shown::{is_obeyed, shown};
+pub use source_clock::SourceClock;
 pub use tally::Tally;
 pub use wal::{Lsn, SourceSeen, Wal};
 pub use writers::{Holder, Noted};

@@ -3,8 +3,11 @@
 //! A plan is pure data. It is made from both catalogs, kept in the ledger, and named by its digest: a batch that runs
 //! tomorrow reads and writes the very columns that today's did, or finds that it cannot.
 
-use super::TableName;
+use super::{CollationDefinition, TableName};
 use serde::{Deserialize, Serialize};
+
+/// At most so many labels of an enum are shown.
+const LABELS_SHOWN: usize = 20;
 
 /// One table's copy as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +112,43 @@ pub struct Column {
     /// Its number in the target table.
     #[serde(default)]
     pub target_number: i16,
+    /// The enums behind its type on the source, in the order of its structure; empty where they were not kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_enums: Vec<Vec<EnumLabel>>,
+    /// Those on the target.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub target_enums: Vec<Vec<EnumLabel>>,
+}
+
+/// A label of an enum. Labels stand in the enum's order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnumLabel {
+    /// What rows hold in its place.
+    pub oid: u32,
+    /// How it is spelt.
+    pub name: String,
+}
+
+/// Whether labels were added at most: each is still there, spelt as it was, in the same order.
+fn are_kept(earlier: &[EnumLabel], now: &[EnumLabel]) -> bool {
+    let mut left = now.iter();
+    let in_order = earlier.iter().all(|label| left.any(|one| one.name == label.name));
+    let renamed = |label: &EnumLabel| {
+        now.iter()
+            .any(|one| one.oid == label.oid && one.name != label.name)
+    };
+    in_order && !earlier.iter().any(renamed)
+}
+
+/// The labels of an enum, for people.
+fn labels_shown(labels: &[EnumLabel]) -> String {
+    let names: Vec<_> = labels
+        .iter()
+        .map(|label| label.name.as_str())
+        .take(LABELS_SHOWN)
+        .collect();
+    let more = if labels.len() > LABELS_SHOWN { ", .." } else { "" };
+    format!("{}{more}", names.join(", "))
 }
 
 /// A column of the key.
@@ -124,6 +164,9 @@ pub struct KeyColumn {
     pub target_type: Option<String>,
     /// Its collation on the source, quoted and qualified; `None` where its type has no collation.
     pub collation: Option<String>,
+    /// What that collation was when the plan was made; `None` where it was not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collation_definition: Option<CollationDefinition>,
     /// Whether equal values have one spelling: not so for numeric (1 and 1.00), citext, nondeterministic collations.
     pub is_exact: bool,
     /// Whether the target takes values for equal that the source tells apart: by a nondeterministic collation.
@@ -224,7 +267,33 @@ impl CopyFormat {
     }
 }
 
+impl Column {
+    /// What became of the labels of its enums, in words: rows that were copied have those of before.
+    fn labels_changed_from(&self, earlier: &Self) -> Option<String> {
+        let sides = [
+            ("source", &earlier.source_enums, &self.source_enums),
+            ("target", &earlier.target_enums, &self.target_enums),
+        ];
+        sides.into_iter().find_map(|(side, before, now)| {
+            let (before, now) = before.iter().zip(now).find(|(before, now)| !are_kept(before, now))?;
+            Some(format!(
+                "an enum of column \"{}\" on the {side} had the labels {} and has {}: labels were renamed, exchanged or made anew",
+                self.name,
+                labels_shown(before),
+                labels_shown(now)
+            ))
+        })
+    }
+}
+
 impl Plan {
+    /// Whether the source's clock fills the key.
+    #[must_use]
+    pub fn is_stamped(&self) -> bool {
+        let is_time = |key: &KeyColumn| key.type_name.starts_with("timestamp");
+        self.growth == Growth::Grows && matches!(self.key.as_slice(), [key] if is_time(key))
+    }
+
     /// What became of the rows that were copied by `earlier`, in words: empty where they are still right under this plan.
     ///
     /// They are where the same columns of the same source table are copied, each of the same structure, along the same key.
@@ -250,6 +319,7 @@ impl Plan {
                             ));
                         }
                     }
+                    found.extend(now.labels_changed_from(column));
                 }
             }
         }
@@ -261,6 +331,16 @@ impl Plan {
                 found.push(format!(
                     "column \"{}\" ({}) is new",
                     column.name, column.type_name
+                ));
+            }
+        }
+        for (now, before) in self.key.iter().zip(&earlier.key) {
+            if let (Some(is), Some(was)) = (&now.collation_definition, &before.collation_definition)
+                && !is.orders_as(was)
+            {
+                found.push(format!(
+                    "the collation of key column \"{}\" was {was} and is {is}: the order of its keys may have changed",
+                    now.name
                 ));
             }
         }
@@ -282,5 +362,37 @@ impl Plan {
             None => column.name.clone(),
         });
         shown.collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_may_be_added_anywhere_and_nothing_else() {
+        let of = |labels: &[(u32, &str)]| -> Vec<_> {
+            let labels = labels.iter();
+            labels
+                .map(|(oid, name)| EnumLabel {
+                    oid: *oid,
+                    name: (*name).to_owned(),
+                })
+                .collect()
+        };
+        let before = of(&[(1, "a"), (2, "b")]);
+        for (now, kept) in [
+            (of(&[(1, "a"), (2, "b")]), true),
+            (of(&[(3, "z"), (1, "a"), (4, "y"), (2, "b"), (5, "x")]), true),
+            (of(&[(7, "a"), (8, "b")]), true),
+            (of(&[(1, "z"), (2, "b")]), false),
+            (of(&[(1, "b"), (2, "a")]), false),
+            (of(&[(3, "a"), (1, "z"), (2, "b")]), false),
+            (of(&[(8, "b"), (7, "a")]), false),
+            (of(&[(1, "a")]), false),
+        ] {
+            assert_eq!(are_kept(&before, &now), kept, "{now:?}");
+        }
+        assert_eq!(labels_shown(&before), "a, b");
     }
 }

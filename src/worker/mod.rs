@@ -14,7 +14,7 @@ use crate::job::{JobName, JobSpec};
 use crate::postgres::ConnectionString;
 use crate::workflow::CopyTable;
 
-pub use crate::activity::{Activities, Beat, Failure, Gauge, INTERRUPTED};
+pub use crate::activity::{Activities, Beat, Failure, Gauge, Hold, INTERRUPTED, PAUSED};
 
 /// Batches in flight are given so long to finish before they are told to end, when the process is; with the time that an
 /// activity then has, Ctrl-C ends within five seconds.

@@ -212,8 +212,20 @@ impl CopyTable {
         Ok(())
     }
 
-    /// Copies what was there when the job began, and asks the target whether all of it is there.
+    /// Looks again at what the ledger had, copies what was there when the job began, and asks the target whether it has it.
     async fn migrate(ctx: &WorkflowContext<Self>) -> Result<(), Stop> {
+        let again = ctx.state(|state| state.at.as_ref().and_then(|at| at.round.clone()));
+        if let Some(again) = again {
+            // Gaps first, as in a round: what a look has added, no copy may bring once more.
+            let gap_stop = ctx.state(|state| state.at.as_ref().and_then(TableState::gap_stop));
+            if let Some(stop) = gap_stop {
+                Self::copy(ctx, stop).await?;
+            }
+            if let Some(frontier) = again.frontier {
+                Self::look(ctx, again.looked_to, frontier).await?;
+            }
+            ctx.state_mut(|state| state.at.as_mut().map(TableState::end_look));
+        }
         let stop = ctx.state(|state| state.at.as_ref().and_then(TableState::migrate_stop));
         if let Some(stop) = stop {
             Self::copy(ctx, stop).await?;
@@ -368,6 +380,7 @@ impl CopyTable {
             table,
             fence,
             settled: at.and_then(|at| at.position.settled.clone()),
+            clock: at.and_then(|at| at.clock),
             noted: at.and_then(|at| at.noted.clone()),
             lookback_keys: self.spec.lookback_keys,
         }
@@ -408,12 +421,15 @@ impl CopyTable {
                 .or(self.known.as_ref().map(|known| known.tally))
                 .unwrap_or_default(),
             begun: position.map_or(0, |position| position.begun),
+            told: self.known.clone().filter(|_| at.is_none()),
             found: at.map(|at| at.found).unwrap_or_default(),
             lost: at.map(|at| at.lost.clone()).unwrap_or_default(),
             prepared_again: at.map_or(0, |at| at.prepared_again),
             copied: position.and_then(|position| position.copied.clone()),
             until: at.and_then(|at| at.until.clone()),
-            settled: position.and_then(|position| position.settled.clone()),
+            settled: position
+                .filter(|_| matches!(self.spec.kind, Kind::Sync { .. }))
+                .and_then(|position| position.settled.clone()),
             pace: self.pace.clone(),
             next_run_ms: self.next_run_ms,
             rounds: at.map_or(0, |at| at.rounds),

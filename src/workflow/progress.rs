@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pace::Pace;
 use crate::job::JobSpec;
-use crate::table::{Findings, Key, Lost, TableName, Tally};
+use crate::table::{Findings, Key, Lost, Position, TableName, Tally};
 
 /// What the workflow is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -50,6 +50,10 @@ pub struct Progress {
     /// When the ledger's account of the job begins, in microseconds of Unix time; 0 where it is not known.
     #[serde(default)]
     pub begun: u64,
+    /// What an earlier run was told is on the target, as long as the table is not prepared: where that fails, the next run
+    /// must still know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Position>,
     /// What of it an earlier run had done, and this one found in the ledger when it began.
     #[serde(default)]
     pub found: Tally,
@@ -115,6 +119,7 @@ impl Progress {
             rows_estimate: None,
             tally,
             begun: 0,
+            told: None,
             found: Tally::default(),
             lost: Lost::default(),
             prepared_again: 0,

@@ -8,7 +8,7 @@ use super::verifying::VerifyState;
 use super::witnesses::Witnesses;
 use crate::activity::{NoteWritersOutput, PrepareOutput};
 use crate::job::JobSpec;
-use crate::table::{Fence, Key, Lost, Noted, Pass, Plan, Position, Tally};
+use crate::table::{Fence, Key, Lost, Noted, Pass, Plan, Position, SourceClock, Tally};
 
 /// What the workflow is started with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,10 +61,13 @@ pub struct TableState {
     /// What was noted, and waits for its writers to end (sync).
     #[serde(default)]
     pub noted: Option<Noted>,
+    /// What the source's clock showed when what is settled was, where it fills the key (sync).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<SourceClock>,
     /// Rounds of a sync that are over.
     #[serde(default)]
     pub rounds: u64,
-    /// The round that is going on (sync).
+    /// The round that is going on (sync), or a migrate's look at what the ledger had when it began.
     #[serde(default)]
     pub round: Option<Round>,
     /// When the next round begins, in milliseconds of Unix time, if the run before ended asleep.
@@ -88,7 +91,8 @@ pub struct Round {
 impl TableState {
     /// A table that was prepared for the first time.
     pub(super) fn begin(prepared: PrepareOutput, is_sync: bool) -> Self {
-        Self {
+        let again = prepared.again;
+        let mut state = Self {
             plan: prepared.plan,
             told: Witnesses::default(),
             until: prepared.highest.filter(|_| !is_sync),
@@ -98,10 +102,15 @@ impl TableState {
             lost: prepared.lost.unwrap_or_default(),
             prepared_again: 0,
             noted: None,
+            clock: prepared.clock,
             rounds: 0,
             round: None,
             sleep_until_ms: None,
+        };
+        if let Some(found) = again {
+            state.begin_round(found);
         }
+        state
     }
 
     /// The table was prepared again: what the ledger says now is what holds.
@@ -114,6 +123,7 @@ impl TableState {
             ..prepared.position
         };
         self.told.clear();
+        self.clock = prepared.clock;
         self.prepared_again = self.prepared_again.saturating_add(1);
         // Who was noted, was noted of rows that may be lost; the ledger says what is settled.
         (self.noted, self.round, self.sleep_until_ms) = (None, None, None);
@@ -121,6 +131,9 @@ impl TableState {
             self.lost.batches += lost.batches;
             self.lost.rows += lost.rows;
             self.lost.since = lost.since;
+        }
+        if let Some(found) = prepared.again {
+            self.begin_round(found);
         }
     }
 
@@ -166,6 +179,9 @@ impl TableState {
     /// A round of a sync begins. Its second look covers all that the ledger has, ranges beyond gaps included: they may be
     /// of an earlier run, which looked at them before their writers had ended.
     pub(super) fn begin_round(&mut self, found: NoteWritersOutput) {
+        if found.unsettled.is_some() {
+            (self.position.settled, self.noted) = (found.unsettled.clone(), None);
+        }
         self.round = Some(Round {
             looked_to: found.look_from.clone(),
             frontier: self.position.end().cloned(),
@@ -173,11 +189,24 @@ impl TableState {
         });
     }
 
+    /// What a migrate found in the ledger was looked at again: whatever was visible when it was noted is there by now, or will
+    /// be copied.
+    pub(super) fn end_look(&mut self) {
+        let Some(Round { found, .. }) = self.round.take() else {
+            return;
+        };
+        if found.now.holders.is_empty() {
+            let settled = &mut self.position.settled;
+            *settled = found.now.key.or(settled.take());
+        }
+    }
+
     /// A round is over: what was noted before it is settled if its writers had ended, and so is what was noted in it if
     /// nobody was writing.
     pub(super) fn settle(&mut self, found: NoteWritersOutput) {
         self.rounds += 1;
         self.round = None;
+        self.clock = found.clock;
         let settled = &mut self.position.settled;
         if found.now.holders.is_empty() {
             // Whatever is at most this key was visible when this round copied.
@@ -268,6 +297,8 @@ mod tests {
             },
             highest: highest.map(key),
             lost: None,
+            again: None,
+            clock: None,
         }
     }
 
@@ -300,6 +331,8 @@ mod tests {
             now,
             before,
             look_from: Some(key("2")),
+            clock: None,
+            unsettled: None,
         }
     }
 
@@ -414,6 +447,29 @@ mod tests {
         state.settle(found(noted("50", 0), Some(noted("40", 1))));
         assert_eq!((settled(&state), &state.noted), (Some(key("50")), &None));
         assert_eq!((state.rounds, &state.round), (4, &None));
+    }
+
+    #[test]
+    fn what_a_clock_that_was_set_back_unsettles_is_settled_anew() {
+        let clock = |source_us| {
+            Some(SourceClock {
+                source_us,
+                here_us: 0,
+            })
+        };
+        let mut state = TableState::begin(prepared(None), true);
+        (state.noted, state.clock) = (Some(noted("8", 1)), clock(9));
+        let back = NoteWritersOutput {
+            clock: clock(5),
+            unsettled: Some(key("1")),
+            ..found(noted("8", 1), None)
+        };
+        state.begin_round(back.clone());
+        assert_eq!((&state.position.settled, &state.noted), (&Some(key("1")), &None));
+        assert_eq!(state.clock, clock(9), "until the round is over");
+        state.settle(back);
+        assert_eq!(state.position.settled, Some(key("1")), "somebody writes");
+        assert_eq!((&state.noted, state.clock), (&Some(noted("8", 1)), clock(5)));
     }
 
     #[test]

@@ -407,3 +407,115 @@ fn a_sync_along_keys_that_need_not_grow_is_refused_with_the_way_out() {
     );
     until("new rows of every tenant", || (rows() == "33").then_some(()));
 }
+
+#[test]
+fn a_migrate_that_is_begun_again_brings_the_row_that_committed_late_whatever_copied_before() {
+    let (stage, late) = with_a_late_row();
+    let process = sync(&stage, "10m");
+    stage.until_state("SLEEPING");
+    assert_eq!(stage.rows(), 11);
+    commit(&late);
+    stage.run(&["cancel", JOB, "--wait"]).assert_code(0);
+    process.end().assert_code(1);
+    stage.begin(&mut stage.migrate(&[])).end().assert_code(0);
+    assert_eq!(stage.rows(), 12, "after a sync");
+    assert_eq!(stage.sums().0, stage.sums().1);
+
+    for forgets in [false, true] {
+        let (stage, late) = with_a_late_row();
+        stage
+            .begin(&mut stage.migrate(&[]))
+            .end()
+            .assert_code(0)
+            .assert_said(&["transactions are open on the source"]);
+        commit(&late);
+        if forgets {
+            std::fs::remove_dir_all(stage.state()).unwrap();
+        }
+        stage.begin(&mut stage.migrate(&[])).end().assert_code(0);
+        assert_eq!(
+            stage.rows(),
+            12,
+            "after a migrate, without its journal: {forgets}"
+        );
+        let settled = "SELECT settled[1] FROM longhaul.tables";
+        assert_eq!(
+            ask(&stage.target, settled),
+            "12",
+            "and nothing is looked at twice"
+        );
+    }
+}
+
+#[test]
+fn a_target_of_the_time_before_a_restart_is_refused_however_often_the_command_is_given() {
+    let stage = Stage::new(100);
+    stage.begin(&mut stage.migrate(&[])).end().assert_code(0);
+    stage.keep_target();
+    tell(&stage.source, "UPDATE audio_downloads SET title = 'new'");
+    let anew = ["--restart", "--on-conflict", "update"];
+    stage.begin(&mut stage.migrate(&anew)).end().assert_code(0);
+    stage.bring_target_back();
+    let refused = ["restored to an older state", "--restart"];
+    let verify = || stage.run(&["verify", JOB, "--progress", "none"]);
+    verify().assert_code(1).assert_said(&refused);
+    for _ in 0..3 {
+        let again = stage
+            .begin(&mut stage.migrate(&["--on-conflict", "update"]))
+            .end();
+        again.assert_code(1).assert_said(&refused);
+    }
+    verify().assert_code(1).assert_said(&refused);
+    stage.begin(&mut stage.migrate(&anew)).end().assert_code(0);
+    verify().assert_code(0);
+    assert_eq!(stage.sums().0, stage.sums().1);
+}
+
+#[test]
+fn a_partition_of_the_source_that_was_away_is_copied_once_it_is_back_whatever_dies_meanwhile() {
+    for (number, id) in ["bigint", "bigserial"].into_iter().enumerate() {
+        let stage = Stage::new(1);
+        let table = format!(
+            "CREATE TABLE p (id {id} PRIMARY KEY, a text) PARTITION BY RANGE (id);
+             CREATE TABLE p_0 PARTITION OF p FOR VALUES FROM (0) TO (100);
+             CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM (100) TO (200);
+             CREATE TABLE p_2 PARTITION OF p FOR VALUES FROM (200) TO (300)"
+        );
+        for url in [&stage.source, &stage.target] {
+            tell(url, &table);
+        }
+        let fill = "INSERT INTO p SELECT i, 'x' || i FROM generate_series(0, 299) i";
+        tell(&stage.source, fill);
+        if number == 1 {
+            tell(&stage.source, "SELECT setval('p_id_seq', 299)");
+        }
+        tell(&stage.source, "ALTER TABLE p DETACH PARTITION p_1");
+        let migrate = || stage.copy_of("p", "migrate", &["--batch-rows", "50"]);
+        stage.begin(&mut migrate()).end().assert_code(0);
+        let attach = "ALTER TABLE p ATTACH PARTITION p_1 FOR VALUES FROM (100) TO (200)";
+        tell(&stage.source, attach);
+        let mut dies = migrate();
+        let dies = dies.env("FAILPOINTS", "ledger::after_take_over=return");
+        let dies = stage.begin(dies).end();
+        assert_eq!(dies.signal, Some(6));
+        dies.assert_said(&["not there when job p came by", "public.p_1"]);
+        std::fs::remove_dir_all(stage.state()).unwrap();
+        stage.begin(&mut migrate()).end().assert_code(0);
+        let rows = "SELECT count(*), md5(string_agg(p::text, ' ' ORDER BY id)) FROM p";
+        assert_eq!(ask(&stage.target, rows), ask(&stage.source, rows), "{id}");
+        // What lies beyond the cursor is nothing to speak of.
+        for url in [&stage.source, &stage.target] {
+            tell(
+                url,
+                "CREATE TABLE p_3 PARTITION OF p FOR VALUES FROM (300) TO (400)",
+            );
+        }
+        tell(
+            &stage.source,
+            "INSERT INTO p SELECT i FROM generate_series(300, 310) i",
+        );
+        let ended = stage.begin(&mut migrate()).end().assert_code(0);
+        assert!(!ended.stderr.contains("came by"), "{}", ended.stderr);
+        assert_eq!(ask(&stage.target, rows), ask(&stage.source, rows), "{id}");
+    }
+}

@@ -15,6 +15,7 @@ mod kept_rows;
 mod kills;
 mod lost;
 mod moved;
+mod paused;
 mod property;
 #[path = "../support/proxy.rs"]
 mod proxy;

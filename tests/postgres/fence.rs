@@ -290,3 +290,58 @@ async fn a_batch_is_found_by_number_and_pass_and_a_first_copy_by_its_range_too()
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_shares_a_table_without_a_unique_index_is_stopped_as_often_as_it_is_run() {
+    for is_unique in [true, false] {
+        let databases = Databases::new(TABLE, ROWS).await;
+        if !is_unique {
+            sql(&databases.target_url, "ALTER TABLE t DROP CONSTRAINT t_pkey").await;
+        }
+        let one = databases.opened("t").await;
+        let mut spec = one.spec.clone();
+        spec.job = "other".to_owned();
+        let other = databases.run(spec).await;
+        databases.copy(&one, &batch(0, range(None, "100"))).await.unwrap();
+        // Whoever comes second.
+        let copied = databases.copy(&other, &batch(0, range(Some("100"), "200"))).await;
+        let must_be_refused = |done: longhaul::postgres::Result<()>, rival: &str| {
+            if is_unique {
+                return done.unwrap();
+            }
+            let error = done.unwrap_err();
+            assert_eq!((error.kind(), error.retry()), (Kind::NotEmpty, Retry::Never));
+            let said = error.chain();
+            assert!(said.contains(rival) && said.contains("no unique index"), "{said}");
+            assert!(error.hint().contains("TRUNCATE"), "{}", error.hint());
+        };
+        must_be_refused(copied.map(drop), "job j has");
+        // Whose batches were in flight at the same time.
+        let both = "INSERT INTO longhaul.batches (job, table_name, batch, pass, low, high, low_hash, rows, rows_written, bytes, checksum)
+            SELECT 'other', table_name, batch, pass, low, high, low_hash, rows, rows_written, bytes, checksum
+            FROM longhaul.batches WHERE job = 'j' ON CONFLICT DO NOTHING";
+        sql(&databases.target_url, both).await;
+        for _ in 0..2 {
+            let again = databases.run(one.spec.clone()).await;
+            let concluded = ledger::conclude(
+                &databases.target,
+                &databases.source,
+                &again.spec,
+                &again.plan,
+                &again.fence,
+                &again.position,
+            );
+            must_be_refused(concluded.await, "job other has");
+        }
+        // The way out.
+        sql(&databases.target_url, "TRUNCATE t").await;
+        ledger::forget(&databases.target, &one.spec, &one.plan)
+            .await
+            .unwrap();
+        let anew = databases.run(one.spec.clone()).await;
+        databases
+            .copy(&anew, &batch(0, range(None, "100")))
+            .await
+            .unwrap();
+    }
+}

@@ -146,7 +146,14 @@ async fn a_writer_of_an_older_epoch_is_waited_for_and_then_refused() {
     let next = batch(1, range(Some("1"), "5"));
     let error = databases.copy(&run, &next).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Fenced, "{}", error.chain());
-    let settling = ledger::set_settled(&databases.target, &run.spec, &run.plan, run.fence.epoch, None);
+    let settling = ledger::set_settled(
+        &databases.target,
+        &run.spec,
+        &run.plan,
+        run.fence.epoch,
+        None,
+        None,
+    );
     assert_eq!(settling.await.unwrap_err().kind(), Kind::Fenced);
     assert_eq!(databases.kept("t").await, "1 1");
     // The session of the refused batch serves the next.
@@ -205,6 +212,7 @@ async fn what_is_settled_is_kept() {
         &run.plan,
         run.fence.epoch,
         Some(&settled),
+        None,
     )
     .await
     .unwrap();

@@ -108,9 +108,16 @@ async fn walk(databases: &Databases, last: &str) {
         ledger::check(target, &run.spec, &run.plan, &run.fence)
             .await
             .unwrap_or_else(said);
-        ledger::set_settled(target, &run.spec, &run.plan, run.fence.epoch, Some(&key(&[last])))
-            .await
-            .unwrap_or_else(said);
+        ledger::set_settled(
+            target,
+            &run.spec,
+            &run.plan,
+            run.fence.epoch,
+            Some(&key(&[last])),
+            None,
+        )
+        .await
+        .unwrap_or_else(said);
         let noted = writers::note(source, &run.plan).await.unwrap_or_else(said);
         writers::still_open(source, &noted).await.unwrap_or_else(said);
         cursor::key_before(source, &run.plan, &key(&[last]), 3)

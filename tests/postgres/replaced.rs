@@ -203,11 +203,11 @@ async fn a_sequence_below_the_highest_key_is_refused_by_a_sync() {
     let highest = longhaul::postgres::cursor::highest_key(&databases.source, &plan)
         .await
         .unwrap();
-    longhaul::postgres::check_sequence(&databases.source, &plan, highest.as_ref())
+    longhaul::postgres::check_growth(&databases.source, &plan, highest.as_ref())
         .await
         .unwrap();
     sql(&databases.source_url, "SELECT setval('t_id_seq', 20)").await;
-    let error = longhaul::postgres::check_sequence(&databases.source, &plan, highest.as_ref())
+    let error = longhaul::postgres::check_growth(&databases.source, &plan, highest.as_ref())
         .await
         .unwrap_err();
     assert!(
@@ -216,7 +216,7 @@ async fn a_sequence_below_the_highest_key_is_refused_by_a_sync() {
         error.hint()
     );
     sql(&databases.source_url, "SELECT setval('public.t_id_seq', 50)").await;
-    longhaul::postgres::check_sequence(&databases.source, &plan, highest.as_ref())
+    longhaul::postgres::check_growth(&databases.source, &plan, highest.as_ref())
         .await
         .unwrap();
 }

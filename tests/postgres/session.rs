@@ -270,7 +270,7 @@ async fn every_future_may_move_between_threads() {
         ledger::lost(target, &spec, &plan, &position, &position).await?;
         ledger::stored_plan(target, &spec).await?;
         let settled = noted.key.as_ref();
-        ledger::set_settled(target, &spec, &plan, run.fence.epoch, settled).await?;
+        ledger::set_settled(target, &spec, &plan, run.fence.epoch, settled, None).await?;
         let all = &wanted.range;
         verify::checksum_range(source, &plan, plan.format, all, &Unmetered).await?;
         let end = verify::end_of_units(target, &plan, &spec, None).await?;

@@ -116,6 +116,131 @@ async fn a_key_of_another_collation_is_another_key() {
     );
 }
 
+/// Whatever it is called: the order of the keys may be another, and with it where a range begins and ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collation_that_was_made_anew_or_has_another_version_orders_another_key() {
+    let anew = "BEGIN; ALTER TABLE t ALTER id TYPE text COLLATE \"C\"; DROP COLLATION tongue; CREATE COLLATION tongue FROM \"C\";
+        ALTER TABLE t ALTER id TYPE text COLLATE tongue; COMMIT";
+    let tongue = "CREATE COLLATION tongue (provider = icu, locale = 'en'); CREATE TABLE t (id text COLLATE tongue PRIMARY KEY, a text, n numeric)";
+    let plain = "CREATE TABLE t (id text PRIMARY KEY, a text, n numeric)";
+    for (table, change, words) in [
+        (tongue, anew, "was icu en, version "),
+        (
+            tongue,
+            "UPDATE pg_collation SET collversion = '1.2' WHERE collname = 'tongue'",
+            "and is icu en, version 1.2, on the server ",
+        ),
+        (
+            plain,
+            "UPDATE pg_database SET datcollate = 'POSIX' WHERE datname = current_database()",
+            "and is libc POSIX",
+        ),
+    ] {
+        let databases = Databases::new(table, ROWS).await;
+        let run = databases.opened("t").await;
+        databases.copy(&run, &batch(0, range(None, "30"))).await.unwrap();
+        sql(&databases.source_url, change).await;
+        let error = databases
+            .copy(&run, &batch(1, range(Some("30"), "60")))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            error.kind(),
+            Kind::TableChanged,
+            "under a job that runs: {}",
+            error.chain()
+        );
+        for _ in 0..2 {
+            let error = databases
+                .try_run(spec("t", OnConflict::Error))
+                .await
+                .err()
+                .unwrap();
+            assert_eq!(error.kind(), Kind::Incompatible, "{}", error.chain());
+            assert!(
+                error
+                    .to_string()
+                    .contains("the collation of key column \"id\" was")
+                    && error.to_string().contains(words),
+                "{error}"
+            );
+        }
+        // Of a ledger that did not keep it nothing is known.
+        sql(
+            &databases.target_url,
+            "UPDATE longhaul.tables SET plan = plan #- '{key,0,collation_definition}'",
+        )
+        .await;
+        databases.opened("t").await;
+    }
+}
+
+/// Rows that were copied have the labels of before, and stay as they are where the source's change with the label.
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_of_an_enum_may_be_added_and_nothing_else() {
+    let exchanged = "ALTER TYPE mood RENAME VALUE 'a' TO 'z'; ALTER TYPE mood RENAME VALUE 'b' TO 'a'; ALTER TYPE mood RENAME VALUE 'z' TO 'b'";
+    let replaced = "ALTER TYPE mood RENAME VALUE 'a' TO 'z'; ALTER TYPE mood ADD VALUE 'a' BEFORE 'z'";
+    let added = "ALTER TYPE mood ADD VALUE 'y' BEFORE 'a'; ALTER TYPE mood ADD VALUE 'x'";
+    let table = "CREATE TYPE mood AS ENUM ('a', 'b'); CREATE TYPE moods AS (m mood[]); CREATE TABLE t (id int PRIMARY KEY, m moods)";
+    for (source, target, words) in [
+        (added, added, None),
+        ("", added, None),
+        (
+            exchanged,
+            "",
+            Some("on the source had the labels a, b and has b, a"),
+        ),
+        (exchanged, exchanged, Some("an enum of column \"m\"")),
+        (
+            "",
+            exchanged,
+            Some("on the target had the labels a, b and has b, a"),
+        ),
+        (replaced, replaced, Some("had the labels a, b and has a, z, b")),
+    ] {
+        let databases = Databases::new(
+            table,
+            "INSERT INTO t SELECT i, ROW(ARRAY['a'])::moods FROM generate_series(1, 9) i",
+        )
+        .await;
+        let run = databases.opened("t").await;
+        databases.copy(&run, &batch(0, range(None, "5"))).await.unwrap();
+        for (url, change) in [(&databases.source_url, source), (&databases.target_url, target)] {
+            // One by one: a label that was added is used in no transaction of its own.
+            for statement in change.split("; ") {
+                sql(url, statement).await;
+            }
+        }
+        if !source.is_empty() {
+            let error = databases
+                .copy(&run, &batch(1, range(Some("5"), "9")))
+                .await
+                .unwrap_err();
+            assert_eq!(
+                error.kind(),
+                Kind::TableChanged,
+                "under a job that runs: {}",
+                error.chain()
+            );
+        }
+        let again = databases.try_run(spec("t", OnConflict::Error)).await;
+        match (words, again) {
+            (None, again) => drop(again.unwrap_or_else(|error| panic!("{}", error.chain()))),
+            (Some(words), again) => {
+                let error = again.err().unwrap_or_else(|| panic!("{words}"));
+                assert_eq!(error.kind(), Kind::Incompatible, "{}", error.chain());
+                assert!(error.to_string().contains(words), "{error}");
+                sql(
+                    &databases.target_url,
+                    "UPDATE longhaul.tables SET plan = plan #- '{columns,1,source_enums}' #- '{columns,1,target_enums}'",
+                )
+                .await;
+                databases.opened("t").await;
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_leaves_copied_rows_right_is_taken() {
     for (source, target) in [

@@ -18,10 +18,10 @@ use super::run::{self, Ready};
 use super::{Context, refused, unreachable};
 use crate::connect::{self, ConnectError, Connected, JobLock};
 use crate::job::status::JobKind;
-use crate::job::{Ends, JobName, JobSpec, TuningChange};
+use crate::job::{Ends, JobName, JobSpec, Kind, TuningChange};
 use crate::postgres::{Look, Session, Side, ledger, look};
 use crate::service::Mode;
-use crate::table::{Position, Tally};
+use crate::table::{Growth, Position, Tally};
 use crate::worker;
 use crate::workflow::{CopyTable, JobInput};
 
@@ -251,9 +251,6 @@ async fn begin(
     }
     let activities = worker::activities(&spec, connections.source, connections.target);
     let ready = Ready::start(&connected, lock, &spec.name, activities)?;
-    if open.is_some() {
-        ready.hold_back();
-    }
     // Asked of the worker that has just begun: of an open job, and of one that has ended.
     let current = match open.as_ref().or(before.as_ref()).filter(|_| !restart) {
         Some(job) => job.progress().await,
@@ -462,5 +459,13 @@ fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, look: &Look, begin
         }
         Begins::Again(_) | Begins::First => format!("job {name} {from}: {place}"),
     };
-    context.printer.talk(&words);
+    let is_same_run = matches!(begins, Begins::Continues | Begins::Paused);
+    let not_looked_for = match &look.plan.growth {
+        _ if is_same_run || look.found.batches == 0 || spec.kind != Kind::Migrate => String::new(),
+        Growth::Grows if !look.plan.source_is_standby => String::new(),
+        _ => format!(
+            "; rows that have come below its last key since are not looked for (longhaul verify {name} --against source names them)"
+        ),
+    };
+    context.printer.talk(&format!("{words}{not_looked_for}"));
 }

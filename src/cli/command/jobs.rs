@@ -335,6 +335,9 @@ fn eta_seconds(table: &TableStatus, rows_in_flight: u64) -> Option<u64> {
 
 /// What a job was told is on the target, by what its workflow says.
 pub fn told_by(progress: Progress) -> Position {
+    if let Some(told) = progress.told {
+        return told;
+    }
     Position {
         begun: progress.begun,
         copied: progress.copied,

@@ -18,12 +18,12 @@ use crate::job::{JobName, JobSpec, Kind, Tuning};
 use crate::observe::figures;
 use crate::observe::progress::Progress;
 use crate::table::Key;
-use crate::worker::{self, Activities, Gauge, Running};
+use crate::worker::{self, Activities, Gauge, Hold, Running};
 
 /// How often the workflow is asked how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// So long the last look at an interrupted job may take.
+/// So long the last look at an interrupted job may take, and so long its workflow has to hear what became of its batches.
 const LAST_LOOK_WITHIN: Duration = Duration::from_millis(500);
 
 /// A worker that has begun, and what it shows of itself.
@@ -31,31 +31,29 @@ pub struct Ready {
     _lock: JobLock,
     worker: Running,
     gauge: Arc<Gauge>,
+    hold: Arc<Hold>,
     ending: Arc<AtomicBool>,
 }
 
 impl Ready {
-    /// Starts the worker of a job.
+    /// Starts the worker of a job, whose attempts begin once the workflow was asked whether it is paused.
     pub fn start(
         connected: &Connected,
         lock: JobLock,
         job: &JobName,
         activities: Activities,
     ) -> Result<Self, Report> {
-        let (gauge, ending) = (activities.gauge(), activities.ending());
+        let (gauge, hold) = (activities.gauge(), activities.hold());
+        let ending = activities.ending();
         let worker =
             worker::start(&connected.client, job, Some(activities)).map_err(|error| refused(&error))?;
         Ok(Self {
             _lock: lock,
             worker,
             gauge,
+            hold,
             ending,
         })
-    }
-
-    /// Lets next to nothing pass until [`limit`](Self::limit): what a job was tuned to only its workflow knows.
-    pub fn hold_back(&self) {
-        self.gauge.set_limit(NonZeroU64::new(1));
     }
 
     /// Sets the speed limit.
@@ -82,6 +80,7 @@ pub async fn to_the_end(
     let mut job = known.ok_or_else(|| Report::of("the job was not journaled", ExitStatus::Service))?;
     loop {
         // A workflow that is busy may take a while to answer.
+        let look = ready.hold.ask();
         let looked = async {
             let refreshed = job.refresh().await;
             must_be_well(&connected, &ready)?;
@@ -99,6 +98,8 @@ pub async fn to_the_end(
         let Some(status) = status else { continue };
         if let Some(tuning) = status.tuning {
             ready.limit(&tuning);
+            let paused = matches!(status.state, JobState::Pausing | JobState::Paused);
+            ready.hold.answer(look, paused);
         }
         told.tell(context, spec, &status);
         goes_on = goes_on_with(&spec.name, Some(status.state));
@@ -120,7 +121,7 @@ pub async fn to_the_end(
         told.tell(context, spec, &status);
         goes_on = goes_on_with(&spec.name, Some(status.state));
     }
-    interrupted(context, connected, &goes_on, ready, progress).await
+    interrupted(context, connected, &job, &goes_on, ready, progress).await
 }
 
 /// The last line of an interrupted job: one that is paused stays so under its own command.
@@ -255,6 +256,7 @@ fn must_be_well(connected: &Connected, ready: &Ready) -> Result<(), Report> {
 async fn interrupted(
     context: &Context<'_>,
     connected: Connected,
+    job: &Job,
     goes_on: &str,
     ready: Ready,
     progress: Progress,
@@ -264,13 +266,27 @@ async fn interrupted(
         .printer
         .talk("interrupted: batches in flight finish or roll back (once more: stop at once)");
     ready.ending.store(true, Ordering::SeqCst);
+    let ends = async {
+        ready.worker.shut_down().await.map_err(|error| refused(&error))?;
+        take_in(&connected, job).await
+    };
     tokio::select! {
-        ended = ready.worker.shut_down() => ended.map_err(|error| refused(&error))?,
+        ended = ends => ended?,
         () = context.interrupts.heard(2) => context.printer.talk("stopped at once: batches in flight are rolled back by the target"),
     }
     drop(connected);
     context.printer.talk(goes_on);
     Ok(ExitStatus::Interrupted)
+}
+
+/// Lets the workflow hear of the batches that have ended since its worker takes no task: what is committed counts then, in
+/// whatever is asked next.
+async fn take_in(connected: &Connected, job: &Job) -> Result<(), Report> {
+    let worker = worker::start(&connected.client, &job.spec.name, None).map_err(|error| refused(&error))?;
+    // Its answer comes after it has taken in what the journal has. Where that takes longer, the next process does it.
+    _ = tokio::time::timeout(LAST_LOOK_WITHIN, job.progress()).await;
+    _ = tokio::time::timeout(LAST_LOOK_WITHIN, worker.shut_down()).await;
+    Ok(())
 }
 
 async fn ended(

@@ -8,7 +8,7 @@ use temporalio_protos::temporal::api::workflow::v1::PendingActivityInfo;
 
 use super::jobs::{innermost, rfc3339, time};
 use crate::job::status::{JobState, PendingActivity, Retrying, Wait};
-use crate::worker::{Beat, Failure, INTERRUPTED};
+use crate::worker::{Beat, Failure, INTERRUPTED, PAUSED};
 use crate::workflow::{Moved, Phase, Progress};
 
 /// A step that takes longer than this is waited for. The first heartbeat comes after a second.
@@ -63,6 +63,12 @@ impl Pending {
     /// Whether its last attempt failed, and the one that runs, if any, has not moved a row yet.
     fn is_failing(&self) -> bool {
         self.failure.is_some() && self.beat.as_ref().is_none_or(|beat| beat.rows == 0)
+    }
+
+    /// Whether an attempt of it works: what waits for its next one, or for the end of a pause, has nothing in flight.
+    fn is_out(&self) -> bool {
+        let is_held = self.beat.as_ref().is_some_and(|beat| beat.step == PAUSED);
+        self.next_attempt.is_none() && !is_held
     }
 
     /// As a status shows it.
@@ -187,11 +193,12 @@ fn decide(
 
 /// What is in flight: batches, else whatever else is.
 fn draining(progress: Option<&Progress>, pending: &[Pending]) -> u32 {
-    let movers = pending.iter().filter(|it| MOVERS.contains(&it.activity.as_str()));
+    let out = || pending.iter().filter(|it| it.is_out());
+    let movers = out().filter(|it| MOVERS.contains(&it.activity.as_str()));
     let in_flight = progress.map_or(0, |progress| progress.in_flight);
     // The two were asked one after the other: a batch that is in one of them only has just ended, or will be told next.
     match in_flight.min(u32::try_from(movers.count()).unwrap_or(u32::MAX)) {
-        0 => u32::try_from(pending.len()).unwrap_or(u32::MAX),
+        0 => u32::try_from(out().count()).unwrap_or(u32::MAX),
         batches => batches,
     }
 }
@@ -363,6 +370,11 @@ mod tests {
             beat: beating(3, "connecting to the target", 150, 0, 0),
             ..moving_again.clone()
         };
+        let held = Pending {
+            attempt: 2,
+            beat: beating(2, PAUSED, 150, 0, 0),
+            ..batch()
+        };
         let two = [batch(), batch()];
         for (progress, pending, runs, state) in [
             (Some(&copying), &two[..1], RUNS, JobState::Running),
@@ -373,7 +385,14 @@ mod tests {
             (Some(&pausing), &two, !RUNS, JobState::Paused),
             (Some(&paused), &[], RUNS, JobState::Paused),
             (Some(&paused), &two[..1], RUNS, JobState::Pausing),
-            (Some(&pausing), &[failing(110, 3)], RUNS, JobState::Pausing),
+            (Some(&pausing), &[failing(110, 3)], RUNS, JobState::Paused),
+            (
+                Some(&pausing),
+                &[failing(110, 3), held.clone()],
+                RUNS,
+                JobState::Paused,
+            ),
+            (Some(&pausing), &[held, batch()], RUNS, JobState::Pausing),
             (Some(&sleeping), &[], RUNS, JobState::Sleeping),
             (Some(&sleeping), &[], !RUNS, JobState::Interrupted),
             (

@@ -4,6 +4,7 @@ use super::fields::Fields;
 use super::structure::{self, Structure};
 use crate::postgres::connect::Session;
 use crate::postgres::error::Result;
+use crate::table::CollationDefinition;
 
 /// Types whose OID is below this have the same number and the same binary form on every server.
 pub(super) const FIRST_UNPINNED_OID: u32 = 10_000;
@@ -57,6 +58,8 @@ pub(super) struct Collation {
     pub is_deterministic: bool,
     /// Whether values are ordered by their bytes, on every server alike.
     pub is_bytewise: bool,
+    /// What it is, whatever it is called.
+    pub definition: Option<CollationDefinition>,
 }
 
 /// A unique, valid, immediate index over columns only.
@@ -81,6 +84,32 @@ const IS_BYTEWISE: &str = "CASE co.collprovider
                    FROM pg_catalog.pg_database db WHERE db.datname = pg_catalog.current_database())
     ELSE false END";
 
+/// The first version in which a database's own collation has a version.
+const VERSIONED_DATABASES: u32 = 150_000;
+
+/// What the collation called `co` is, as JSON. Columns that only some versions have are asked for by their names in JSON.
+fn definition_sql(server_version: u32) -> String {
+    let of_database = match server_version >= VERSIONED_DATABASES {
+        true => "pg_catalog.pg_database_collation_actual_version(db.oid)",
+        false => "NULL",
+    };
+    format!(
+        "(SELECT pg_catalog.json_build_object('provider', x.provider, 'locale', x.locale, 'rules', coalesce(x.rules, ''),
+                     'deterministic', co.collisdeterministic, 'version', x.version, 'actual_version', x.actual)
+          FROM (SELECT co.collprovider::pg_catalog.text, coalesce(j ->> 'colllocale', j ->> 'colliculocale', j ->> 'collcollate'),
+                       j ->> 'collicurules', j ->> 'collversion', pg_catalog.pg_collation_actual_version(co.oid)
+                FROM pg_catalog.to_jsonb(co) AS t(j) WHERE co.collprovider <> 'd'
+                UNION ALL
+                SELECT coalesce(j ->> 'datlocprovider', 'c'),
+                       CASE coalesce(j ->> 'datlocprovider', 'c') WHEN 'c' THEN j ->> 'datcollate'
+                           ELSE coalesce(j ->> 'datlocale', j ->> 'daticulocale') END,
+                       j ->> 'daticurules', j ->> 'datcollversion', {of_database}
+                FROM pg_catalog.pg_database db, LATERAL pg_catalog.to_jsonb(db) AS t(j)
+                WHERE co.collprovider = 'd' AND db.datname = pg_catalog.current_database()
+               ) x(provider, locale, rules, version, actual))"
+    )
+}
+
 pub(super) async fn read_columns(session: &Session, what: &str, table: u32) -> Result<Vec<Attribute>> {
     let sql = format!(
         "SELECT a.attnum, a.attname, a.atttypid, pg_catalog.format_type(a.atttypid, a.atttypmod),
@@ -94,12 +123,13 @@ pub(super) async fn read_columns(session: &Session, what: &str, table: u32) -> R
                  WHERE a.atthasdef AND d.adrelid = a.attrelid AND d.adnum = a.attnum),
                 a.attgenerated, a.attidentity, t.typsend <> 0 AND t.typreceive <> 0,
                 pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(co.collname),
-                co.collisdeterministic, {IS_BYTEWISE}
+                co.collisdeterministic, {IS_BYTEWISE}, {}
          FROM pg_catalog.pg_attribute a
          JOIN pg_catalog.pg_type t ON t.oid = a.atttypid JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace
          LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation
          LEFT JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
-         WHERE a.attrelid = {table} AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
+         WHERE a.attrelid = {table} AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+        definition_sql(session.server_version())
     );
     let types = structure::read(session, what, table).await?;
     let rows = session.rows(what, &sql).await?;
@@ -139,6 +169,7 @@ fn attribute(row: &mut Fields) -> Attribute {
             name,
             is_deterministic: row.flag(),
             is_bytewise: row.flag(),
+            definition: row.json(),
         }),
         structure: Structure::Composite(Vec::new()),
     }

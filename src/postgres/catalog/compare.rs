@@ -43,6 +43,8 @@ pub(super) fn columns_to_copy(
             structure: column.structure.canonical(),
             source_number: column.number,
             target_number: counterpart.number,
+            source_enums: column.structure.enums(),
+            target_enums: counterpart.structure.enums(),
         });
     }
     for column in &target.columns {

@@ -72,6 +72,19 @@ const UNIQUE_INDEXES: &str = "SELECT pg_catalog.string_agg(x.shown, ' ' ORDER BY
                          (SELECT c.relam FROM pg_catalog.pg_class c WHERE c.oid = i.indexrelid))::pg_catalog.text
               FROM pg_catalog.pg_index i WHERE i.indrelid = s.oid AND i.indisunique) x(shown)";
 
+/// What orders the unique indexes: a collation may be made anew under its name, and with another version of a library order
+/// in another way. The actual version of a database's default one is told from version 16 on.
+const COLLATIONS: &str = "SELECT pg_catalog.string_agg(
+            (SELECT ROW(pg_catalog.to_jsonb(co), pg_catalog.pg_collation_actual_version(co.oid),
+                 CASE co.collprovider WHEN 'd' THEN
+                     (SELECT ROW(db.datcollate, j ->> 'datlocprovider', j ->> 'datlocale', j ->> 'daticulocale', j ->> 'daticurules',
+                                 j ->> 'datcollversion')::pg_catalog.text
+                      FROM pg_catalog.pg_database db, LATERAL pg_catalog.to_jsonb(db) AS d(j)
+                      WHERE db.datname = pg_catalog.current_database()) END)::pg_catalog.text
+             FROM pg_catalog.pg_collation co WHERE co.oid = k.oid), ' ' ORDER BY k.oid)
+        FROM (SELECT DISTINCT u.oid FROM pg_catalog.pg_index i, LATERAL pg_catalog.unnest(i.indcollation::pg_catalog.oid[]) u(oid)
+              WHERE i.indrelid = s.oid AND i.indisunique AND u.oid <> '0'::pg_catalog.oid) k(oid)";
+
 /// Every type behind the columns that is not the same on every server.
 const TYPES: &str = "SELECT pg_catalog.string_agg(
             (SELECT ROW(y.oid, y.typname, y.typtype, y.typbasetype, y.typtypmod, y.typnotnull, y.typelem, y.typcollation,
@@ -111,6 +124,7 @@ pub(in crate::postgres) fn digest_sql(table: &TableName) -> String {
         NOT_NULL_FROM_NOW_ON,
         SEQUENCES,
         UNIQUE_INDEXES,
+        COLLATIONS,
         TYPES,
     ]
     .map(|part| format!("({part})"));

@@ -5,7 +5,7 @@ use super::columns::{Attribute, FIRST_UNPINNED_OID, UniqueIndex};
 use super::structure::Structure;
 use super::table::Relation;
 use crate::postgres::error::{Error, Kind, Result, Side};
-use crate::table::{Column, KeyColumn, OnConflict, TableName};
+use crate::table::{Column, EnumLabel, KeyColumn, OnConflict, TableName};
 
 /// The primary key, or else the unique index of fewest columns that orders not-null columns.
 pub(super) fn choose(source: &Relation, target: &Relation) -> Result<Vec<KeyColumn>> {
@@ -22,6 +22,10 @@ pub(super) fn choose(source: &Relation, target: &Relation) -> Result<Vec<KeyColu
                 target_type: counterpart.map(literal_type).filter(|name| *name != type_name),
                 type_name,
                 collation: column.collation.as_ref().map(|collation| collation.name.clone()),
+                collation_definition: column
+                    .collation
+                    .as_ref()
+                    .and_then(|collation| collation.definition.clone()),
                 is_exact: is_exact(column) && counterpart.is_some_and(is_exact),
                 is_coarser_on_target: tells_apart(column)
                     && counterpart.is_some_and(|there| there.collation.is_some() && !tells_apart(there)),
@@ -228,7 +232,11 @@ fn same_structure_order(from: &Structure, to: &Structure, collated: bool) -> boo
         (Structure::Array(from), Structure::Array(to)) | (Structure::Domain(from), Structure::Domain(to)) => {
             same_structure_order(from, to, collated)
         }
-        (Structure::Enum(from), Structure::Enum(to)) => from == to,
+        (Structure::Enum(from), Structure::Enum(to)) => {
+            let names =
+                |labels: &[EnumLabel]| -> Vec<_> { labels.iter().map(|label| label.name.clone()).collect() };
+            names(from) == names(to)
+        }
         // Their parts have collations of their own.
         _ => false,
     }

@@ -26,7 +26,8 @@ use server::ServerIdentity;
 use table::Relation;
 
 pub(super) use digest::{digest_sql, files_sql};
-pub use growth::check_sequence;
+pub use growth::check_growth;
+pub(super) use growth::need_not_grow;
 pub(super) use survey::Purpose;
 pub use survey::{Right, Survey};
 pub use triggers::check_repair;

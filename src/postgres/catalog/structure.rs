@@ -8,6 +8,7 @@ use super::digest::PARTS;
 use super::fields::Fields;
 use crate::postgres::connect::Session;
 use crate::postgres::error::{Error, Kind, Result, Side};
+use crate::table::EnumLabel;
 use std::collections::HashMap;
 
 /// No type of a column is made of more parts than this: a row type of a table of the most columns, a few times over.
@@ -32,7 +33,7 @@ pub(super) enum Structure {
     /// The attributes in their order.
     Composite(Vec<(String, Structure)>),
     /// The labels in their order.
-    Enum(Vec<String>),
+    Enum(Vec<EnumLabel>),
     Range {
         subtype: Box<Structure>,
         /// What orders it and makes its values canonical: operator class, collation, function.
@@ -63,7 +64,7 @@ struct Described {
     base: (u32, i32, String),
     /// Of a composite type, in their order: name, type, modifier, spelling.
     attributes: Vec<(String, u32, i32, String)>,
-    labels: Vec<String>,
+    labels: Vec<EnumLabel>,
     subtype: (u32, String, String),
 }
 
@@ -81,7 +82,9 @@ pub(super) async fn read(session: &Session, what: &str, table: u32) -> Result<Ty
                                                 pg_catalog.format_type(a.atttypid, a.atttypmod)) ORDER BY a.attnum)
                  FROM pg_catalog.pg_attribute a
                  WHERE y.typtype = 'c' AND a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped),
-                (SELECT pg_catalog.json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_catalog.pg_enum e WHERE e.enumtypid = y.oid),
+                (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('oid', e.oid::pg_catalog.int8, 'name', e.enumlabel)
+                                            ORDER BY e.enumsortorder)
+                 FROM pg_catalog.pg_enum e WHERE e.enumtypid = y.oid),
                 r.rngsubtype, pg_catalog.format_type(r.rngsubtype, NULL),
                 pg_catalog.concat_ws(' ', (SELECT o.opcname FROM pg_catalog.pg_opclass o WHERE o.oid = r.rngsubopc),
                     'collate ' || (SELECT c.collname FROM pg_catalog.pg_collation c WHERE c.oid = r.rngcollation),
@@ -190,8 +193,9 @@ impl Structure {
                     .find_map(|((_, from), (_, to))| from.misfit(to))
             }
             (Self::Enum(from), Self::Enum(to)) => {
-                let missing = from.iter().find(|label| !to.contains(label));
-                missing.map(|label| Misfit::Label(label.clone()))
+                let is_there = |label: &&EnumLabel| to.iter().any(|other| other.name == label.name);
+                let missing = from.iter().find(|label| !is_there(label));
+                missing.map(|label| Misfit::Label(label.name.clone()))
             }
             _ => Some(Misfit::Differs),
         }
@@ -269,9 +273,23 @@ impl Structure {
                     .collect();
                 format!("composite ({})", attributes.join(", "))
             }
-            Self::Enum(labels) => format!("enum ({})", labels.join(", ")),
+            Self::Enum(labels) => {
+                let names: Vec<_> = labels.iter().map(|label| label.name.as_str()).collect();
+                format!("enum ({})", names.join(", "))
+            }
             Self::Range { subtype, order } => format!("range over {} ({order})", subtype.all_words()),
             Self::Multirange(range) => format!("multirange of {}", range.all_words()),
+        }
+    }
+
+    /// The labels of each enum in it, in the order of the tree.
+    pub(super) fn enums(&self) -> Vec<Vec<EnumLabel>> {
+        match self {
+            Self::Base { .. } => Vec::new(),
+            Self::Array(inner) | Self::Domain(inner) | Self::Multirange(inner) => inner.enums(),
+            Self::Range { subtype, .. } => subtype.enums(),
+            Self::Composite(attributes) => attributes.iter().flat_map(|(_, inner)| inner.enums()).collect(),
+            Self::Enum(labels) => vec![labels.clone()],
         }
     }
 
@@ -351,6 +369,13 @@ mod tests {
         }
     }
 
+    fn label(name: &str) -> EnumLabel {
+        EnumLabel {
+            oid: 1,
+            name: name.to_owned(),
+        }
+    }
+
     fn numeric(precision: i32, scale: i32) -> i32 {
         (precision << 16 | (scale & 0x7FF)) + 4
     }
@@ -386,7 +411,7 @@ mod tests {
             (base(1114, "timestamp", 3), "timestamp"),
             (base(1186, "interval", 0x7FFF_0003), "interval"),
             (base(1186, "interval", 0x0006_FFFF), "interval(fields 6)"),
-            (Structure::Enum(vec!["a".into()]), "enum"),
+            (Structure::Enum(vec![label("a")]), "enum"),
             (
                 Structure::Array(Box::new(Structure::Domain(Box::new(base(25, "text", -1))))),
                 "domain(text)[]",
@@ -405,7 +430,7 @@ mod tests {
 
     #[test]
     fn an_enum_takes_what_it_has_a_label_for() {
-        let of = |labels: &[&str]| Structure::Enum(labels.iter().map(|label| (*label).to_owned()).collect());
+        let of = |labels: &[&str]| Structure::Enum(labels.iter().map(|name| label(name)).collect());
         assert_eq!(of(&["a", "b"]).misfit(&of(&["c", "b", "a"])), None);
         assert_eq!(
             of(&["a", "b"]).misfit(&of(&["b"])),

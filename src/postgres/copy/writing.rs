@@ -161,7 +161,7 @@ pub(super) async fn begin(
     };
     let (opened, digest, path, sink) = target.awaited(sent).await;
     let opened = opened.map_err(|error| wrong(&error))?;
-    ledger::judge_fence(spec, fence, text_rows(&opened).pop().as_deref())?;
+    ledger::judge_fence(spec, plan, fence, text_rows(&opened).pop().as_deref())?;
     let digest = digest.map_err(|error| wrong(&error))?;
     let digest: Option<&str> = digest.first().and_then(|row| row.get(0));
     ledger::judge_digest(Side::Target, plan, fence, digest)?;
@@ -223,7 +223,8 @@ impl Copying<'_> {
     fn entry_sql(&self, counted: &RowCounter, skipped: u64) -> String {
         let (low, high) = ledger::bounds(&self.batch.range);
         format!(
-            "INSERT INTO longhaul.batches ({}) VALUES ({}, {}, {}, {}, {}, {low}, {high}, {}, {}, {}, {}, {})",
+            "INSERT INTO longhaul.batches ({}, committed_at)
+             VALUES ({}, {}, {}, {}, {}, {low}, {high}, {}, {}, {}, {}, {}, pg_catalog.clock_timestamp())",
             ledger::BATCH_COLUMNS,
             quote_literal(&self.spec.job),
             quote_literal(&self.plan.source.to_string()),

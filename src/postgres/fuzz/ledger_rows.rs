@@ -133,7 +133,7 @@ fn check_numbers(text: &str) {
         ledger_owner: None,
     };
     let epoch = number(0).filter(|epoch| *epoch >= 0 && u64::try_from(*epoch).is_ok());
-    match judge_fence(&spec, &fence, Some(&row)) {
+    match judge_fence(&spec, &plan(), &fence, Some(&row)) {
         Ok(()) => assert_eq!((epoch, number(1)), (Some(i128::from(fence.epoch)), Some(2))),
         Err(error) => {
             let is_later = epoch.is_some_and(|epoch| epoch > i128::from(fence.epoch));

@@ -6,6 +6,8 @@
 //! process cannot write behind our back, and whoever takes over waits for the batches in flight, and in turn.
 
 mod layout;
+mod others;
+mod partitions;
 mod rewritten;
 mod seen;
 mod segments;
@@ -15,18 +17,19 @@ mod trust;
 use super::connect::Session;
 use super::error::{Error, Kind, Result, Side};
 use super::identifier::{quote_literal, quote_text_array};
-use crate::table::{Batch, Fence, Key, KeyRange, Plan, Position, TableSpec, Tally};
+use crate::table::{Batch, Fence, Key, KeyRange, Plan, Position, SourceClock, TableSpec, Tally};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use layout::{FORMAT, Probe, State, ensure, probe};
+pub use partitions::is_unsettled;
 pub use rewritten::check_rewritten;
-pub use seen::{set_source_seen, source_seen};
+pub use seen::{set_source_seen, source_clock, source_seen};
 #[cfg(any(test, fuzzing))]
 pub(super) use segments::{Ends, ends_of, joined};
 pub(super) use segments::{key_of, tally_of};
 #[cfg(any(test, fuzzing))]
 pub(super) use take_over::plan_from_json;
-pub use take_over::{Found, check_source, inspect, lost, stored_plan, take_over};
+pub use take_over::{Found, check_begun, check_source, inspect, lost, stored_plan, take_over};
 
 const YEAR_10000_MICROSECONDS: u64 = 253_402_300_800_000_000;
 
@@ -120,8 +123,18 @@ pub async fn find(target: &Session, spec: &TableSpec, plan: &Plan, batch: &Batch
 /// What goes wrong in asking.
 pub async fn read(target: &Session, orders: &Session, spec: &TableSpec, plan: &Plan) -> Result<Position> {
     let mine = of_table(spec, plan);
+    let what = format!("read job {} in the target's ledger", spec.job);
+    let sql = format!(
+        "SELECT (extract(epoch FROM created_at) * 1000000)::bigint FROM longhaul.jobs WHERE job = {}",
+        quote_literal(&spec.job)
+    );
     in_transaction(target, async || {
-        segments::read_position(target, orders, plan, &mine).await
+        let begun = target.rows(&what, &sql).await?.pop();
+        let begun = begun.and_then(|row| row.into_iter().next().flatten());
+        Ok(Position {
+            begun: begun.and_then(|text| text.parse().ok()).unwrap_or(0),
+            ..segments::read_position(target, orders, plan, &mine).await?
+        })
     })
     .await
 }
@@ -135,7 +148,8 @@ pub async fn tally(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<Ta
     Ok(tally)
 }
 
-/// Keeps the key up to which nothing can appear any more. Idempotent.
+/// Keeps the key up to which nothing can appear any more, and what the source's clock showed then; without a key, what is kept
+/// stays. Idempotent.
 ///
 /// # Errors
 /// `Fenced` where a later run has taken over.
@@ -145,10 +159,18 @@ pub async fn set_settled(
     plan: &Plan,
     epoch: u64,
     settled: Option<&Key>,
+    clock: Option<&SourceClock>,
 ) -> Result<()> {
-    let key = settled.map_or("NULL".to_owned(), |key| quote_text_array(&key.0));
+    let key = settled.map_or("NULL::text[]".to_owned(), |key| quote_text_array(&key.0));
+    let clock = clock.map_or(String::new(), |clock| {
+        let SourceClock { source_us, here_us } = clock;
+        format!(
+            ", plan = pg_catalog.jsonb_set(plan, '{{source_clock}}',
+                 pg_catalog.jsonb_build_object('source_us', {source_us}, 'here_us', {here_us}))"
+        )
+    });
     let sql = format!(
-        "UPDATE longhaul.tables SET settled = {key}, updated_at = now() WHERE {} AND epoch = {epoch} RETURNING 1",
+        "UPDATE longhaul.tables SET settled = coalesce({key}, settled){clock}, updated_at = now() WHERE {} AND epoch = {epoch} RETURNING 1",
         of_table(spec, plan)
     );
     let what = format!("write the settled key of job {} to the target's ledger", spec.job);
@@ -224,20 +246,29 @@ pub(super) fn fence_sql(spec: &TableSpec, plan: &Plan, fence: &Fence) -> String 
     // The locks first, each in a statement of its own: what the last one sees is then younger than both.
     format!(
         "SELECT pg_catalog.pg_advisory_xact_lock_shared({}); LOCK TABLE ONLY {} IN ROW EXCLUSIVE MODE;
-         SELECT (SELECT epoch FROM longhaul.tables WHERE {mine}), {present}",
+         SELECT (SELECT epoch FROM longhaul.tables WHERE {mine}), {present}, {}",
         lock_key(spec, plan),
         super::identifier::quote_table(&plan.target),
+        others::other_sql(spec, plan),
     )
 }
 
-/// Whether the target still knows this run, by the last row of [`fence_sql`].
-pub(super) fn judge_fence(spec: &TableSpec, fence: &Fence, row: Option<&[Option<String>]>) -> Result<()> {
+/// Whether the target still knows this run, and no other job is in its way, by the last row of [`fence_sql`].
+pub(super) fn judge_fence(
+    spec: &TableSpec,
+    plan: &Plan,
+    fence: &Fence,
+    row: Option<&[Option<String>]>,
+) -> Result<()> {
     let field = |number: usize| row.and_then(|row| row.get(number)).and_then(Option::as_deref);
     let epoch = field(0).and_then(|text| text.parse::<u64>().ok());
     let present = field(1).and_then(|text| text.parse::<usize>().ok());
     match epoch {
         Some(epoch) if epoch > fence.epoch => Err(fenced(spec, Some(epoch))),
-        Some(epoch) if epoch == fence.epoch && present == Some(fence.witnesses.len()) => Ok(()),
+        Some(epoch) if epoch == fence.epoch && present == Some(fence.witnesses.len()) => match field(2) {
+            Some(other) => Err(others::shared(spec, plan, other)),
+            None => Ok(()),
+        },
         _ => {
             let words = format!(
                 "the target has lost what it had confirmed of job {}: it was failed over or restored to an older state",
@@ -270,7 +301,7 @@ pub(super) fn judge_digest(side: Side, plan: &Plan, fence: &Fence, digest: Optio
 pub(super) async fn pass_fence(target: &Session, spec: &TableSpec, plan: &Plan, fence: &Fence) -> Result<()> {
     let what = format!("ask the target about job {}", spec.job);
     let row = target.rows(&what, &fence_sql(spec, plan, fence)).await?.pop();
-    judge_fence(spec, fence, row.as_deref())?;
+    judge_fence(spec, plan, fence, row.as_deref())?;
     let digest = target
         .row(&what, &super::catalog::digest_sql(&plan.target))
         .await?;

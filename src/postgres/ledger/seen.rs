@@ -1,19 +1,37 @@
-//! What was seen of a source, kept beside the cursor it is of: a field of the plan's JSON, which no layout needs to know.
+//! What was seen of a source, kept beside the cursor it is of: fields of the plan's JSON, which no layout needs to know.
 
 use super::{fenced, of_table};
 use crate::postgres::connect::Session;
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::quote_literal;
-use crate::table::{Plan, SourceSeen, TableSpec};
+use crate::table::{Plan, SourceClock, SourceSeen, TableSpec};
+use serde::de::DeserializeOwned;
 
 /// What the job has seen of its source; `None` where the ledger does not know it, or an earlier version wrote it.
 ///
 /// # Errors
 /// `Ledger` where it cannot be read; or what goes wrong in asking.
 pub async fn source_seen(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<Option<SourceSeen>> {
+    read_field(target, spec, plan, "source_seen").await
+}
+
+/// What the source's clock showed when the settled key of the ledger was settled; `None` where that is not known.
+///
+/// # Errors
+/// As [`source_seen`].
+pub async fn source_clock(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<Option<SourceClock>> {
+    read_field(target, spec, plan, "source_clock").await
+}
+
+async fn read_field<T: DeserializeOwned>(
+    target: &Session,
+    spec: &TableSpec,
+    plan: &Plan,
+    field: &str,
+) -> Result<Option<T>> {
     let what = format!("read job {} in the target's ledger", spec.job);
     let sql = format!(
-        "SELECT pg_catalog.jsonb_extract_path(plan, 'source_seen') FROM longhaul.tables WHERE {}",
+        "SELECT pg_catalog.jsonb_extract_path(plan, '{field}') FROM longhaul.tables WHERE {}",
         of_table(spec, plan)
     );
     let row = target.rows(&what, &sql).await?.pop();

@@ -2,7 +2,7 @@
 
 use super::rewritten::must_have_rows;
 use super::segments::{key_from_json, key_of, read_position};
-use super::{in_transaction, lock_key, of_table};
+use super::{in_transaction, lock_key, of_table, partitions};
 use crate::failpoint::failpoint;
 use crate::postgres::connect::Session;
 use crate::postgres::cursor::{rows_of, where_range};
@@ -73,10 +73,20 @@ pub async fn take_over(
         }
         let (epoch, begun) = write_entry(target, spec, plan).await?;
         let position = read_position(target, source, plan, &mine).await?;
+        let mut settled = entry.as_ref().and_then(|entry| entry.settled.clone());
+        let earlier = entry.as_ref().and_then(|entry| entry.plan.as_ref());
+        if let (Some(earlier), Some(end)) = (earlier, position.end()) {
+            let passed = partitions::passed_by(source, plan, earlier, end).await?;
+            if !passed.is_empty() {
+                warn_of_partitions(spec, plan, &passed);
+                partitions::unsettle(target, spec, plan).await?;
+                settled = None;
+            }
+        }
         Ok(Position {
             epoch,
             begun,
-            settled: entry.and_then(|entry| entry.settled),
+            settled,
             ..position
         })
     })
@@ -111,6 +121,22 @@ pub async fn stored_plan(target: &Session, spec: &TableSpec) -> Result<Plan> {
     crate::postgres::catalog::with_order_of_target(target, plan).await
 }
 
+/// Refuses a ledger whose account of the job begins before what an earlier run knew.
+///
+/// # Errors
+/// `Emptied`: the ledger, and the rows with it, are of a time before the job was begun anew.
+pub fn check_begun(spec: &TableSpec, known: &Position, now: &Position) -> Result<()> {
+    if now.begun == 0 || now.begun >= known.begun {
+        return Ok(());
+    }
+    let words = format!(
+        "the target was restored to an older state than job {} was started over in (--restart): the rows and the ledger \
+         that are there are of the time before",
+        spec.job
+    );
+    Err(Error::new(Side::Target, Kind::Emptied, words))
+}
+
 /// What the target had confirmed by `known` and does not have `now`.
 ///
 /// # Errors
@@ -122,14 +148,7 @@ pub async fn lost(
     known: &Position,
     now: &Position,
 ) -> Result<Option<Lost>> {
-    if now.begun != 0 && now.begun < known.begun {
-        let words = format!(
-            "the target was restored to an older state than job {} was started over in (--restart): the rows and the ledger \
-             that are there are of the time before",
-            spec.job
-        );
-        return Err(Error::new(Side::Target, Kind::Emptied, words));
-    }
+    check_begun(spec, known, now)?;
     let batches = known.tally.batches.saturating_sub(now.tally.batches);
     let rows = known.tally.rows.saturating_sub(now.tally.rows);
     // Fewer batches with the same rows: a repair has joined their receipts. Of a run that has ended all that is known is how
@@ -357,19 +376,23 @@ async fn check_entry(
     Err(Error::new(Side::Target, Kind::Emptied, words))
 }
 
+/// The numbers of a table and of its partitions, of the files that they are in.
+pub(super) fn table_numbers(files: &str) -> Vec<String> {
+    let number = |file: &str| {
+        let number = file.trim_start_matches('(').split(',').next();
+        number.unwrap_or_default().to_owned()
+    };
+    let numbers = files.split(' ').map(number);
+    numbers.filter(|number| number.parse::<u32>().is_ok()).collect()
+}
+
 /// A partition that is gone or was emptied leaves rows in every range, of other partitions; a table that was created again may
 /// have some of them: then all rows are counted.
 async fn count_rows(target: &Session, spec: &TableSpec, plan: &Plan, before: &str, mine: &str) -> Result<()> {
-    let oid = |file: &str| {
-        file.trim_start_matches('(')
-            .split(',')
-            .next()
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let now: Vec<_> = plan.target_files.split(' ').map(oid).collect();
+    let now = table_numbers(&plan.target_files);
     // A batch that waited for a TRUNCATE of a partition has filled it again a little.
-    let suspicious = plan.target_is_partitioned || before.split(' ').any(|file| !now.contains(&oid(file)));
+    let is_gone = |number| !now.contains(number);
+    let suspicious = plan.target_is_partitioned || table_numbers(before).iter().any(is_gone);
     if !suspicious {
         return Ok(());
     }
@@ -409,6 +432,16 @@ pub async fn check_source(source: &Session, target: &Session, spec: &TableSpec, 
     Err(Error::new(Side::Source, Kind::Emptied, words).hinted(
         "bring its rows back; or copy what is there now, over what was copied: --restart --on-conflict update",
     ))
+}
+
+fn warn_of_partitions(spec: &TableSpec, plan: &Plan, passed: &[String]) {
+    tracing::warn!(
+        "source table {} has partitions that were not there when job {} came by: {}. The job looks again at all that it has copied, \
+         and adds the rows that are missing",
+        plan.source,
+        spec.job,
+        passed.join(", ")
+    );
 }
 
 /// Nobody can tell a VACUUM FULL of the source from a TRUNCATE that was followed by other rows.
@@ -488,8 +521,8 @@ async fn write_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<
          INSERT INTO longhaul.tables AS t (job, table_name, target_table, key_columns, plan, target_files, epoch)
          VALUES ({job}, {source}, {into}, {keys}, {plan}, {files}, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
          ON CONFLICT (job, table_name) DO UPDATE SET epoch = greatest(t.epoch + 1, excluded.epoch), runs = t.runs + 1,
-             plan = CASE WHEN pg_catalog.jsonb_extract_path(t.plan, 'source_seen') IS NULL THEN excluded.plan
-                 ELSE pg_catalog.jsonb_set(excluded.plan, '{{source_seen}}', pg_catalog.jsonb_extract_path(t.plan, 'source_seen')) END,
+             plan = excluded.plan || coalesce((SELECT pg_catalog.jsonb_object_agg(e.key, e.value) FROM pg_catalog.jsonb_each(t.plan) e
+                 WHERE e.key IN ('source_seen', 'source_clock')), '{{}}'),
              target_files = excluded.target_files, updated_at = now()
          RETURNING epoch, (SELECT (extract(epoch FROM created_at) * 1000000)::bigint FROM longhaul.jobs WHERE job = {job})",
         job = quote_literal(&spec.job),

@@ -19,6 +19,7 @@ use temporalio_protos::temporal::api::workflowservice::v1::{
 use tonic::Status;
 
 use super::super::clock::timestamp;
+use super::super::history::Change;
 use super::super::matching::QueueKind;
 use super::super::{NAMESPACE, Service};
 use super::{MAX_PAYLOAD_BYTES, check_namespace};
@@ -121,7 +122,7 @@ impl Service {
         &self,
         request: ResetStickyTaskQueueRequest,
     ) -> Result<ResetStickyTaskQueueResponse, Status> {
-        let reset = |change: &mut super::super::history::Change| {
+        let reset = |change: &mut Change| {
             change.must_be_open()?;
             change.state.sticky = None;
             Ok(())
