@@ -1,19 +1,26 @@
-//! What the service holds in memory: the states of all runs it keeps, who is current, what is due, the queues, and who
-//! waits for what. Changed only through `begin` and `commit`, so that memory never runs ahead of the journal.
+//! What the service holds in memory: the open runs, who of them is current, what is due, the queues, and who waits for
+//! what. Changed only through `begin` and `commit`, so that memory never runs ahead of the journal.
 
-use std::collections::{BTreeSet, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use prost::Message;
-use temporalio_protos::temporal::api::enums::v1::WorkflowExecutionStatus;
 use tokio::sync::Notify;
 
+use super::NAMESPACE;
 use super::history::{ActivityState, Change, Deadline, Dispatch, RunState, UpdateNews};
-use super::inventory::Inventory;
-use super::journal::{JournalError, Store, Write, current_key, event_key, run_key};
+use super::inventory::Inventories;
+use super::journal::{JournalError, Store, Write, current_key, outdated_range, outdated_run};
 use super::matching::{Matching, QueueKind, Task};
 use super::query::Queries;
+use super::stored::{read_closed, read_closed_record, run_id_of};
+use super::transaction::Transaction;
 use super::update::Updates;
+
+/// Runs that are removed in one batch, so that nobody waits long for it.
+const OUTDATED_AT_ONCE: usize = 100;
+/// Records that are removed in one batch, but for those of one run.
+const REMOVED_AT_ONCE: usize = 2000;
 
 /// A change that is applied and not yet known to be durable.
 #[derive(Default)]
@@ -23,113 +30,97 @@ pub struct Pending {
     /// Run, and what is to be handed out.
     dispatch: Vec<(String, Dispatch)>,
     news: Vec<(String, String, UpdateNews)>,
-    closed: Vec<String>,
+    /// Runs that ended, and whether another follows.
+    closed: Vec<(String, bool)>,
     changed: Vec<Arc<Notify>>,
 }
 
 #[derive(Default)]
 pub struct Core {
+    /// The open ones. Those that are closed are in the journal only.
     pub runs: HashMap<String, RunState>,
-    /// By namespace and workflow id: the run that is meant without a run id.
+    /// By namespace and workflow id: the open run that is meant without a run id.
     pub current: HashMap<(String, String), String>,
+    /// The open runs as they are listed: by namespace, those that started last first.
+    pub started: BTreeSet<(String, Reverse<i64>, String)>,
     pub deadlines: BTreeSet<(i64, String, Deadline)>,
     pub matching: Matching,
     pub queries: Queries,
     pub updates: Updates,
-    pub inventory: Inventory,
-    /// By run: tells of every change, for long polls of its history.
+    pub inventories: Inventories,
+    /// By open run: tells of every change, for long polls of its history.
     pub changed: HashMap<String, Arc<Notify>>,
 }
 
 impl Core {
-    /// A draft of a run's next state.
-    pub fn begin(&self, run_id: &str, now_ms: i64) -> Option<Change> {
-        let mut state = self.runs.get(run_id)?.clone();
+    /// A draft of a run's next state. Of a closed run nothing can be changed.
+    pub fn begin(&self, store: &Store, run_id: &str, now_ms: i64) -> Result<Option<Change>, JournalError> {
+        let Some(mut state) = self.get(store, run_id)? else {
+            return Ok(None);
+        };
         let gone = |queue: &str| !self.matching.is_polled(QueueKind::Workflow, queue, now_ms);
         if state.workflow_task.is_none() && state.sticky.as_ref().is_some_and(|sticky| gone(&sticky.queue)) {
             state.sticky = None;
         }
-        Some(Change::of(state, now_ms))
+        Ok(Some(Change::of(state, now_ms)))
     }
 
-    /// Writes a change as one atomic batch and takes it into memory. On an error nothing has changed.
-    pub fn commit(&mut self, store: &Store, change: Change) -> Result<Pending, JournalError> {
-        let mut change = change;
-        if change.is_too_long() && !change.is_closed() {
-            let reason = "the history is too long: the workflow never continued as new".to_owned();
-            // It is open: it can be terminated.
-            let _ = change.terminate(reason, None, "history-service".to_owned());
+    /// A run, open or closed.
+    pub fn get(&self, store: &Store, run_id: &str) -> Result<Option<RunState>, JournalError> {
+        match self.runs.get(run_id) {
+            Some(run) => Ok(Some(run.clone())),
+            None => read_closed(store, run_id),
         }
-        let nothing = self
-            .runs
-            .get(&change.state.run_id)
-            .is_some_and(|before| *before == change.state);
+    }
+
+    /// Writes changes of several runs as one atomic batch and takes them into memory. On an error nothing has changed.
+    ///
+    /// A run that begins becomes the current one of its workflow: whoever replaces an open run closes it in the same batch,
+    /// before it.
+    pub fn commit(&mut self, store: &Store, changes: Vec<Change>) -> Result<Pending, JournalError> {
+        let mut changes: Vec<Change> = changes.into_iter().flat_map(within_limits).collect();
+        changes.retain(|change| change.begins || self.runs.contains_key(&change.state.run_id));
+        let mut transaction = Transaction::begin(store, self.inventories);
+        let continued: HashSet<String> = changes.iter().filter_map(continued).collect();
+        for change in &mut changes {
+            let before = self.runs.get(&change.state.run_id);
+            transaction.write_change(before, change)?;
+            // Of a chain of runs only the current one and the one before it are kept.
+            let continues = continued.contains(&change.state.run_id);
+            if continues && let Some(run) = read_closed_record(store, &change.state.continued_run_id)? {
+                transaction.remove(&run)?;
+            }
+        }
         let mut pending = Pending {
             sequence: store.applied(),
             ..Pending::default()
         };
-        let mut changes = vec![];
-        let mut next = Some(change);
-        while let Some(mut change) = next {
-            next = change.successor.take().map(|successor| *successor);
-            changes.push(change);
-        }
-        if !nothing {
-            let mut writes = Vec::new();
-            let mut inventory = self.inventory;
-            for change in &changes {
-                write_change(change, &mut writes);
-                if !self.runs.contains_key(&change.state.run_id) {
-                    inventory.add(&change.state.run_id);
-                    writes.push(Write::Put(
-                        current_key(&change.state.namespace, &change.state.workflow_id),
-                        change.state.run_id.clone().into_bytes(),
-                    ));
-                }
-            }
-            let forgotten = self.outdated(&changes);
-            if let Some(run_id) = &forgotten {
-                self.write_removal(run_id, &mut writes);
-                inventory.remove(run_id);
-            }
-            if inventory != self.inventory {
-                writes.push(inventory.write());
-            }
-            pending.sequence = store.apply(writes)?;
-            self.inventory = inventory;
-            forgotten.iter().for_each(|run_id| self.forget(run_id));
+        if !transaction.is_empty() {
+            (pending.sequence, self.inventories) = transaction.apply(self.inventories)?;
         }
         for change in changes {
+            if change.state.is_closed() {
+                let run_id = change.state.run_id.clone();
+                let continues = continued.contains(&run_id);
+                pending.closed.push((run_id, continues));
+            }
             self.take(change, &mut pending);
         }
         Ok(pending)
     }
 
-    /// Of a chain of continued runs only the current one and the one before it are kept.
-    fn outdated(&self, changes: &[Change]) -> Option<String> {
-        let closed = changes
-            .first()
-            .filter(|change| change.state.status == WorkflowExecutionStatus::ContinuedAsNew as i32)?;
-        self.runs
-            .get(&closed.state.continued_run_id)
-            .map(|run| run.run_id.clone())
-    }
-
-    fn take(&mut self, change: Change, pending: &mut Pending) {
+    fn take(&mut self, mut change: Change, pending: &mut Pending) {
         let run_id = change.state.run_id.clone();
         let mut waited = Vec::new();
         if let Some(before) = self.runs.get(&run_id) {
-            for (at_ms, deadline) in before.deadlines() {
+            for (at_ms, deadline) in before.deadlines_beside(&change.state) {
                 let entry = (at_ms, run_id.clone(), deadline);
                 if self.deadlines.remove(&entry) {
                     waited.push(entry);
                 }
             }
-        } else {
-            let workflow = (change.state.namespace.clone(), change.state.workflow_id.clone());
-            self.current.insert(workflow, run_id.clone());
         }
-        for (at_ms, deadline) in change.state.deadlines() {
+        for (at_ms, deadline) in change.state.deadlines_beside(&change.state) {
             let entry = (at_ms, run_id.clone(), deadline);
             // What may be handed out now is in `dispatch`, unless it still waits for the timer to come round.
             if at_ms > change.now_ms || !entry.2.only_hands_out() || waited.contains(&entry) {
@@ -142,6 +133,9 @@ impl Core {
                 .into_iter()
                 .map(|dispatch| (run_id.clone(), dispatch)),
         );
+        for (update_id, _) in &change.update_news {
+            self.updates.answered(&run_id, update_id);
+        }
         pending.news.extend(
             change
                 .update_news
@@ -151,10 +145,27 @@ impl Core {
         if !change.events.is_empty() {
             pending.changed.extend(self.changed.get(&run_id).cloned());
         }
-        if change.state.is_closed() {
-            pending.closed.push(run_id.clone());
+        change.state.settle();
+        self.keep(change.state);
+    }
+
+    /// Keeps a run in memory if it is open, and lets go of it if it is closed.
+    pub fn keep(&mut self, run: RunState) {
+        let (run_id, namespace) = (run.run_id.clone(), run.namespace.clone());
+        let workflow = (namespace.clone(), run.workflow_id.clone());
+        let started = (namespace, Reverse(run.start_ms), run_id.clone());
+        if !run.is_closed() {
+            self.current.insert(workflow, run_id.clone());
+            self.started.insert(started);
+            self.runs.insert(run_id, run);
+            return;
         }
-        self.runs.insert(run_id, change.state);
+        self.runs.remove(&run_id);
+        self.changed.remove(&run_id);
+        self.started.remove(&started);
+        if self.current.get(&workflow) == Some(&run_id) {
+            self.current.remove(&workflow);
+        }
     }
 
     /// Hands out what a durable change has made.
@@ -165,10 +176,9 @@ impl Core {
         for (run_id, update_id, news) in pending.news {
             self.updates.hear(&run_id, &update_id, news);
         }
-        pending
-            .closed
-            .iter()
-            .for_each(|run_id| self.updates.abandon(run_id));
+        for (run_id, continues) in &pending.closed {
+            self.updates.abandon(run_id, *continues);
+        }
         for changed in pending.changed {
             changed.notify_waiters();
         }
@@ -196,6 +206,23 @@ impl Core {
         }
     }
 
+    /// A worker is shutting down: what waits for it is for any other, also a task that is not in its queue yet.
+    pub fn retire_worker(&mut self, identity: &str, sticky_queue: &str) {
+        for task in self.matching.retire(identity, sticky_queue) {
+            if let Task::Query { query_id } = task {
+                self.ask_elsewhere(&query_id);
+            }
+        }
+        for (run_id, run) in &self.runs {
+            let task = run.workflow_task.as_ref();
+            if task.is_some_and(|it| it.started_event_id == 0 && it.sticky && it.queue == sticky_queue) {
+                let run_id = run_id.clone();
+                self.matching
+                    .push(QueueKind::Workflow, &run.task_queue, Task::Workflow { run_id });
+            }
+        }
+    }
+
     /// Whether a dead worker has a task of a run, or the run waits for one in its sticky queue.
     pub fn is_left_by(&self, run: &RunState, is_dead: &dyn Fn(&str) -> bool, now_ms: i64) -> bool {
         let task = run.workflow_task.as_ref();
@@ -205,68 +232,95 @@ impl Core {
         });
         let has_task = task.is_some_and(|task| task.started_event_id != 0 && is_dead(&task.identity));
         let has_activity = |it: &ActivityState| it.started_ms != 0 && is_dead(&it.identity);
-        waits_in_vain || has_task || run.activities.iter().any(has_activity)
+        waits_in_vain || has_task || run.activities.values().any(has_activity)
     }
 
-    /// What tells of every change of a run.
+    /// What tells of every change of an open run.
     pub fn watch(&mut self, run_id: &str) -> Arc<Notify> {
+        if !self.runs.contains_key(run_id) {
+            return Arc::default();
+        }
         Arc::clone(self.changed.entry(run_id.to_owned()).or_default())
     }
 
     /// The run that a client means: by its id, or the current one of the workflow.
-    pub fn find(&self, namespace: &str, workflow_id: &str, run_id: &str) -> Option<&RunState> {
-        let run_id = match run_id {
-            "" => self
-                .current
-                .get(&(namespace.to_owned(), workflow_id.to_owned()))?,
-            run_id => run_id,
+    pub fn find(
+        &self,
+        store: &Store,
+        namespace: &str,
+        workflow_id: &str,
+        run_id: &str,
+    ) -> Result<Option<RunState>, JournalError> {
+        let run = match run_id {
+            "" => self.find_current(store, namespace, workflow_id)?,
+            run_id => self.get(store, run_id)?,
         };
-        self.runs.get(run_id).filter(|run| run.workflow_id == workflow_id)
+        Ok(run.filter(|run| run.workflow_id == workflow_id))
     }
 
-    /// Removes closed runs that are neither current nor younger than the retention.
-    pub fn prune(&mut self, store: &Store, older_than_ms: i64) -> Result<(), JournalError> {
-        let current: Vec<&String> = self.current.values().collect();
-        let old = |run: &&RunState| {
-            run.is_closed() && run.close_ms < older_than_ms && !current.contains(&&run.run_id)
-        };
-        let old: Vec<String> = self
-            .runs
-            .values()
-            .filter(old)
-            .map(|run| run.run_id.clone())
-            .collect();
-        for run_id in old {
-            let mut inventory = self.inventory;
-            inventory.remove(&run_id);
-            let mut writes = vec![inventory.write()];
-            self.write_removal(&run_id, &mut writes);
-            store.apply(writes)?;
-            self.inventory = inventory;
-            self.forget(&run_id);
+    fn find_current(
+        &self,
+        store: &Store,
+        namespace: &str,
+        workflow_id: &str,
+    ) -> Result<Option<RunState>, JournalError> {
+        let workflow = (namespace.to_owned(), workflow_id.to_owned());
+        if let Some(run_id) = self.current.get(&workflow) {
+            return self.get(store, run_id);
         }
-        Ok(())
+        let key = current_key(namespace, workflow_id);
+        let Some(value) = store.get(&key)? else {
+            return Ok(None);
+        };
+        let run_id = run_id_of(store, &key, value)?;
+        let gone = || {
+            store.damaged(format!(
+                "run {run_id} is the current one of its workflow and is not there"
+            ))
+        };
+        self.get(store, &run_id)?.map(Some).ok_or_else(gone)
     }
 
-    fn write_removal(&self, run_id: &str, writes: &mut Vec<Write>) {
-        let events = self.runs.get(run_id).map_or(0, RunState::last_event_id);
-        writes.push(Write::Delete(run_key(run_id)));
-        writes.extend((1..=events).map(|event_id| Write::Delete(event_key(run_id, event_id))));
-    }
-
-    fn forget(&mut self, run_id: &str) {
-        self.runs.remove(run_id);
-        self.changed.remove(run_id);
+    /// Removes closed runs that are neither current nor younger than the retention: some at a time. Returns whether there may
+    /// be more.
+    pub fn remove_outdated(&mut self, store: &Store, before_ms: i64) -> Result<bool, JournalError> {
+        let (low, high) = outdated_range(NAMESPACE, before_ms);
+        let outdated = store.scan(&low, &high, OUTDATED_AT_ONCE)?;
+        let mut transaction = Transaction::begin(store, self.inventories);
+        let mut more = outdated.len() == OUTDATED_AT_ONCE;
+        for (key, _) in outdated {
+            if transaction.len() > REMOVED_AT_ONCE {
+                more = true;
+                break;
+            }
+            let run_id = outdated_run(NAMESPACE, &key).unwrap_or_default();
+            match read_closed_record(store, run_id)? {
+                Some(run) => transaction.remove(&run)?,
+                None => transaction.put(Write::Delete(key)),
+            }
+        }
+        if !transaction.is_empty() {
+            (_, self.inventories) = transaction.apply(self.inventories)?;
+        }
+        Ok(more)
     }
 }
 
-fn write_change(change: &Change, writes: &mut Vec<Write>) {
-    let run_id = &change.state.run_id;
-    writes.push(Write::Put(run_key(run_id), change.state.encode_to_vec()));
-    writes.extend(
-        change
-            .events
-            .iter()
-            .map(|it| Write::Put(event_key(run_id, it.event.event_id), it.bytes.clone())),
-    );
+/// The run that a run which begins continues.
+fn continued(change: &Change) -> Option<String> {
+    let continued = Some(&change.state.continued_run_id);
+    continued.filter(|it| change.begins && !it.is_empty()).cloned()
+}
+
+/// A change and what follows it; where its history has grown too long, its end.
+fn within_limits(mut change: Change) -> Vec<Change> {
+    if change.is_too_long() && !change.is_closed() {
+        let reason = "the history is too long: the workflow never continued as new".to_owned();
+        // It is open: it can be terminated.
+        let _ = change.terminate(reason, None, "history-service".to_owned());
+    }
+    let successor = change.successor.take();
+    let mut changes = vec![change];
+    changes.extend(successor.into_iter().flat_map(|it| within_limits(*it)));
+    changes
 }

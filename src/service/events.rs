@@ -1,5 +1,4 @@
-//! Reading events back out of the journal: all that are asked for, or an error that names the run. As they are stored, for
-//! the checksum over them; or decoded, for whoever asks what happened.
+//! Reading events back out of the journal: all that are asked for, or an error that names the run.
 
 use prost::Message;
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
@@ -18,17 +17,6 @@ pub fn read_events(
         Message::decode(value.as_slice())
             .map_err(|error| store.damaged(format!("event {}: {error}", key.escape_ascii())))
     };
-    let stored = read_stored_events(store, run, from, limit)?;
-    stored.into_iter().map(decode).collect()
-}
-
-/// The records of the events of a run from `from` on, at most `limit`.
-pub fn read_stored_events(
-    store: &Store,
-    run: &RunState,
-    from: i64,
-    limit: usize,
-) -> Result<Vec<Record>, JournalError> {
     let (low, high) = event_range(&run.run_id, from.max(1), run.next_event_id);
     let expected = usize::try_from(run.next_event_id - from.max(1))
         .unwrap_or(0)
@@ -42,5 +30,5 @@ pub fn read_stored_events(
         );
         return Err(store.damaged(what));
     }
-    Ok(events)
+    events.into_iter().map(decode).collect()
 }

@@ -1,5 +1,5 @@
-//! The inventory of the journal: how many runs it holds, and which. Written with every change of it, checked at each start,
-//! so that a run whose records are lost is missed.
+//! Inventories: how many of something there are, and which. Written with every change of it, held against what is read, so
+//! that what is lost is missed.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -7,42 +7,90 @@ use super::journal::{JournalError, Store, Write};
 
 const INVENTORY_KEY: &[u8] = b"minventory";
 
-/// How many runs there are, and which: the sum of the hashes of their ids.
+/// How many there are, and the sum of their hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Inventory {
     pub count: u64,
-    sum: u64,
+    pub sum: u64,
 }
 
 impl Inventory {
-    pub fn add(&mut self, run_id: &str) {
+    pub fn add(&mut self, hash: u64) {
         self.count += 1;
-        self.sum = self.sum.wrapping_add(xxh3_64(run_id.as_bytes()));
+        self.sum = self.sum.wrapping_add(hash);
     }
 
-    pub fn remove(&mut self, run_id: &str) {
+    pub fn remove(&mut self, hash: u64) {
         self.count = self.count.saturating_sub(1);
-        self.sum = self.sum.wrapping_sub(xxh3_64(run_id.as_bytes()));
+        self.sum = self.sum.wrapping_sub(hash);
     }
 
+    pub fn add_run(&mut self, run_id: &str) {
+        self.add(xxh3_64(run_id.as_bytes()));
+    }
+
+    pub fn remove_run(&mut self, run_id: &str) {
+        self.remove(xxh3_64(run_id.as_bytes()));
+    }
+}
+
+/// Those of the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Inventories {
+    /// Open runs, by their ids.
+    pub open: Inventory,
+    /// The list of closed runs: whole records.
+    pub listed: Inventory,
+    /// Which run a workflow id means: whole records.
+    pub current: Inventory,
+}
+
+impl Inventories {
     pub fn write(self) -> Write {
-        let value = [self.count.to_le_bytes(), self.sum.to_le_bytes()].concat();
-        Write::Put(INVENTORY_KEY.to_vec(), value)
+        let numbers = [self.open, self.listed, self.current].map(|it| [it.count, it.sum]);
+        let value = numbers
+            .as_flattened()
+            .iter()
+            .flat_map(|number| number.to_le_bytes());
+        Write::Put(INVENTORY_KEY.to_vec(), value.collect())
     }
 
     pub fn read(store: &Store) -> Result<Self, JournalError> {
-        let Some(bytes) = store.get(INVENTORY_KEY)? else {
-            return Ok(Self::default());
-        };
-        let half = |range: std::ops::Range<usize>| {
-            bytes
-                .get(range)
-                .and_then(|half| half.try_into().ok())
-                .map(u64::from_le_bytes)
-        };
-        match (half(0..8), half(8..16)) {
-            (Some(count), Some(sum)) => Ok(Self { count, sum }),
-            _ => Err(store.damaged("its inventory is cut short")),
+        match read_numbers(store)?.as_slice() {
+            [] => Ok(Self::default()),
+            [open, listed, current] => Ok(Self {
+                open: *open,
+                listed: *listed,
+                current: *current,
+            }),
+            _ => Err(cut_short(store)),
         }
     }
+}
+
+/// That of the first format: of all runs, by their ids.
+pub fn read_former(store: &Store) -> Result<Inventory, JournalError> {
+    match read_numbers(store)?.as_slice() {
+        [] => Ok(Inventory::default()),
+        [runs] => Ok(*runs),
+        _ => Err(cut_short(store)),
+    }
+}
+
+fn read_numbers(store: &Store) -> Result<Vec<Inventory>, JournalError> {
+    let bytes = store.get(INVENTORY_KEY)?.unwrap_or_default();
+    let (inventories, rest) = bytes.as_chunks::<16>();
+    if !rest.is_empty() {
+        return Err(cut_short(store));
+    }
+    let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
+    let inventory = |bytes: &[u8; 16]| Inventory {
+        count: number(&bytes[..8]),
+        sum: number(&bytes[8..]),
+    };
+    Ok(inventories.iter().map(inventory).collect())
+}
+
+fn cut_short(store: &Store) -> JournalError {
+    store.damaged("its inventory is cut short")
 }

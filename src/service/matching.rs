@@ -1,7 +1,7 @@
 //! Task queues: tasks that wait for a worker, and who polls. All in memory: what a queue holds follows from the runs, and
 //! is filled again from them at start. A task is a hint, not a claim: whoever takes one asks the run whether it still holds.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -21,7 +21,7 @@ pub enum QueueKind {
 }
 
 /// Something for a worker to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Task {
     /// The workflow task of a run.
     Workflow {
@@ -47,11 +47,15 @@ pub enum Task {
 #[derive(Default)]
 struct Queue {
     tasks: VecDeque<Task>,
+    /// The same ones: none is in a queue twice.
+    queued: HashSet<Task>,
     arrived: Arc<Notify>,
     /// By identity: when it last polled.
     pollers: HashMap<String, i64>,
     /// Polls that wait now.
     waiting: usize,
+    /// Its one worker has said that it is shutting down, and not polled since.
+    retired: bool,
 }
 
 /// All task queues of a service.
@@ -64,7 +68,7 @@ impl Matching {
     /// Adds a task and wakes one poller.
     pub fn push(&mut self, kind: QueueKind, name: &str, task: Task) {
         let queue = self.queue(kind, name);
-        if !queue.tasks.contains(&task) {
+        if queue.queued.insert(task.clone()) {
             queue.tasks.push_back(task);
         }
         queue.arrived.notify_one();
@@ -80,7 +84,15 @@ impl Matching {
     ) -> Result<Task, Arc<Notify>> {
         let queue = self.queue(kind, name);
         queue.pollers.insert(identity.to_owned(), now_ms);
-        queue.tasks.pop_front().ok_or_else(|| Arc::clone(&queue.arrived))
+        queue.retired = false;
+        let task = queue.tasks.pop_front();
+        if !queue.tasks.is_empty() {
+            // Two tasks that come before a poller begins to wait ring once: who is rung for one passes it on for the other.
+            queue.arrived.notify_one();
+        }
+        let task = task.ok_or_else(|| Arc::clone(&queue.arrived))?;
+        queue.queued.remove(&task);
+        Ok(task)
     }
 
     /// A poll begins or ends to wait.
@@ -101,7 +113,8 @@ impl Matching {
     /// Whether somebody polls a queue, or did a moment ago.
     pub fn is_polled(&self, kind: QueueKind, name: &str, now_ms: i64) -> bool {
         self.queues.get(&(kind, name.to_owned())).is_some_and(|queue| {
-            queue.waiting > 0 || queue.pollers.values().any(|seen| now_ms - seen < POLLER_GONE_MS)
+            !queue.retired
+                && (queue.waiting > 0 || queue.pollers.values().any(|seen| now_ms - seen < POLLER_GONE_MS))
         })
     }
 
@@ -120,13 +133,19 @@ impl Matching {
             .collect()
     }
 
-    /// Forgets a poller that says it is shutting down.
-    pub fn forget(&mut self, identity: &str, sticky_queue: &str) {
+    /// Forgets a poller that says it is shutting down. Gives what waited for it in its sticky queue.
+    pub fn retire(&mut self, identity: &str, sticky_queue: &str) -> Vec<Task> {
         for queue in self.queues.values_mut() {
             queue.pollers.remove(identity);
         }
-        self.queues
-            .retain(|(kind, name), _| *kind != QueueKind::Workflow || name != sticky_queue);
+        let sticky = self
+            .queues
+            .get_mut(&(QueueKind::Workflow, sticky_queue.to_owned()));
+        sticky.map_or_else(Vec::new, |queue| {
+            queue.retired = true;
+            queue.queued.clear();
+            queue.tasks.drain(..).collect()
+        })
     }
 
     /// Forgets the pollers that are so.
@@ -134,6 +153,13 @@ impl Matching {
         for queue in self.queues.values_mut() {
             queue.pollers.retain(|identity, _| !is_dead(identity));
         }
+    }
+
+    /// What a queue holds.
+    #[cfg(test)]
+    pub fn waiting(&self, kind: QueueKind, name: &str) -> Vec<Task> {
+        let queue = self.queues.get(&(kind, name.to_owned()));
+        queue.iter().flat_map(|queue| &queue.tasks).cloned().collect()
     }
 
     fn queue(&mut self, kind: QueueKind, name: &str) -> &mut Queue {
@@ -161,6 +187,22 @@ mod tests {
         assert!(matching.poll(QueueKind::Activity, "q", "w1", 2).is_err());
     }
 
+    #[tokio::test]
+    async fn two_tasks_that_come_before_anybody_waits_wake_two_pollers() {
+        let mut matching = Matching::default();
+        let poll = |matching: &mut Matching| matching.poll(QueueKind::Workflow, "q", "w", 0);
+        let bells = [poll(&mut matching).unwrap_err(), poll(&mut matching).unwrap_err()];
+        for run_id in ["a", "b"] {
+            let run_id = run_id.to_owned();
+            matching.push(QueueKind::Workflow, "q", Task::Workflow { run_id });
+        }
+        for bell in bells {
+            let rung = tokio::time::timeout(std::time::Duration::from_secs(5), bell.notified());
+            rung.await.expect("there is a task for each");
+            poll(&mut matching).unwrap();
+        }
+    }
+
     #[test]
     fn a_queue_without_pollers_is_known_as_such() {
         let mut matching = Matching::default();
@@ -182,7 +224,7 @@ mod tests {
                 .poll(QueueKind::Workflow, name, "w1", 0)
                 .expect_err("nothing is there");
             matching.wait(QueueKind::Workflow, name, "w1", 0, true);
-            matching.forget("w1", "sticky");
+            matching.retire("w1", "sticky");
             matching.wait(QueueKind::Workflow, name, "w1", 1, false);
             matching.is_polled(QueueKind::Workflow, name, 2)
         };

@@ -7,7 +7,10 @@
 
 mod clock;
 mod core;
+mod detail;
 mod events;
+mod filter;
+mod former;
 mod frontend;
 mod history;
 mod inventory;
@@ -16,14 +19,18 @@ mod listen;
 mod matching;
 mod query;
 mod recovery;
+mod search_attributes;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod timer;
+mod transaction;
 mod update;
 mod visibility;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
@@ -34,7 +41,7 @@ pub use listen::{
 };
 
 use self::core::{Core, Pending};
-use history::{Change, HistoryError};
+use history::{Change, HistoryError, NextAttempt, RunState};
 use journal::{JournalError, Store};
 
 /// The only namespace there is, so far.
@@ -147,14 +154,38 @@ impl Service {
     ) -> Result<(T, Pending), Status> {
         let now_ms = self.now_ms();
         let mut draft = core
-            .begin(run_id, now_ms)
+            .begin(&self.inner.store, run_id, now_ms)
+            .map_err(|error| journal_status(&error))?
             .ok_or_else(|| Status::not_found("workflow execution not found"))?;
+        if draft.state.retry_policy.is_some() {
+            draft.next_attempt = self.next_attempt(&draft.state)?;
+        }
         let value = change(&mut draft).map_err(status_of)?;
         let pending = core
-            .commit(&self.inner.store, draft)
+            .commit(&self.inner.store, vec![draft])
             .map_err(|error| journal_status(&error))?;
         self.inner.timer_wake.notify_one();
         Ok((value, pending))
+    }
+
+    fn next_attempt(&self, run: &RunState) -> Result<Option<NextAttempt>, Status> {
+        let first =
+            events::read_events(&self.inner.store, run, 1, 1).map_err(|error| journal_status(&error))?;
+        let started = first.into_iter().next().and_then(|event| event.attributes);
+        Ok(match started {
+            Some(Attributes::WorkflowExecutionStartedEventAttributes(started)) => Some(NextAttempt {
+                started,
+                run_id: uuid::Uuid::new_v4().to_string(),
+            }),
+            _ => None,
+        })
+    }
+
+    /// Waits until all that a read may have seen is durable.
+    async fn settled(&self) -> Result<(), Status> {
+        let seen = self.inner.store.applied();
+        let durable = self.inner.store.durable(seen).await;
+        durable.map_err(|error| journal_status(&error))
     }
 
     /// The second half: waits until it is durable and its tasks are in their queues.
@@ -192,6 +223,7 @@ fn status_of(error: HistoryError) -> Status {
     match error {
         HistoryError::NotFound(what) => Status::not_found(what),
         HistoryError::Invalid(what) => Status::invalid_argument(what),
+        HistoryError::NotNow(what) => Status::failed_precondition(what),
         HistoryError::BadCommand { message, .. } => Status::invalid_argument(message),
     }
 }

@@ -10,21 +10,26 @@ use temporalio_protos::temporal::api::common::v1::Payloads;
 use temporalio_protos::temporal::api::enums::v1::{
     QueryRejectCondition, QueryResultType, WorkflowExecutionStatus,
 };
+use temporalio_protos::temporal::api::errordetails::v1::{QueryFailedFailure, WorkflowNotReadyFailure};
+use temporalio_protos::temporal::api::failure::v1::Failure;
 use temporalio_protos::temporal::api::query::v1::{QueryRejected, WorkflowQuery, WorkflowQueryResult};
 use temporalio_protos::temporal::api::workflowservice::v1::{
     QueryWorkflowRequest, QueryWorkflowResponse, RespondQueryTaskCompletedRequest,
     RespondQueryTaskCompletedResponse,
 };
 use tokio::sync::oneshot;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::core::Core;
+use super::detail::detailed;
 use super::history::RunState;
 use super::matching::{QueueKind, Task};
-use super::{Mode, Service};
+use super::{Mode, Service, journal_status};
 
-/// How long a worker has for an answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a query waits for its answer.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// How long of it at most the worker has that the run was last seen with; then any other has.
+const STICKY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many queries may wait at the same time.
 const MAX_WAITING: usize = 1000;
 
@@ -32,10 +37,12 @@ type Answer = Result<Option<Payloads>, Status>;
 
 struct Waiting {
     run_id: String,
+    /// Where it goes if its run is closed when it is handed out.
+    task_queue: String,
     query: WorkflowQuery,
     answer: oneshot::Sender<Answer>,
-    /// In a queue of its own right, not with a workflow task.
-    direct: bool,
+    /// The queue in which it waits in its own right, not with a workflow task.
+    queue: Option<String>,
 }
 
 /// All queries that wait for an answer.
@@ -57,7 +64,7 @@ impl Queries {
         let attached = self
             .waiting
             .iter()
-            .filter(|(_, it)| it.run_id == run_id && !it.direct);
+            .filter(|(_, it)| it.run_id == run_id && it.queue.is_none());
         attached.map(|(id, it)| (id.clone(), it.query.clone())).collect()
     }
 
@@ -70,7 +77,7 @@ impl Queries {
                 if answered {
                     Ok(result.answer)
                 } else {
-                    Err(failed(&result.error_message))
+                    Err(failed(result.error_message, result.failure))
                 },
             );
         }
@@ -93,15 +100,13 @@ impl Core {
             matching,
             ..
         } = self;
-        for (query_id, waiting) in queries.waiting.iter_mut().filter(|(_, it)| !it.direct) {
-            let Some(run) = runs.get(&waiting.run_id) else {
-                continue;
-            };
-            if run.workflow_task.is_none() {
-                waiting.direct = true;
-                let sticky = run.sticky.as_ref().map(|sticky| sticky.queue.as_str());
+        for (query_id, waiting) in queries.waiting.iter_mut().filter(|(_, it)| it.queue.is_none()) {
+            let run = runs.get(&waiting.run_id);
+            if run.is_none_or(|run| run.workflow_task.is_none()) {
+                let sticky = run.and_then(|run| Some(run.sticky.as_ref()?.queue.as_str()));
                 let sticky = sticky.filter(|queue| matching.is_polled(QueueKind::Workflow, queue, now_ms));
-                let queue = sticky.unwrap_or(&run.task_queue).to_owned();
+                let queue = sticky.unwrap_or(&waiting.task_queue).to_owned();
+                waiting.queue = Some(queue.clone());
                 matching.push(
                     QueueKind::Workflow,
                     &queue,
@@ -111,6 +116,23 @@ impl Core {
                 );
             }
         }
+    }
+}
+
+impl Core {
+    /// Asks any worker, where the one that had the run in its cache has not answered. Gives that one's queue.
+    pub fn ask_elsewhere(&mut self, query_id: &str) -> Option<(String, String)> {
+        let waiting = self.queries.waiting.get_mut(query_id)?;
+        let normal = waiting.task_queue.clone();
+        // One that waits for a workflow task goes out with the next one, whoever takes it.
+        let asked = waiting.queue.clone().filter(|it| *it != normal)?;
+        waiting.queue = Some(normal.clone());
+        let run_id = waiting.run_id.clone();
+        let task = Task::Query {
+            query_id: query_id.to_owned(),
+        };
+        self.matching.push(QueueKind::Workflow, &normal, task);
+        Some((run_id, asked))
     }
 }
 
@@ -128,46 +150,26 @@ impl Service {
         &self,
         request: QueryWorkflowRequest,
     ) -> Result<QueryWorkflowResponse, Status> {
-        let execution = request.execution.unwrap_or_default();
-        let query = request
-            .query
-            .ok_or_else(|| Status::invalid_argument("the query is not set"))?;
-        let (sender, answer) = oneshot::channel();
+        let (sender, mut answer) = oneshot::channel();
         let query_id = uuid::Uuid::new_v4().to_string();
         let asking = Asking(self, query_id.clone());
-        {
-            let mut core = self.core();
-            let run = core
-                .find(&request.namespace, &execution.workflow_id, &execution.run_id)
-                .cloned();
-            let run = run.ok_or_else(|| Status::not_found("workflow execution not found"))?;
-            if is_rejected(request.query_reject_condition, run.status) {
-                let query_rejected = Some(QueryRejected { status: run.status });
+        let sticky_timeout = match self.ask(request, query_id.clone(), sender)? {
+            Ok(sticky_timeout) => sticky_timeout,
+            Err(query_rejected) => {
+                self.settled().await?;
                 return Ok(QueryWorkflowResponse {
-                    query_rejected,
+                    query_rejected: Some(query_rejected),
                     ..Default::default()
                 });
             }
-            if core.queries.waiting.len() >= MAX_WAITING {
-                return Err(Status::resource_exhausted("too many queries wait for an answer"));
+        };
+        let answer = match tokio::time::timeout(sticky_timeout, &mut answer).await {
+            Ok(answer) => Ok(answer),
+            Err(_) => {
+                self.forget_lost_worker(&query_id).await?;
+                tokio::time::timeout(TIMEOUT.saturating_sub(sticky_timeout), answer).await
             }
-            self.must_be_answerable(&run)?;
-            let direct = self.inner.mode == Mode::Inspect;
-            let waiting = Waiting {
-                run_id: run.run_id,
-                query,
-                answer: sender,
-                direct,
-            };
-            core.queries.waiting.insert(query_id.clone(), waiting);
-            if direct {
-                core.matching
-                    .push(QueueKind::Workflow, &run.task_queue, Task::Query { query_id });
-            } else {
-                core.release_queries(self.now_ms());
-            }
-        }
-        let answer = tokio::time::timeout(TIMEOUT, answer).await;
+        };
         drop(asking);
         let answer = answer.map_err(|_| Status::deadline_exceeded("no worker answered the query"))?;
         let query_result = answer.map_err(|_| Status::unavailable("the query was dropped"))??;
@@ -177,11 +179,80 @@ impl Service {
         })
     }
 
+    /// Puts a query where a worker finds it, and gives how long the one that has the run in its cache has for it; or says
+    /// that it is rejected.
+    fn ask(
+        &self,
+        request: QueryWorkflowRequest,
+        query_id: String,
+        answer: oneshot::Sender<Answer>,
+    ) -> Result<Result<Duration, QueryRejected>, Status> {
+        let execution = request.execution.unwrap_or_default();
+        let query = request
+            .query
+            .ok_or_else(|| Status::invalid_argument("the query is not set"))?;
+        let mut core = self.core();
+        let found = core.find(
+            &self.inner.store,
+            &request.namespace,
+            &execution.workflow_id,
+            &execution.run_id,
+        );
+        let run = found.map_err(|error| journal_status(&error))?;
+        let run = run.ok_or_else(|| Status::not_found("workflow execution not found"))?;
+        if is_rejected(request.query_reject_condition, run.status) {
+            return Ok(Err(QueryRejected { status: run.status }));
+        }
+        if core.queries.waiting.len() >= MAX_WAITING {
+            return Err(Status::resource_exhausted("too many queries wait for an answer"));
+        }
+        self.must_be_answerable(&run)?;
+        let direct = self.inner.mode == Mode::Inspect;
+        let waiting = Waiting {
+            run_id: run.run_id.clone(),
+            task_queue: run.task_queue.clone(),
+            query,
+            answer,
+            queue: direct.then(|| run.task_queue.clone()),
+        };
+        core.queries.waiting.insert(query_id.clone(), waiting);
+        if direct {
+            core.matching
+                .push(QueueKind::Workflow, &run.task_queue, Task::Query { query_id });
+        } else {
+            core.release_queries(self.now_ms());
+        }
+        let sticky_ms = run.sticky.as_ref().map(|sticky| sticky.schedule_to_start_ms);
+        let sticky_timeout = sticky_ms.and_then(|ms| u64::try_from(ms).ok());
+        Ok(Ok(sticky_timeout
+            .map_or(STICKY_TIMEOUT, Duration::from_millis)
+            .min(STICKY_TIMEOUT)))
+    }
+
+    /// The worker that has the run in its cache does not answer: any other is asked, and gets the next workflow task.
+    async fn forget_lost_worker(&self, query_id: &str) -> Result<(), Status> {
+        let Some((run_id, queue)) = self.core().ask_elsewhere(query_id) else {
+            return Ok(());
+        };
+        let forget = |change: &mut super::history::Change| {
+            change.state.sticky.take_if(|sticky| sticky.queue == queue);
+            Ok(())
+        };
+        self.change(&run_id, forget).await
+    }
+
     /// A run whose first workflow task was never completed has no state to ask for.
     fn must_be_answerable(&self, run: &RunState) -> Result<(), Status> {
         let untouched = run.last_completed_started_event_id == 0;
         if untouched && (self.inner.mode == Mode::Inspect || run.workflow_task.is_none()) {
-            return Err(Status::failed_precondition("the workflow has not begun to run"));
+            let message = "the workflow has not begun to run".to_owned();
+            let details = WorkflowNotReadyFailure {};
+            return Err(detailed(
+                Code::FailedPrecondition,
+                message,
+                "WorkflowNotReadyFailure",
+                &details,
+            ));
         }
         Ok(())
     }
@@ -195,15 +266,16 @@ impl Service {
         let answer = if answered {
             Ok(request.query_result)
         } else {
-            Err(failed(&request.error_message))
+            Err(failed(request.error_message, request.failure))
         };
         self.core().queries.answer(&query_id, answer);
         Ok(RespondQueryTaskCompletedResponse {})
     }
 }
 
-fn failed(message: &str) -> Status {
-    Status::invalid_argument(message.to_owned())
+fn failed(message: String, failure: Option<Failure>) -> Status {
+    let details = QueryFailedFailure { failure };
+    detailed(Code::InvalidArgument, message, "QueryFailedFailure", &details)
 }
 
 fn is_rejected(condition: i32, status: i32) -> bool {
@@ -211,11 +283,7 @@ fn is_rejected(condition: i32, status: i32) -> bool {
     match QueryRejectCondition::try_from(condition) {
         Ok(QueryRejectCondition::NotOpen) => !open,
         Ok(QueryRejectCondition::NotCompletedCleanly) => {
-            let clean = [
-                WorkflowExecutionStatus::Completed as i32,
-                WorkflowExecutionStatus::ContinuedAsNew as i32,
-            ];
-            !open && !clean.contains(&status)
+            !open && status != WorkflowExecutionStatus::Completed as i32
         }
         _ => false,
     }

@@ -1,133 +1,112 @@
 //! Opening a journal: proving that nothing is missing, and taking up what the process before has left.
 //!
-//! sled can lose records without a word when its file is damaged. So there is an inventory of all runs (their number and
-//! the sum of their ids' hashes), and each run's record holds the number of its events and a running checksum over them.
-//! The checksum is over the bytes that are stored: an event that is decoded and encoded again may give others.
+//! sled can lose records without a word when its file is damaged. So there are inventories of the open runs, of the list of
+//! closed runs and of the current ones, and each run's record proves its rows and its events (`stored`). A closed run is
+//! proved when it is read: the lists name it, so that it cannot be missing without a word.
 
 use std::collections::HashMap;
 
-use prost::Message;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use tokio::sync::oneshot;
 
 use super::Service;
 use super::clock::millis;
 use super::core::Core;
-use super::events::{read_events, read_stored_events};
-use super::history::{RunState, chain};
-use super::inventory::Inventory;
-use super::journal::{JournalError, Store, Table, event_key, event_range, table_range};
+use super::events::read_events;
+use super::former::bring_over;
+use super::history::RunState;
+use super::inventory::Inventories;
+use super::journal::{FORMAT_VERSION, JournalError, Store, Table, table_range};
+use super::stored::{prove_events, read_run, run_id_of};
+use super::transaction::hash;
 
-/// Events read at a time while a run is checked.
-const PAGE: usize = 4096;
 /// Closed runs that are not the last of their workflow are kept for so long.
 const RETENTION_MS: i64 = 30 * 24 * 3600 * 1000;
+/// Records read at a time.
+const PAGE: usize = 4096;
 
-/// Reads all runs and proves them whole.
+/// Reads the open runs and proves them whole, and proves that the lists of the others are.
 pub fn load(store: &Store) -> Result<Core, JournalError> {
+    if store.format() < FORMAT_VERSION {
+        bring_over(store)?;
+    }
     let mut core = Core {
-        inventory: Inventory::read(store)?,
+        inventories: Inventories::read(store)?,
         ..Core::default()
     };
-    let mut seen = Inventory::default();
-    let (low, high) = table_range(Table::Run);
-    for (key, value) in store.scan(&low, &high, usize::MAX)? {
-        let run = RunState::decode(value.as_slice())
-            .map_err(|error| store.damaged(format!("run {}: {error}", key.escape_ascii())))?;
-        prove_whole(store, &run)?;
-        seen.add(&run.run_id);
+    let mut seen = Inventories::default();
+    each_record(store, Table::Run, |key, value| {
+        let run = read_run(store, &key, &value)?;
+        prove_events(store, &run)?;
+        seen.open.add_run(&run.run_id);
         for (at_ms, deadline) in run.deadlines() {
             core.deadlines.insert((at_ms, run.run_id.clone(), deadline));
         }
-        core.runs.insert(run.run_id.clone(), run);
-    }
-    if seen != core.inventory {
-        return Err(store.damaged(format!(
-            "it should hold {} runs and holds {}",
-            core.inventory.count, seen.count
-        )));
-    }
-    let (low, high) = table_range(Table::Current);
-    for (key, value) in store.scan(&low, &high, usize::MAX)? {
-        let run = String::from_utf8(value)
-            .ok()
-            .and_then(|run_id| core.runs.get(&run_id));
-        let run = run.ok_or_else(|| {
-            store.damaged(format!(
-                "record {} names a run that is not there",
-                key.escape_ascii()
-            ))
-        })?;
-        core.current.insert(
-            (run.namespace.clone(), run.workflow_id.clone()),
-            run.run_id.clone(),
-        );
-    }
-    for run in core.runs.values() {
-        if !core
-            .current
-            .contains_key(&(run.namespace.clone(), run.workflow_id.clone()))
-        {
+        core.keep(run);
+        Ok(())
+    })?;
+    each_record(store, Table::Listed, |key, value| {
+        seen.listed.add(hash(&key, &value));
+        Ok(())
+    })?;
+    let mut open = 0;
+    each_record(store, Table::Current, |key, value| {
+        seen.current.add(hash(&key, &value));
+        let run_id = run_id_of(store, &key, value)?;
+        open += usize::from(core.runs.contains_key(&run_id));
+        Ok(())
+    })?;
+    let (should, has) = (core.inventories, seen);
+    for (what, should, has) in [
+        ("open runs", should.open, has.open),
+        ("entries in the list of closed runs", should.listed, has.listed),
+        ("current runs", should.current, has.current),
+    ] {
+        if should != has {
+            let (should, has) = (should.count, has.count);
             return Err(store.damaged(format!(
-                "nothing says which run of {} is current",
-                run.workflow_id
+                "it should hold {should} {what} and holds {has}, or others"
             )));
         }
+    }
+    if open != core.runs.len() {
+        return Err(store.damaged("an open run is not the current one of its workflow"));
     }
     Ok(core)
 }
 
-fn prove_whole(store: &Store, run: &RunState) -> Result<(), JournalError> {
-    let mut checksum = 0;
-    let mut next = 1;
-    while next < run.next_event_id {
-        for (key, bytes) in read_stored_events(store, run, next, PAGE)? {
-            if key != event_key(&run.run_id, next) {
-                return Err(store.damaged(format!(
-                    "run {} has record {} in the place of event {next}",
-                    run.run_id,
-                    key.escape_ascii()
-                )));
-            }
-            checksum = chain(checksum, &bytes);
-            next += 1;
+fn each_record(
+    store: &Store,
+    table: Table,
+    mut take: impl FnMut(Vec<u8>, Vec<u8>) -> Result<(), JournalError>,
+) -> Result<(), JournalError> {
+    let (mut low, high) = table_range(table);
+    loop {
+        let records = store.scan(&low, &high, PAGE)?;
+        let next = records.last().filter(|_| records.len() == PAGE);
+        let next = next.map(|(key, _)| [key.as_slice(), &[0]].concat());
+        for (key, value) in records {
+            take(key, value)?;
+        }
+        match next {
+            Some(next) => low = next,
+            None => return Ok(()),
         }
     }
-    let (low, high) = event_range(&run.run_id, next, i64::MAX);
-    if !store.scan(&low, &high, 1)?.is_empty() {
-        return Err(store.damaged(format!(
-            "run {} has more events than the {} it counts",
-            run.run_id,
-            run.last_event_id()
-        )));
-    }
-    if checksum != run.events_checksum {
-        return Err(store.damaged(format!(
-            "the events of run {} do not match their checksum",
-            run.run_id
-        )));
-    }
-    Ok(())
 }
 
 impl Service {
     /// Hands out again what the workers of the dead process had, and everything that waits.
     pub(super) fn recover(&self) -> Result<(), JournalError> {
-        let open: Vec<String> = {
-            let mut core = self.core();
-            core.prune(&self.inner.store, self.now_ms() - RETENTION_MS)?;
-            core.runs
-                .values()
-                .filter(|run| !run.is_closed())
-                .map(|run| run.run_id.clone())
-                .collect()
-        };
+        let open: Vec<String> = self.core().runs.keys().cloned().collect();
         for run_id in open {
             let timers_ms = self.timers_ms(&run_id)?;
             let recovered = self.apply(&run_id, |change| {
                 change.keep_up_with_the_clock(&timers_ms);
                 // It lived in the process that owned the journal before this one.
                 let is_dead = |_: &str, embedded: bool| embedded;
+                // The updates that it was for were known to that process only: their clients ask again.
+                change.state.workflow_task.take_if(|task| task.speculative);
                 change.recover_workflow_task(&is_dead);
                 change.recover_activities(&is_dead);
                 change.state.sticky = None;
@@ -150,13 +129,20 @@ impl Service {
         Ok(())
     }
 
+    /// Lets go of closed runs that are neither current nor younger than the retention: some at a time. Returns whether there
+    /// may be more.
+    pub(super) fn remove_outdated(&self) -> Result<bool, JournalError> {
+        let before_ms = self.now_ms() - RETENTION_MS;
+        self.core().remove_outdated(&self.inner.store, before_ms)
+    }
+
     /// Hands out at once what dead workers have, instead of when its timeouts have passed. `is_dead` is asked of their identities.
     pub fn outlive(&self, is_dead: &dyn Fn(&str) -> bool) {
         let of_the_dead = |identity: &str, _: bool| is_dead(identity);
         let left: Vec<String> = {
             let mut core = self.core();
             core.matching.forget_all(is_dead);
-            let has_left = |run: &&RunState| !run.is_closed() && core.is_left_by(run, is_dead, self.now_ms());
+            let has_left = |run: &&RunState| core.is_left_by(run, is_dead, self.now_ms());
             let left = core.runs.values().filter(has_left);
             left.map(|run| run.run_id.clone()).collect()
         };
@@ -186,7 +172,7 @@ impl Service {
             return Ok(HashMap::new());
         };
         let mut timers_ms = HashMap::new();
-        for timer in &run.timers {
+        for timer in run.timers.values() {
             let started = read_events(&self.inner.store, &run, timer.started_event_id, 1)?;
             if let Some(Attributes::TimerStartedEventAttributes(started)) =
                 started.into_iter().next().and_then(|event| event.attributes)

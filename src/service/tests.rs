@@ -1,5 +1,12 @@
 //! The service as a whole, on a journal in memory and a clock that the test moves: what is durable, what a restart finds.
 
+mod closed_tests;
+mod machine_tests;
+mod proof_tests;
+mod start_tests;
+mod task_tests;
+mod update_tests;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -345,6 +352,26 @@ fn payload(data: Vec<u8>) -> Payload {
     }
 }
 
+/// As [`map`], of names that are known.
+fn search_attributes() -> SearchAttributes {
+    let names = [
+        "BatcherNamespace",
+        "BatcherUser",
+        "BinaryChecksums",
+        "BuildIds",
+        "TemporalChangeVersion",
+        "TemporalPauseInfo",
+        "TemporalScheduledById",
+        "TemporalSchedulePaused",
+    ];
+    let fields = names.into_iter().zip(0_u8..);
+    SearchAttributes {
+        indexed_fields: fields
+            .map(|(name, value)| (name.to_owned(), payload(vec![value; 8])))
+            .collect(),
+    }
+}
+
 async fn history(service: &Service, workflow_id: &str) -> Vec<HistoryEvent> {
     let request = GetWorkflowExecutionHistoryRequest {
         namespace: NAMESPACE.into(),
@@ -370,9 +397,7 @@ async fn run_with_maps(service: &Service) {
             task_queue: queue(),
             memo: Some(Memo { fields: map(payload) }),
             header: Some(Header { fields: map(payload) }),
-            search_attributes: Some(SearchAttributes {
-                indexed_fields: map(payload),
-            }),
+            search_attributes: Some(search_attributes()),
             ..Default::default()
         };
         let _: StartWorkflowExecutionResponse =
@@ -389,9 +414,7 @@ async fn run_with_maps(service: &Service) {
             }),
             Do::UpsertWorkflowSearchAttributesCommandAttributes(
                 UpsertWorkflowSearchAttributesCommandAttributes {
-                    search_attributes: Some(SearchAttributes {
-                        indexed_fields: map(payload),
-                    }),
+                    search_attributes: Some(search_attributes()),
                 },
             ),
             Do::ModifyWorkflowPropertiesCommandAttributes(ModifyWorkflowPropertiesCommandAttributes {

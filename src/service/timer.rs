@@ -2,14 +2,18 @@
 //! notices what became due meanwhile.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Inner, Service};
 
 /// The longest sleep: a suspended machine's monotonic clock stands still.
 const MAX_SLEEP_MS: i64 = 1000;
 
+/// How often what is outdated is looked for.
+const RETENTION_PASS: Duration = Duration::from_secs(60);
+
 pub(super) async fn run(inner: Weak<Inner>) {
+    let mut next_pass = Instant::now();
     loop {
         let Some(service) = inner.upgrade().map(|inner| Service { inner }) else {
             return;
@@ -18,6 +22,17 @@ pub(super) async fn run(inner: Weak<Inner>) {
             return;
         }
         service.fire_due();
+        if Instant::now() >= next_pass {
+            match service.remove_outdated() {
+                // Somebody else's turn first, but not for a minute.
+                Ok(true) => {}
+                Ok(false) => next_pass = Instant::now() + RETENTION_PASS,
+                Err(error) => {
+                    tracing::error!(%error, "what is outdated could not be removed");
+                    next_pass = Instant::now() + RETENTION_PASS;
+                }
+            }
+        }
         let first = service.core().deadlines.first().map(|(at_ms, ..)| *at_ms);
         let sleep_ms = first.map_or(MAX_SLEEP_MS, |at_ms| {
             (at_ms - service.now_ms()).clamp(1, MAX_SLEEP_MS)

@@ -7,7 +7,6 @@ use std::time::Duration;
 use prost::Message as _;
 use temporalio_protos::temporal::api::common::v1::WorkflowExecution;
 use temporalio_protos::temporal::api::enums::v1::UpdateWorkflowExecutionLifecycleStage as Lifecycle;
-use temporalio_protos::temporal::api::failure::v1::Failure;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_protos::temporal::api::protocol::v1::{Message, message::SequencingId};
 use temporalio_protos::temporal::api::update::v1::{Outcome, Request, UpdateRef, outcome};
@@ -18,8 +17,9 @@ use temporalio_protos::temporal::api::workflowservice::v1::{
 use tokio::sync::watch;
 use tonic::Status;
 
+use super::core::Core;
 use super::events::read_events;
-use super::history::{RunState, UpdateNews};
+use super::history::{RunState, UpdateNews, WorkflowTaskState, outlived};
 use super::{Service, journal_status};
 
 /// How long one RPC waits for an update to get on; the client asks again.
@@ -32,53 +32,74 @@ enum Stage {
     Admitted,
     Accepted,
     Completed(Box<Outcome>),
-    Abandoned,
+    /// The run ended before it took the update; whether another run follows.
+    Abandoned {
+        continues: bool,
+    },
+}
+
+/// How far the worker is with an update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delivery {
+    Unsent,
+    Sent,
+    /// Accepted, refused or completed, which may not be durable yet.
+    Answered,
 }
 
 struct Waiting {
     request: Request,
     stage: watch::Sender<Stage>,
-    /// The workflow task it was last sent with.
-    sent_with: i64,
+    delivery: Delivery,
+    /// The order in which they came.
+    number: u64,
 }
 
 /// All updates that are not completed, by run and update id.
 #[derive(Default)]
 pub struct Updates {
     waiting: HashMap<(String, String), Waiting>,
+    admitted: u64,
 }
 
 impl Updates {
-    /// The messages that go out with a workflow task.
-    pub fn send(&mut self, run_id: &str, started_event_id: i64) -> Vec<Message> {
-        let of_run = self
+    /// The messages that go out with a workflow task, in the order in which the updates came.
+    ///
+    /// What a worker was given and did not answer it gets again, unless the task only goes on where it asked for more time.
+    pub fn send(&mut self, run_id: &str, task: &WorkflowTaskState) -> Vec<Message> {
+        let again = !(task.heartbeat && task.sticky);
+        let goes_out = |delivery| match delivery {
+            Delivery::Unsent => true,
+            Delivery::Sent => again,
+            Delivery::Answered => false,
+        };
+        let mut of_run: Vec<_> = self
             .waiting
             .iter_mut()
-            .filter(|((run, _), it)| run == run_id && *it.stage.borrow() == Stage::Admitted);
-        let mut messages: Vec<Message> = of_run
-            .map(|((_, update_id), waiting)| {
-                waiting.sent_with = started_event_id;
-                Message {
-                    id: format!("{update_id}/request"),
-                    protocol_instance_id: update_id.clone(),
-                    body: Some(prost_types::Any {
-                        type_url: "type.googleapis.com/temporal.api.update.v1.Request".to_owned(),
-                        value: waiting.request.encode_to_vec(),
-                    }),
-                    sequencing_id: Some(SequencingId::EventId(started_event_id - 1)),
-                }
-            })
+            .filter(|((run, _), it)| run == run_id && goes_out(it.delivery))
             .collect();
-        messages.sort_by(|a, b| a.id.cmp(&b.id));
-        messages
+        of_run.sort_by_key(|(_, it)| it.number);
+        let messages = of_run.into_iter().map(|((_, update_id), waiting)| {
+            waiting.delivery = Delivery::Sent;
+            Message {
+                id: format!("{update_id}/request"),
+                protocol_instance_id: update_id.clone(),
+                body: Some(prost_types::Any {
+                    type_url: "type.googleapis.com/temporal.api.update.v1.Request".to_owned(),
+                    value: waiting.request.encode_to_vec(),
+                }),
+                sequencing_id: Some(SequencingId::EventId(task.started_event_id - 1)),
+            }
+        });
+        messages.collect()
     }
 
-    /// The requests that went out with a workflow task and were not answered before.
-    pub fn sent_with(&self, run_id: &str, started_event_id: i64) -> HashMap<String, Request> {
+    /// The requests that went out and were not answered.
+    pub fn sent(&self, run_id: &str) -> HashMap<String, Request> {
         let sent = self
             .waiting
             .iter()
-            .filter(|((run, _), it)| run == run_id && it.sent_with == started_event_id);
+            .filter(|((run, _), it)| run == run_id && it.delivery == Delivery::Sent);
         sent.map(|((_, id), it)| (id.clone(), it.request.clone()))
             .collect()
     }
@@ -87,7 +108,39 @@ impl Updates {
     pub fn has_unsent(&self, run_id: &str) -> bool {
         self.waiting
             .iter()
-            .any(|((run, _), it)| run == run_id && it.sent_with == 0)
+            .any(|((run, _), it)| run == run_id && it.delivery == Delivery::Unsent)
+    }
+
+    /// The worker has answered it, in a change that is not durable yet.
+    pub fn answered(&mut self, run_id: &str, update_id: &str) {
+        let key = (run_id.to_owned(), update_id.to_owned());
+        if let Some(waiting) = self.waiting.get_mut(&key) {
+            waiting.delivery = Delivery::Answered;
+        }
+    }
+
+    /// What tells of an update from now on.
+    fn wait_for(
+        &mut self,
+        key: (String, String),
+        request: Request,
+        accepted: bool,
+    ) -> watch::Receiver<Stage> {
+        let (stage, delivery) = if accepted {
+            (Stage::Accepted, Delivery::Answered)
+        } else {
+            (Stage::Admitted, Delivery::Unsent)
+        };
+        self.admitted += 1;
+        let (stage, receiver) = watch::channel(stage);
+        let waiting = Waiting {
+            request,
+            stage,
+            delivery,
+            number: self.admitted,
+        };
+        self.waiting.insert(key, waiting);
+        receiver
     }
 
     /// Tells those who wait.
@@ -100,7 +153,6 @@ impl Updates {
                 let value = Some(outcome::Value::Failure(failure));
                 Stage::Completed(Box::new(Outcome { value }))
             }
-            UpdateNews::Abandoned => Stage::Abandoned,
         };
         if stage == Stage::Accepted {
             if let Some(waiting) = self.waiting.get(&key) {
@@ -111,41 +163,24 @@ impl Updates {
         }
     }
 
-    /// A worker that answered a workflow task but not the updates that came with it does not know updates.
-    pub fn refuse_unanswered(&mut self, run_id: &str, started_event_id: i64) {
-        let unanswered = |(run, _): &&(String, String), it: &Waiting| {
-            run == run_id && it.sent_with == started_event_id && *it.stage.borrow() == Stage::Admitted
-        };
-        let ids: Vec<_> = self
-            .waiting
-            .iter()
-            .filter(|(key, it)| unanswered(key, it))
-            .map(|(key, _)| key.1.clone())
-            .collect();
-        for update_id in ids {
-            let message = "the worker did not answer the update".to_owned();
-            self.hear(
-                run_id,
-                &update_id,
-                UpdateNews::Rejected(Failure {
-                    message,
-                    ..Default::default()
-                }),
-            );
-        }
+    /// The run is closed: none of its updates will be taken.
+    pub fn abandon(&mut self, run_id: &str, continues: bool) {
+        self.waiting.retain(|(run, _), waiting| {
+            if run == run_id {
+                waiting.stage.send_replace(Stage::Abandoned { continues });
+            }
+            run != run_id
+        });
     }
+}
 
-    /// The run is closed: none of its updates will be done.
-    pub fn abandon(&mut self, run_id: &str) {
-        let ids: Vec<_> = self
-            .waiting
-            .keys()
-            .filter(|(run, _)| run == run_id)
-            .map(|(_, id)| id.clone())
-            .collect();
-        ids.iter()
-            .for_each(|id| self.hear(run_id, id, UpdateNews::Abandoned));
-    }
+/// An update, as one who asks for it finds it.
+enum Found {
+    Waits(watch::Receiver<Stage>),
+    /// Of a closed run: it will never be completed.
+    Outlived,
+    /// The event that has its outcome.
+    Completed(i64),
 }
 
 impl Service {
@@ -157,23 +192,31 @@ impl Service {
         let update = request
             .request
             .ok_or_else(|| Status::invalid_argument("the update is not set"))?;
-        let update_id = update
-            .meta
-            .as_ref()
-            .map(|meta| meta.update_id.clone())
-            .filter(|id| !id.is_empty());
+        let update_id = update.meta.as_ref().map(|meta| meta.update_id.clone());
+        let update_id = update_id.filter(|id| !id.is_empty());
         let update_id = update_id.ok_or_else(|| Status::invalid_argument("the update has no id"))?;
-        let run = self.find_run(&request.namespace, &execution)?;
+        let first_run_id = request.first_execution_run_id;
         let wanted = request.wait_policy.map_or(0, |policy| policy.lifecycle_stage);
-        let receiver = self.admit(&run, &update_id, update).await?;
-        let (stage, outcome) = self.wait_for_update(&run, &update_id, receiver, wanted).await?;
-        let update_ref = Some(update_ref(&run, update_id));
-        Ok(UpdateWorkflowExecutionResponse {
-            update_ref,
-            outcome,
-            stage: stage as i32,
-            ..Default::default()
-        })
+        loop {
+            let run = self.find_run(&request.namespace, &execution)?;
+            if !first_run_id.is_empty() && run.first_run_id != first_run_id {
+                return Err(Status::not_found("workflow execution not found"));
+            }
+            let found = self.admit(&run.run_id, &update_id, &update).await?;
+            let Some((stage, outcome)) = self.wait_for_update(&run, found, wanted).await? else {
+                // The workflow continues, and so does its caller, unless it means that run.
+                if execution.run_id.is_empty() {
+                    continue;
+                }
+                return Err(aborted());
+            };
+            return Ok(UpdateWorkflowExecutionResponse {
+                update_ref: Some(update_ref(&run, update_id)),
+                outcome,
+                stage: stage as i32,
+                ..Default::default()
+            });
+        }
     }
 
     pub(super) async fn poll_workflow_execution_update(
@@ -186,137 +229,117 @@ impl Service {
             &reference.workflow_execution.unwrap_or_default(),
         )?;
         let wanted = request.wait_policy.map_or(0, |policy| policy.lifecycle_stage);
-        let key = (run.run_id.clone(), reference.update_id.clone());
-        let receiver = self
-            .core()
-            .updates
-            .waiting
-            .get(&key)
-            .map(|waiting| waiting.stage.subscribe());
+        let found = self.find_update(&mut self.core(), &run.run_id, &reference.update_id)?;
+        let found =
+            found.ok_or_else(|| Status::not_found(format!("update {} not found", reference.update_id)))?;
         let (stage, outcome) = self
-            .wait_for_update(&run, &reference.update_id, receiver, wanted)
-            .await?;
-        let update_ref = Some(update_ref(&run, reference.update_id));
+            .wait_for_update(&run, found, wanted)
+            .await?
+            .ok_or_else(aborted)?;
         Ok(PollWorkflowExecutionUpdateResponse {
-            update_ref,
+            update_ref: Some(update_ref(&run, reference.update_id)),
             outcome,
             stage: stage as i32,
         })
     }
 
-    /// Takes an update in, unless it is there already.
-    async fn admit(
-        &self,
-        run: &RunState,
-        update_id: &str,
-        request: Request,
-    ) -> Result<Option<watch::Receiver<Stage>>, Status> {
-        let known = |it: &super::history::UpdateState| it.update_id == update_id;
-        let receiver = {
-            let mut core = self.core();
-            let key = (run.run_id.clone(), update_id.to_owned());
-            if let Some(waiting) = core.updates.waiting.get(&key) {
-                return Ok(Some(waiting.stage.subscribe()));
-            }
-            // As it is now: an update that is no longer waiting may have been completed since it was looked up.
-            let run = core.runs.get(&run.run_id).cloned();
-            let run = run.ok_or_else(|| Status::not_found("workflow execution not found"))?;
-            if run.completed_updates.iter().any(known) {
-                return Ok(None);
-            }
-            if core
-                .updates
-                .waiting
-                .keys()
-                .filter(|(it, _)| *it == run.run_id)
-                .count()
-                >= MAX_IN_FLIGHT
-            {
-                return Err(Status::resource_exhausted(
-                    "too many updates of this workflow wait",
-                ));
-            }
-            let accepted = run.updates.iter().any(known);
-            let (stage, receiver) = watch::channel(if accepted {
-                Stage::Accepted
-            } else {
-                Stage::Admitted
-            });
-            core.updates.waiting.insert(
-                key,
-                Waiting {
-                    request,
-                    stage,
-                    sent_with: i64::from(accepted),
-                },
-            );
-            receiver
-        };
-        let admitted = self
-            .change(&run.run_id, super::history::Change::admit_update)
-            .await;
-        if let Err(status) = admitted {
-            self.core()
-                .updates
-                .hear(&run.run_id, update_id, UpdateNews::Abandoned);
-            return Err(status);
+    /// An update that the run knows, open or closed.
+    fn find_update(&self, core: &mut Core, run_id: &str, update_id: &str) -> Result<Option<Found>, Status> {
+        let key = (run_id.to_owned(), update_id.to_owned());
+        if let Some(waiting) = core.updates.waiting.get(&key) {
+            return Ok(Some(Found::Waits(waiting.stage.subscribe())));
         }
-        Ok(Some(receiver))
+        let run = core.get(&self.inner.store, run_id);
+        let Some(run) = run.map_err(|error| journal_status(&error))? else {
+            return Ok(None);
+        };
+        if let Some(completed) = run.completed_updates.get(update_id) {
+            return Ok(Some(Found::Completed(completed.completed_event_id)));
+        }
+        if !run.updates.contains_key(update_id) {
+            return Ok(None);
+        }
+        if run.is_closed() {
+            return Ok(Some(Found::Outlived));
+        }
+        // Accepted in a process that has ended.
+        let receiver = core.updates.wait_for(key, Request::default(), true);
+        Ok(Some(Found::Waits(receiver)))
     }
 
+    /// Takes an update in, unless it is there already. Under one lock, so that the run is as it was looked at.
+    async fn admit(&self, run_id: &str, update_id: &str, request: &Request) -> Result<Found, Status> {
+        let (receiver, pending) = {
+            let mut core = self.core();
+            if let Some(found) = self.find_update(&mut core, run_id, update_id)? {
+                return Ok(found);
+            }
+            let of_run = core.updates.waiting.keys().filter(|(it, _)| it == run_id);
+            if of_run.count() >= MAX_IN_FLIGHT {
+                let message = "too many updates of this workflow wait";
+                return Err(Status::resource_exhausted(message));
+            }
+            let ((), pending) = self.apply_to(&mut core, run_id, super::history::Change::admit_update)?;
+            let key = (run_id.to_owned(), update_id.to_owned());
+            (core.updates.wait_for(key, request.clone(), false), pending)
+        };
+        self.release(pending).await?;
+        Ok(Found::Waits(receiver))
+    }
+
+    /// The stage that an update has reached, and its outcome. `None`: the run did not take it, and another run follows.
     async fn wait_for_update(
         &self,
         run: &RunState,
-        update_id: &str,
-        receiver: Option<watch::Receiver<Stage>>,
+        found: Found,
         wanted: i32,
-    ) -> Result<(Lifecycle, Option<Outcome>), Status> {
-        let Some(mut receiver) = receiver else {
-            return self.completed_update(run, update_id);
+    ) -> Result<Option<(Lifecycle, Option<Outcome>)>, Status> {
+        let mut receiver = match found {
+            Found::Waits(receiver) => receiver,
+            Found::Outlived => {
+                self.settled().await?;
+                return Ok(Some((Lifecycle::Completed, Some(outlived()))));
+            }
+            Found::Completed(event_id) => {
+                let outcome = self.outcome(run, event_id)?;
+                self.settled().await?;
+                return Ok(Some((Lifecycle::Completed, Some(outcome))));
+            }
         };
         let reached = |stage: &Stage| match stage {
             Stage::Admitted => wanted <= Lifecycle::Admitted as i32,
             Stage::Accepted => wanted <= Lifecycle::Accepted as i32,
-            Stage::Completed(_) | Stage::Abandoned => true,
+            Stage::Completed(_) | Stage::Abandoned { .. } => true,
         };
         // On a time-out the client gets the stage as it is, and asks again.
         let _ = tokio::time::timeout(LONG_POLL, receiver.wait_for(reached)).await;
         let stage = receiver.borrow().clone();
         match stage {
-            Stage::Admitted => Ok((Lifecycle::Admitted, None)),
-            Stage::Accepted => Ok((Lifecycle::Accepted, None)),
-            Stage::Completed(outcome) => Ok((Lifecycle::Completed, Some(*outcome))),
-            Stage::Abandoned => Err(Status::not_found("the workflow ended before it took the update")),
+            Stage::Admitted => Ok(Some((Lifecycle::Admitted, None))),
+            Stage::Accepted => Ok(Some((Lifecycle::Accepted, None))),
+            Stage::Completed(outcome) => Ok(Some((Lifecycle::Completed, Some(*outcome)))),
+            Stage::Abandoned { continues: true } => Ok(None),
+            Stage::Abandoned { continues: false } => Err(aborted()),
         }
     }
 
-    fn completed_update(
-        &self,
-        run: &RunState,
-        update_id: &str,
-    ) -> Result<(Lifecycle, Option<Outcome>), Status> {
-        let run = self
-            .core()
-            .runs
-            .get(&run.run_id)
-            .cloned()
-            .ok_or_else(|| Status::not_found("workflow execution not found"))?;
-        if run.updates.iter().any(|it| it.update_id == update_id) {
-            return Ok((Lifecycle::Accepted, None));
-        }
-        let completed = run.completed_updates.iter().find(|it| it.update_id == update_id);
-        let event_id = completed
-            .ok_or_else(|| Status::not_found("update not found"))?
-            .completed_event_id;
-        let mut events =
-            read_events(&self.inner.store, &run, event_id, 1).map_err(|error| journal_status(&error))?;
+    fn outcome(&self, run: &RunState, completed_event_id: i64) -> Result<Outcome, Status> {
+        let run = self.core().get(&self.inner.store, &run.run_id);
+        let run = run.map_err(|error| journal_status(&error))?;
+        let run = run.ok_or_else(|| Status::not_found("workflow execution not found"))?;
+        let mut events = read_events(&self.inner.store, &run, completed_event_id, 1)
+            .map_err(|error| journal_status(&error))?;
         match events.pop().and_then(|event| event.attributes) {
             Some(Attributes::WorkflowExecutionUpdateCompletedEventAttributes(it)) => {
-                Ok((Lifecycle::Completed, it.outcome))
+                Ok(it.outcome.unwrap_or_default())
             }
             _ => Err(Status::internal("the update's event is no update")),
         }
     }
+}
+
+fn aborted() -> Status {
+    Status::not_found("workflow update was aborted by closing workflow")
 }
 
 fn update_ref(run: &RunState, update_id: String) -> UpdateRef {

@@ -15,7 +15,8 @@ use temporalio_protos::temporal::api::common::v1::WorkflowExecution;
 use tonic::Status;
 
 use super::events::read_events;
-use super::history::RunState;
+use super::history::{Change, HistoryError, RunState};
+use super::stored::prove_events;
 use super::{Caller, NAMESPACE, Service, WORKFLOW_SERVICE, journal_status};
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
 
@@ -125,6 +126,10 @@ fn check_payload(what: &str, message: Option<&impl Message>) -> Result<(), Statu
     )))
 }
 
+fn not_found(workflow_id: &str) -> Status {
+    Status::not_found(format!("workflow execution {workflow_id} is not found"))
+}
+
 impl Service {
     /// The run that a client means, as it stands.
     pub(super) fn find_run(
@@ -136,12 +141,45 @@ impl Service {
         let workflow_id = check_id("workflow id", &execution.workflow_id)?;
         let found = self
             .core()
-            .find(namespace, workflow_id, &execution.run_id)
-            .cloned();
-        found.ok_or_else(|| Status::not_found(format!("workflow execution {workflow_id} is not found")))
+            .find(&self.inner.store, namespace, workflow_id, &execution.run_id);
+        let found = found.map_err(|error| journal_status(&error))?;
+        found.ok_or_else(|| not_found(workflow_id))
     }
 
+    /// Changes the run that a client means, under the lock under which it is found: a run that is continued as new meanwhile
+    /// is not missed. With a first run, the current run of that run's chain is meant, and none of another chain.
+    async fn change_found<T>(
+        &self,
+        namespace: &str,
+        execution: Option<WorkflowExecution>,
+        first_run_id: &str,
+        change: impl FnOnce(&mut Change) -> Result<T, HistoryError>,
+    ) -> Result<T, Status> {
+        check_namespace(namespace)?;
+        let execution = execution.unwrap_or_default();
+        let workflow_id = check_id("workflow id", &execution.workflow_id)?;
+        let run_id = if first_run_id.is_empty() {
+            execution.run_id.as_str()
+        } else {
+            ""
+        };
+        let (value, pending) = {
+            let mut core = self.core();
+            let found = core.find(&self.inner.store, namespace, workflow_id, run_id);
+            let found = found.map_err(|error| journal_status(&error))?;
+            let found = found.filter(|run| first_run_id.is_empty() || run.first_run_id == first_run_id);
+            let run_id = found.ok_or_else(|| not_found(workflow_id))?.run_id.clone();
+            self.apply_to(&mut core, &run_id, change)?
+        };
+        self.release(pending).await?;
+        Ok(value)
+    }
+
+    /// A closed run is proved whole when its first event is read: it was not when the journal was opened.
     fn events(&self, run: &RunState, from: i64, limit: usize) -> Result<Vec<HistoryEvent>, Status> {
+        if run.is_closed() && from == 1 {
+            prove_events(&self.inner.store, run).map_err(|error| journal_status(&error))?;
+        }
         read_events(&self.inner.store, run, from, limit).map_err(|error| journal_status(&error))
     }
 }

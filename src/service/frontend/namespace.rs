@@ -19,7 +19,7 @@ use temporalio_protos::temporal::api::workflowservice::v1::{
 use tonic::Status;
 
 use super::super::clock::timestamp;
-use super::super::history::{Change, RunState};
+use super::super::history::Change;
 use super::super::matching::QueueKind;
 use super::super::{NAMESPACE, Service};
 use super::{MAX_PAYLOAD_BYTES, check_namespace};
@@ -62,7 +62,7 @@ impl Service {
             server_version: SERVER_VERSION.to_owned(),
             cluster_name: CLUSTER.to_owned(),
             persistence_store: "sled".to_owned(),
-            visibility_store: "memory".to_owned(),
+            visibility_store: "sled".to_owned(),
             history_shard_count: 1,
             ..Default::default()
         })
@@ -113,25 +113,8 @@ impl Service {
         &self,
         request: ShutdownWorkerRequest,
     ) -> Result<ShutdownWorkerResponse, Status> {
-        let sticky_queue = &request.sticky_task_queue;
-        let left: Vec<String> = {
-            let mut core = self.core();
-            core.matching.forget(&request.identity, sticky_queue);
-            let waits_there = |run: &&RunState| {
-                let task = run.workflow_task.as_ref();
-                task.is_some_and(|it| it.started_event_id == 0 && it.sticky && it.queue == *sticky_queue)
-            };
-            let left = core.runs.values().filter(waits_there);
-            left.map(|run| run.run_id.clone()).collect()
-        };
-        for run_id in left {
-            // Nobody would take it from there before its timeout.
-            let hand_out = |change: &mut Change| {
-                change.recover_workflow_task(&|_, _| false);
-                Ok(())
-            };
-            self.change(&run_id, hand_out).await?;
-        }
+        self.core()
+            .retire_worker(&request.identity, &request.sticky_task_queue);
         Ok(ShutdownWorkerResponse::default())
     }
 
@@ -139,12 +122,13 @@ impl Service {
         &self,
         request: ResetStickyTaskQueueRequest,
     ) -> Result<ResetStickyTaskQueueResponse, Status> {
-        let run = self.find_run(&request.namespace, &request.execution.unwrap_or_default())?;
         let reset = |change: &mut Change| {
+            change.must_be_open()?;
             change.state.sticky = None;
             Ok(())
         };
-        self.change(&run.run_id, reset).await?;
+        self.change_found(&request.namespace, request.execution, "", reset)
+            .await?;
         Ok(ResetStickyTaskQueueResponse {})
     }
 }

@@ -1,6 +1,5 @@
 //! Starting workflows, and what happens when one with the same id is there.
 
-use prost::Message;
 use temporalio_protos::temporal::api::enums::v1::{
     WorkflowExecutionStatus as Status_, WorkflowIdConflictPolicy, WorkflowIdReusePolicy,
 };
@@ -14,8 +13,9 @@ use tonic::{Code, Status};
 
 use super::super::clock::millis;
 use super::super::core::Pending;
-use super::super::history::{Change, RunState, StartRun};
-use super::super::{Service, journal_status, status_of};
+use super::super::detail::detailed;
+use super::super::history::{Change, RunState, StartRun, with_defaults};
+use super::super::{Service, journal_status, search_attributes, status_of};
 use super::{check_id, check_namespace, check_payload};
 
 impl Service {
@@ -23,10 +23,13 @@ impl Service {
         &self,
         request: StartWorkflowExecutionRequest,
     ) -> Result<StartWorkflowExecutionResponse, Status> {
-        let conflict = request.workflow_id_conflict_policy;
-        let reuse = request.workflow_id_reuse_policy;
+        let policies = Policies::of(
+            request.workflow_id_reuse_policy,
+            request.workflow_id_conflict_policy,
+            WorkflowIdConflictPolicy::Fail,
+        )?;
         let start = validated(request)?;
-        let (run_id, started, pending) = self.start_or_find(start, None, conflict, reuse)?;
+        let (run_id, started, pending) = self.start_or_find(start, policies)?;
         self.release(pending).await?;
         let status = Status_::Running as i32;
         Ok(StartWorkflowExecutionResponse {
@@ -49,7 +52,17 @@ impl Service {
             request_id: request.request_id.clone(),
             ..Default::default()
         };
-        let start = validated(StartWorkflowExecutionRequest {
+        let policies = Policies::of(
+            request.workflow_id_reuse_policy,
+            request.workflow_id_conflict_policy,
+            WorkflowIdConflictPolicy::UseExisting,
+        )?;
+        if policies.conflict == WorkflowIdConflictPolicy::Fail {
+            return Err(Status::invalid_argument(
+                "a signal with start cannot fail where the workflow runs: it signals it",
+            ));
+        }
+        let mut start = validated(StartWorkflowExecutionRequest {
             namespace: request.namespace,
             workflow_id: request.workflow_id,
             workflow_type: request.workflow_type,
@@ -66,11 +79,13 @@ impl Service {
             search_attributes: request.search_attributes,
             header: request.header,
             workflow_start_delay: request.workflow_start_delay,
+            user_metadata: request.user_metadata,
+            links: request.links,
+            priority: request.priority,
             ..Default::default()
         })?;
-        let conflict = WorkflowIdConflictPolicy::UseExisting as i32;
-        let (run_id, started, pending) =
-            self.start_or_find(start, Some(signal), conflict, request.workflow_id_reuse_policy)?;
+        start.signal = Some(signal);
+        let (run_id, started, pending) = self.start_or_find(start, policies)?;
         self.release(pending).await?;
         Ok(SignalWithStartWorkflowExecutionResponse {
             run_id,
@@ -80,57 +95,88 @@ impl Service {
     }
 
     /// Starts a run, or finds the one there is where the policies say so. Under one lock: two starts make one run.
-    fn start_or_find(
-        &self,
-        start: StartRun,
-        signal: Option<WorkflowExecutionSignaledEventAttributes>,
-        conflict: i32,
-        reuse: i32,
-    ) -> Result<(String, bool, Pending), Status> {
+    fn start_or_find(&self, start: StartRun, policies: Policies) -> Result<(String, bool, Pending), Status> {
         let store = &self.inner.store;
         let mut core = self.core();
         let now_ms = self.now_ms();
-        if let Some(existing) = core.find(&start.namespace, &start.workflow_id, "").cloned() {
+        let mut changes = Vec::new();
+        let existing = core.find(store, &start.namespace, &start.workflow_id, "");
+        if let Some(existing) = existing.map_err(|error| journal_status(&error))? {
             let same_request = !start.request_id.is_empty() && existing.start_request_id == start.request_id;
             let use_existing =
-                !existing.is_closed() && conflict == WorkflowIdConflictPolicy::UseExisting as i32;
+                !existing.is_closed() && policies.conflict == WorkflowIdConflictPolicy::UseExisting;
             if same_request || use_existing {
                 let mut draft = core
-                    .begin(&existing.run_id, now_ms)
+                    .begin(store, &existing.run_id, now_ms)
+                    .map_err(|error| journal_status(&error))?
                     .ok_or_else(|| Status::internal("a run has vanished"))?;
-                if let Some(signal) = signal {
+                if let Some(signal) = start.signal.filter(|_| !existing.is_closed()) {
                     draft.signal(signal).map_err(status_of)?;
                 }
                 let pending = core
-                    .commit(store, draft)
+                    .commit(store, vec![draft])
                     .map_err(|error| journal_status(&error))?;
-                return Ok((existing.run_id, same_request, pending));
+                return Ok((existing.run_id.clone(), same_request, pending));
             }
-            let terminate = conflict == WorkflowIdConflictPolicy::TerminateExisting as i32;
+            let terminate = policies.conflict == WorkflowIdConflictPolicy::TerminateExisting;
             if !existing.is_closed() && terminate {
                 let mut draft = core
-                    .begin(&existing.run_id, now_ms)
+                    .begin(store, &existing.run_id, now_ms)
+                    .map_err(|error| journal_status(&error))?
                     .ok_or_else(|| Status::internal("a run has vanished"))?;
                 let reason = "terminated by a new start with the same id".to_owned();
                 draft
                     .terminate(reason, None, "history-service".to_owned())
                     .map_err(status_of)?;
-                core.commit(store, draft)
-                    .map_err(|error| journal_status(&error))?;
-            } else if !may_reuse(&existing, reuse) {
+                // Who waits for the run that ends hears of it with the start of the next.
+                changes.push(draft);
+            } else if !may_reuse(&existing, policies.reuse) {
                 return Err(already_started(&start, &existing));
             }
         }
         let run_id = start.run_id.clone();
-        let mut draft = Change::start(start, now_ms);
-        if let Some(signal) = signal {
-            draft.signal(signal).map_err(status_of)?;
-        }
+        changes.push(Change::start(start, now_ms));
         let pending = core
-            .commit(store, draft)
+            .commit(store, changes)
             .map_err(|error| journal_status(&error))?;
         self.inner.timer_wake.notify_one();
         Ok((run_id, true, pending))
+    }
+}
+
+/// What happens where the id is taken: by a run that is closed, by one that is open.
+#[derive(Clone, Copy)]
+struct Policies {
+    reuse: WorkflowIdReusePolicy,
+    conflict: WorkflowIdConflictPolicy,
+}
+
+impl Policies {
+    #[expect(deprecated, reason = "clients still say TERMINATE_IF_RUNNING")]
+    fn of(reuse: i32, conflict: i32, default: WorkflowIdConflictPolicy) -> Result<Self, Status> {
+        let unknown = |_| Status::invalid_argument("there is no such policy about workflow ids");
+        let reuse = WorkflowIdReusePolicy::try_from(reuse).map_err(unknown)?;
+        let conflict = WorkflowIdConflictPolicy::try_from(conflict).map_err(unknown)?;
+        let given = conflict != WorkflowIdConflictPolicy::Unspecified;
+        let contradict = match reuse {
+            WorkflowIdReusePolicy::TerminateIfRunning => given,
+            WorkflowIdReusePolicy::RejectDuplicate => conflict == WorkflowIdConflictPolicy::TerminateExisting,
+            _ => false,
+        };
+        if contradict {
+            return Err(Status::invalid_argument(
+                "the policies about workflow ids contradict each other",
+            ));
+        }
+        if reuse == WorkflowIdReusePolicy::TerminateIfRunning {
+            // The older way to say it.
+            return Ok(Self {
+                reuse: WorkflowIdReusePolicy::AllowDuplicate,
+                conflict: WorkflowIdConflictPolicy::TerminateExisting,
+            });
+        }
+        let conflict = if given { conflict } else { default };
+        Ok(Self { reuse, conflict })
     }
 }
 
@@ -143,12 +189,10 @@ fn validated(request: StartWorkflowExecutionRequest) -> Result<StartRun, Status>
     check_id("task queue", &task_queue)?;
     check_payload("the input", request.input.as_ref())?;
     check_payload("the memo", request.memo.as_ref())?;
-    if request.retry_policy.is_some()
-        || !request.cron_schedule.is_empty()
-        || millis(request.workflow_start_delay) > 0
-    {
+    search_attributes::check(request.search_attributes.as_ref()).map_err(Status::invalid_argument)?;
+    if !request.cron_schedule.is_empty() || millis(request.workflow_start_delay) > 0 {
         return Err(Status::unimplemented(
-            "this service does not know retry policies, cron or start delays of workflows",
+            "this service does not know cron schedules or start delays of workflows",
         ));
     }
     Ok(StartRun {
@@ -167,17 +211,22 @@ fn validated(request: StartWorkflowExecutionRequest) -> Result<StartRun, Status>
         run_timeout_ms: millis(request.workflow_run_timeout),
         execution_timeout_ms: millis(request.workflow_execution_timeout),
         last_completion_result: request.last_completion_result,
+        continued_failure: request.continued_failure,
+        retry_policy: request.retry_policy.map(|policy| with_defaults(Some(policy))),
+        priority: request.priority,
+        user_metadata: request.user_metadata,
+        links: request.links,
         ..Default::default()
     })
 }
 
-fn may_reuse(existing: &RunState, policy: i32) -> bool {
+fn may_reuse(existing: &RunState, policy: WorkflowIdReusePolicy) -> bool {
     if !existing.is_closed() {
         return false;
     }
-    match WorkflowIdReusePolicy::try_from(policy) {
-        Ok(WorkflowIdReusePolicy::RejectDuplicate) => false,
-        Ok(WorkflowIdReusePolicy::AllowDuplicateFailedOnly) => existing.status != Status_::Completed as i32,
+    match policy {
+        WorkflowIdReusePolicy::RejectDuplicate => false,
+        WorkflowIdReusePolicy::AllowDuplicateFailedOnly => existing.status != Status_::Completed as i32,
         _ => true,
     }
 }
@@ -192,15 +241,10 @@ fn already_started(start: &StartRun, existing: &RunState) -> Status {
         "workflow {} is already started, as run {}",
         start.workflow_id, existing.run_id
     );
-    let details = temporalio_protos::google::rpc::Status {
-        code: Code::AlreadyExists as i32,
-        message: message.clone(),
-        details: vec![prost_types::Any {
-            type_url:
-                "type.googleapis.com/temporal.api.errordetails.v1.WorkflowExecutionAlreadyStartedFailure"
-                    .to_owned(),
-            value: failure.encode_to_vec(),
-        }],
-    };
-    Status::with_details(Code::AlreadyExists, message, details.encode_to_vec().into())
+    detailed(
+        Code::AlreadyExists,
+        message,
+        "WorkflowExecutionAlreadyStartedFailure",
+        &failure,
+    )
 }

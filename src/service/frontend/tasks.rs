@@ -6,7 +6,9 @@ use std::time::Duration;
 use prost::Message;
 use temporalio_protos::temporal::api::common::v1::WorkflowExecution;
 use temporalio_protos::temporal::api::common::v1::WorkflowType;
-use temporalio_protos::temporal::api::enums::v1::{EventType, TaskQueueKind};
+use temporalio_protos::temporal::api::enums::v1::{EventType, TaskQueueKind, WorkflowTaskFailedCause};
+use temporalio_protos::temporal::api::failure::v1::failure::FailureInfo;
+use temporalio_protos::temporal::api::failure::v1::{Failure, ServerFailureInfo};
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_protos::temporal::api::history::v1::{History, HistoryEvent};
 use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
@@ -28,11 +30,14 @@ use super::super::history::{
     ActivityStart, ActivityState, Change, Completion, Dispatch, HistoryError, RunState, WorkflowTaskStart,
 };
 use super::super::matching::{QueueKind, Task};
-use super::super::{Caller, Mode, Service};
+use super::super::{Caller, Mode, Service, journal_status};
 use super::{check_id, check_namespace, check_payload};
 
 /// An empty answer after so long; the worker polls again.
 const LONG_POLL: Duration = Duration::from_secs(60);
+
+/// How long a task waits in a sticky queue, where the worker does not say.
+const STICKY_SCHEDULE_TO_START_MS: i64 = 10_000;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct TaskToken {
@@ -126,7 +131,7 @@ impl Service {
                 // before it.
                 let task = run.workflow_task.clone().unwrap_or_default();
                 let queries = core.queries.attached(run_id);
-                let messages = core.updates.send(run_id, task.started_event_id);
+                let messages = core.updates.send(run_id, &task);
                 (run, transient, task, queries, messages, pending)
             })
         };
@@ -170,7 +175,8 @@ impl Service {
         let Some((run_id, query)) = self.core().queries.get(query_id) else {
             return Ok(None);
         };
-        let Some(run) = self.core().runs.get(&run_id).cloned() else {
+        let run = self.core().get(&self.inner.store, &run_id);
+        let Some(run) = run.map_err(|error| journal_status(&error))? else {
             return Ok(None);
         };
         let mut events = Vec::new();
@@ -197,7 +203,10 @@ impl Service {
         let token = token(&request.task_token)?;
         let eager: Vec<String> = request.commands.iter().filter_map(eager_activity).collect();
         let sticky = request.sticky_attributes.and_then(|sticky| {
-            let timeout_ms = millis(sticky.schedule_to_start_timeout);
+            let timeout_ms = match millis(sticky.schedule_to_start_timeout) {
+                0 => STICKY_SCHEDULE_TO_START_MS,
+                timeout_ms => timeout_ms,
+            };
             sticky
                 .worker_task_queue
                 .map(|queue| (queue.name, timeout_ms))
@@ -211,40 +220,40 @@ impl Service {
             sdk_metadata: request.sdk_metadata,
             sticky,
             force_new_task: request.force_create_new_workflow_task,
+            can_discard_events: request
+                .capabilities
+                .is_some_and(|it| it.discard_speculative_workflow_task_with_events),
             new_run_id: uuid::Uuid::new_v4().to_string(),
             ..Default::default()
         };
         let mut bad_command = None;
         let applied = {
             let mut core = self.core();
-            completion.update_requests = core.updates.sent_with(&token.run_id, token.event_id);
+            completion.update_requests = core.updates.sent(&token.run_id);
             // Under the same lock: an update that comes in between would find a task that is out, and get none of its own.
-            completion.force_new_task |= core.updates.has_unsent(&token.run_id);
+            completion.updates_wait = core.updates.has_unsent(&token.run_id);
             self.apply_to(&mut core, &token.run_id, |change| {
-                let completed = change.complete_workflow_task(token.event_id, completion);
+                let completed = change.complete_workflow_task((token.event_id, token.attempt), completion);
                 if let Err(HistoryError::BadCommand { cause, message }) = &completed {
                     bad_command = Some((*cause, message.clone()));
                 }
-                completed.map(|()| start_eagerly(change, &eager, caller, &identity))
+                completed.map(|back_to| (back_to, start_eagerly(change, &eager, caller, &identity)))
             })
         };
         if let Some((cause, message)) = bad_command {
             return self.refuse_workflow_task(&token, cause, message, &identity).await;
         }
-        let (started, pending) = applied?;
+        let ((back_to, started), pending) = applied?;
         self.release(pending).await?;
         failpoint!("service::after_workflow_task");
-        {
-            let mut core = self.core();
-            core.queries.answer_all(request.query_results);
-            core.updates.refuse_unanswered(&token.run_id, token.event_id);
-        }
+        self.core().queries.answer_all(request.query_results);
         let activity_tasks = started
             .iter()
             .map(|(run, activity)| self.activity_task(run, activity))
             .collect::<Result<_, _>>()?;
         Ok(RespondWorkflowTaskCompletedResponse {
             activity_tasks,
+            reset_history_event_id: back_to.unwrap_or_default(),
             ..Default::default()
         })
     }
@@ -256,12 +265,19 @@ impl Service {
         message: String,
         identity: &str,
     ) -> Result<RespondWorkflowTaskCompletedResponse, Status> {
-        let failure = temporalio_protos::temporal::api::failure::v1::Failure {
+        let name = WorkflowTaskFailedCause::try_from(cause).unwrap_or_default();
+        let message = if message.is_empty() {
+            format!("{name:?}")
+        } else {
+            format!("{name:?}: {message}")
+        };
+        let failure = Failure {
             message: message.clone(),
-            source: "Server".to_owned(),
+            failure_info: Some(FailureInfo::ServerFailureInfo(ServerFailureInfo::default())),
             ..Default::default()
         };
         let fail = |change: &mut Change| {
+            change.workflow_task_that_is_out((token.event_id, token.attempt))?;
             change.fail_workflow_task(cause, Some(failure), identity);
             Ok(())
         };
@@ -275,12 +291,7 @@ impl Service {
     ) -> Result<RespondWorkflowTaskFailedResponse, Status> {
         let token = token(&request.task_token)?;
         let fail = |change: &mut Change| {
-            let task = change.state.workflow_task.as_ref();
-            if task
-                .is_none_or(|task| task.started_event_id != token.event_id || task.attempt != token.attempt)
-            {
-                return Err(HistoryError::NotFound("workflow task not found"));
-            }
+            change.workflow_task_that_is_out((token.event_id, token.attempt))?;
             change.fail_workflow_task(request.cause, request.failure, &request.identity);
             Ok(())
         };
@@ -489,11 +500,8 @@ fn start_eagerly(
 ) -> Vec<(RunState, ActivityState)> {
     let mut started = Vec::new();
     for activity_id in eager {
-        let found = change
-            .state
-            .activities
-            .iter()
-            .find(|it| it.activity_id == *activity_id && it.started_ms == 0);
+        let found = change.state.activities.with_id(activity_id);
+        let found = found.filter(|it| it.started_ms == 0);
         let Some((scheduled_event_id, attempt)) = found.map(|it| (it.scheduled_event_id, it.attempt)) else {
             continue;
         };

@@ -20,7 +20,7 @@ use tonic::Status;
 
 use super::super::Service;
 use super::super::clock::{duration, timestamp};
-use super::super::history::{ActivityState, RunState, is_close_event};
+use super::super::history::{ActivityState, Change, RunRecord, is_close_event};
 use super::{check_id, check_payload};
 
 /// An empty page after so long; the client asks again with its token.
@@ -33,10 +33,6 @@ impl Service {
         &self,
         request: SignalWorkflowExecutionRequest,
     ) -> Result<SignalWorkflowExecutionResponse, Status> {
-        let run = self.find_run(
-            &request.namespace,
-            &request.workflow_execution.unwrap_or_default(),
-        )?;
         check_payload("the signal's input", request.input.as_ref())?;
         let attributes = WorkflowExecutionSignaledEventAttributes {
             signal_name: check_id("signal name", &request.signal_name)?.to_owned(),
@@ -46,8 +42,10 @@ impl Service {
             request_id: request.request_id,
             ..Default::default()
         };
-        self.change(&run.run_id, |change| change.signal(attributes))
-            .await?;
+        self.change_found(&request.namespace, request.workflow_execution, "", |change| {
+            change.signal(attributes)
+        })
+        .await?;
         Ok(SignalWorkflowExecutionResponse::default())
     }
 
@@ -55,14 +53,15 @@ impl Service {
         &self,
         request: RequestCancelWorkflowExecutionRequest,
     ) -> Result<RequestCancelWorkflowExecutionResponse, Status> {
-        let run = self.find_run(
-            &request.namespace,
-            &request.workflow_execution.unwrap_or_default(),
-        )?;
         let (reason, identity) = (request.reason, request.identity);
-        self.change(&run.run_id, |change| {
-            change.request_cancel(reason, identity, &request.request_id)
-        })
+        let cancel = |change: &mut Change| change.request_cancel(reason, identity, &request.request_id);
+        let first_run_id = &request.first_execution_run_id;
+        self.change_found(
+            &request.namespace,
+            request.workflow_execution,
+            first_run_id,
+            cancel,
+        )
         .await?;
         Ok(RequestCancelWorkflowExecutionResponse::default())
     }
@@ -71,13 +70,17 @@ impl Service {
         &self,
         request: TerminateWorkflowExecutionRequest,
     ) -> Result<TerminateWorkflowExecutionResponse, Status> {
-        let run = self.find_run(
+        // A server gives the same reason where a client gives none.
+        let reason = Some(request.reason).filter(|reason| !reason.is_empty());
+        let reason = reason.unwrap_or_else(|| "terminated by user via frontend".to_owned());
+        let terminate = |change: &mut Change| change.terminate(reason, request.details, request.identity);
+        let first_run_id = &request.first_execution_run_id;
+        self.change_found(
             &request.namespace,
-            &request.workflow_execution.unwrap_or_default(),
-        )?;
-        self.change(&run.run_id, |change| {
-            change.terminate(request.reason, request.details, request.identity)
-        })
+            request.workflow_execution,
+            first_run_id,
+            terminate,
+        )
         .await?;
         Ok(TerminateWorkflowExecutionResponse {})
     }
@@ -87,6 +90,7 @@ impl Service {
         request: DescribeWorkflowExecutionRequest,
     ) -> Result<DescribeWorkflowExecutionResponse, Status> {
         let run = self.find_run(&request.namespace, &request.execution.unwrap_or_default())?;
+        self.settled().await?;
         let task = run.workflow_task.as_ref().map(|task| PendingWorkflowTaskInfo {
             state: match task.started_event_id {
                 0 => PendingWorkflowTaskState::Scheduled as i32,
@@ -105,11 +109,12 @@ impl Service {
                     name: run.task_queue.clone(),
                     ..Default::default()
                 }),
+                workflow_execution_timeout: duration(run.execution_timeout_ms),
                 workflow_run_timeout: duration(run.run_timeout_ms),
                 default_workflow_task_timeout: duration(run.workflow_task_timeout_ms),
-                ..Default::default()
+                user_metadata: run.user_metadata.clone(),
             }),
-            pending_activities: run.activities.iter().map(pending_activity).collect(),
+            pending_activities: run.activities.values().map(pending_activity).collect(),
             pending_workflow_task: task,
             workflow_extended_info: Some(WorkflowExecutionExtendedInfo {
                 cancel_requested: run.cancel_requested,
@@ -123,6 +128,15 @@ impl Service {
 
     /// A page of events; with `wait_new_event` the page comes when there is news, with the close filter when it closes.
     pub(super) async fn get_workflow_execution_history(
+        &self,
+        request: GetWorkflowExecutionHistoryRequest,
+    ) -> Result<GetWorkflowExecutionHistoryResponse, Status> {
+        let page = self.history_page(request).await?;
+        self.settled().await?;
+        Ok(page)
+    }
+
+    async fn history_page(
         &self,
         request: GetWorkflowExecutionHistoryRequest,
     ) -> Result<GetWorkflowExecutionHistoryResponse, Status> {
@@ -199,7 +213,7 @@ fn page_token(token: &[u8]) -> Result<Option<(String, i64)>, Status> {
         .ok_or_else(|| Status::invalid_argument("the page token is not one of this service"))
 }
 
-pub(in super::super) fn execution_info(run: &RunState) -> WorkflowExecutionInfo {
+pub(in super::super) fn execution_info(run: &RunRecord) -> WorkflowExecutionInfo {
     let closed = (run.status != WorkflowExecutionStatus::Running as i32)
         .then(|| timestamp(run.close_ms))
         .flatten();
@@ -212,7 +226,7 @@ pub(in super::super) fn execution_info(run: &RunState) -> WorkflowExecutionInfo 
             name: run.workflow_type.clone(),
         }),
         start_time: timestamp(run.start_ms),
-        execution_time: timestamp(run.start_ms),
+        execution_time: timestamp(run.execution_ms.max(run.start_ms)),
         close_time: closed,
         execution_duration: closed.and_then(|_| duration(run.close_ms - run.start_ms)),
         status: run.status,
@@ -222,6 +236,7 @@ pub(in super::super) fn execution_info(run: &RunState) -> WorkflowExecutionInfo 
         search_attributes: run.search_attributes.clone(),
         task_queue: run.task_queue.clone(),
         first_run_id: run.first_run_id.clone(),
+        priority: run.priority.clone(),
         ..Default::default()
     }
 }

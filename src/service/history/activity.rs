@@ -4,10 +4,10 @@
 //! have any number of attempts.
 
 use temporalio_protos::temporal::api::command::v1::ScheduleActivityTaskCommandAttributes;
-use temporalio_protos::temporal::api::common::v1::{ActivityType, Payloads, RetryPolicy};
+use temporalio_protos::temporal::api::common::v1::{ActivityType, Payload, Payloads};
 use temporalio_protos::temporal::api::enums::v1::{RetryState, TimeoutType, WorkflowTaskFailedCause};
+use temporalio_protos::temporal::api::failure::v1::Failure;
 use temporalio_protos::temporal::api::failure::v1::failure::FailureInfo;
-use temporalio_protos::temporal::api::failure::v1::{Failure, TimeoutFailureInfo};
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_protos::temporal::api::history::v1::{
     ActivityTaskCancelRequestedEventAttributes, ActivityTaskCanceledEventAttributes,
@@ -18,10 +18,18 @@ use temporalio_protos::temporal::api::history::v1::{
 use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
 
 use super::super::clock::{duration, millis};
+use super::close::capped;
+use super::retry::{self, timeout_failure};
 use super::{ActivityState, Change, Dispatch, HistoryError, IsDead};
 
 const GONE: HistoryError =
     HistoryError::NotFound("activity task not found: it was closed, timed out or is at another attempt");
+
+/// What a Temporal server says where an attempt times out and there is no time for another.
+const NO_TIME_LEFT: &str =
+    "Not enough time to schedule next retry before activity ScheduleToClose timeout, giving up retrying";
+/// What it says of an activity that was canceled before any worker had it.
+const NOT_STARTED: &[u8] = b"\"ACTIVITY_ID_NOT_STARTED\"";
 
 /// An attempt at an activity that a worker takes.
 pub struct ActivityStart {
@@ -34,6 +42,7 @@ pub struct ActivityStart {
 }
 
 impl Change {
+    #[expect(deprecated, reason = "a server hands on what a worker says of its build")]
     pub(super) fn schedule_activity(
         &mut self,
         command: ScheduleActivityTaskCommandAttributes,
@@ -49,51 +58,38 @@ impl Change {
         if command.activity_id.is_empty() {
             return Err(bad("it has no id"));
         }
-        if self
-            .state
-            .activities
-            .iter()
-            .any(|other| other.activity_id == command.activity_id)
-        {
+        if self.state.activities.with_id(&command.activity_id).is_some() {
             return Err(bad("its id is taken by an open activity"));
         }
-        let (schedule_to_close, start_to_close) =
-            close_timeouts(&command).ok_or_else(|| bad("it has no close timeout"))?;
-        let retry_policy = with_defaults(command.retry_policy.clone());
+        let timeouts = Timeouts::of(&command, self.state.run_timeout_ms)
+            .ok_or_else(|| bad("it has no close timeout"))?;
+        let retry_policy = retry::with_defaults(command.retry_policy.clone());
         let queue = command
             .task_queue
             .as_ref()
             .map(|queue| queue.name.clone())
             .filter(|name| !name.is_empty());
         let queue = queue.unwrap_or_else(|| self.state.task_queue.clone());
-        let timeouts = (
-            millis(command.schedule_to_start_timeout),
-            millis(command.heartbeat_timeout),
-        );
         let scheduled = ActivityTaskScheduledEventAttributes {
             activity_id: command.activity_id.clone(),
             activity_type: Some(activity_type.clone()),
             task_queue: command.task_queue,
             header: command.header,
             input: command.input,
-            schedule_to_close_timeout: Some(duration(schedule_to_close).unwrap_or_default()),
-            schedule_to_start_timeout: Some(
-                duration(timeouts.0)
-                    .or(duration(schedule_to_close))
-                    .unwrap_or_default(),
-            ),
-            start_to_close_timeout: duration(start_to_close),
-            heartbeat_timeout: Some(command.heartbeat_timeout.unwrap_or_default()),
+            schedule_to_close_timeout: Some(duration(timeouts.schedule_to_close_ms).unwrap_or_default()),
+            schedule_to_start_timeout: Some(duration(timeouts.schedule_to_start_ms).unwrap_or_default()),
+            start_to_close_timeout: duration(timeouts.start_to_close_ms),
+            heartbeat_timeout: Some(duration(timeouts.heartbeat_ms).unwrap_or_default()),
+            use_workflow_build_id: command.use_workflow_build_id,
             workflow_task_completed_event_id: completed_event_id,
             retry_policy: Some(retry_policy.clone()),
             priority: command.priority,
-            ..Default::default()
         };
         let id = self.append_with(
             Attributes::ActivityTaskScheduledEventAttributes(scheduled),
             user_metadata,
         );
-        self.state.activities.push(ActivityState {
+        self.state.activities.insert(ActivityState {
             scheduled_event_id: id,
             activity_id: command.activity_id,
             activity_type: activity_type.name,
@@ -101,10 +97,10 @@ impl Change {
             attempt: 1,
             scheduled_ms: self.now_ms,
             attempt_scheduled_ms: self.now_ms,
-            schedule_to_close_ms: schedule_to_close,
-            schedule_to_start_ms: timeouts.0,
-            start_to_close_ms: start_to_close,
-            heartbeat_timeout_ms: timeouts.1,
+            schedule_to_close_ms: timeouts.schedule_to_close_ms,
+            schedule_to_start_ms: timeouts.schedule_to_start_ms,
+            start_to_close_ms: timeouts.start_to_close_ms,
+            heartbeat_timeout_ms: timeouts.heartbeat_ms,
             retry_policy: Some(retry_policy),
             ..Default::default()
         });
@@ -114,11 +110,7 @@ impl Change {
     /// Puts the current attempt into its queue, if its time has come.
     pub(super) fn dispatch_activity(&mut self, scheduled_event_id: i64) {
         let now_ms = self.now_ms;
-        if let Some(it) = self
-            .state
-            .activities
-            .iter()
-            .find(|it| it.scheduled_event_id == scheduled_event_id)
+        if let Some(it) = self.state.activities.get(&scheduled_event_id)
             && it.started_ms == 0
             && it.attempt_scheduled_ms <= now_ms
         {
@@ -137,11 +129,7 @@ impl Change {
         if self.is_closed() {
             return Err(GONE);
         }
-        let it = self
-            .state
-            .activities
-            .iter_mut()
-            .find(|it| it.scheduled_event_id == start.scheduled_event_id);
+        let it = self.state.activities.get_mut(start.scheduled_event_id);
         let it = it
             .filter(|it| it.attempt == start.attempt && it.started_ms == 0)
             .ok_or(GONE)?;
@@ -158,11 +146,10 @@ impl Change {
         if self.is_closed() {
             return Err(GONE);
         }
-        let found = |it: &ActivityState| {
-            it.scheduled_event_id == scheduled_event_id && it.attempt == attempt && it.started_ms != 0
-        };
-        let index = self.state.activities.iter().position(found).ok_or(GONE)?;
-        Ok(self.state.activities.remove(index))
+        let it = self.state.activities.get(&scheduled_event_id);
+        it.filter(|it| it.attempt == attempt && it.started_ms != 0)
+            .ok_or(GONE)?;
+        self.state.activities.remove(scheduled_event_id).ok_or(GONE)
     }
 
     /// The worker carried it out.
@@ -219,10 +206,8 @@ impl Change {
         details: Option<Payloads>,
         identity: String,
     ) -> Result<(), HistoryError> {
-        let requested = |it: &&ActivityState| {
-            it.scheduled_event_id == scheduled_event_id && it.cancel_requested_event_id != 0
-        };
-        if !self.is_closed() && self.state.activities.iter().find(requested).is_none() {
+        let it = self.state.activities.get(&scheduled_event_id);
+        if !self.is_closed() && it.is_none_or(|it| it.cancel_requested_event_id == 0) {
             return Err(HistoryError::Invalid(
                 "activity task was not asked to cancel".to_owned(),
             ));
@@ -260,7 +245,7 @@ impl Change {
         it.heartbeat_ms = self.now_ms;
         it.heartbeat_details = details;
         let cancel_requested = it.cancel_requested_event_id != 0;
-        self.state.activities.push(it);
+        self.state.activities.insert(it);
         Ok(cancel_requested)
     }
 
@@ -269,19 +254,15 @@ impl Change {
         &mut self,
         scheduled_event_id: i64,
         completed_event_id: i64,
+        identity: &str,
     ) -> Result<(), HistoryError> {
-        let index = self
-            .state
-            .activities
-            .iter()
-            .position(|it| it.scheduled_event_id == scheduled_event_id);
         let requested = Attributes::ActivityTaskCancelRequestedEventAttributes(
             ActivityTaskCancelRequestedEventAttributes {
                 scheduled_event_id,
                 workflow_task_completed_event_id: completed_event_id,
             },
         );
-        let Some(index) = index else {
+        if !self.state.activities.contains_key(&scheduled_event_id) {
             // It may have closed while the task that cancels it was out; its closing event is then buffered.
             if scheduled_event_id <= 0 || scheduled_event_id >= self.state.next_event_id {
                 return Err(HistoryError::BadCommand {
@@ -291,45 +272,45 @@ impl Change {
             }
             self.append(requested);
             return Ok(());
-        };
+        }
         let event_id = self.append(requested);
-        self.state.activities[index].cancel_requested_event_id = event_id;
-        if self.state.activities[index].started_ms == 0 {
-            let it = self.state.activities.remove(index);
-            let identity = it.identity.clone();
-            self.append_canceled(it, None, identity);
+        let it = self.state.activities.get_mut(scheduled_event_id);
+        let unstarted = it.is_some_and(|it| {
+            it.cancel_requested_event_id = event_id;
+            it.started_ms == 0
+        });
+        if unstarted && let Some(it) = self.state.activities.remove(scheduled_event_id) {
+            let details = Payload {
+                metadata: [("encoding".to_owned(), b"json/plain".to_vec())].into(),
+                data: NOT_STARTED.to_vec(),
+                ..Default::default()
+            };
+            let details = Payloads {
+                payloads: vec![details],
+            };
+            self.append_canceled(it, Some(details), identity.to_owned());
         }
         Ok(())
     }
 
     /// One of the four timeouts is over.
     pub(super) fn time_out_activity(&mut self, scheduled_event_id: i64, timeout: TimeoutType) {
-        let Some(index) = self
-            .state
-            .activities
-            .iter()
-            .position(|it| it.scheduled_event_id == scheduled_event_id)
-        else {
+        let Some(it) = self.state.activities.remove(scheduled_event_id) else {
             return;
         };
-        let it = self.state.activities.remove(index);
-        let failure = timeout_failure(&it, timeout);
-        let retryable = matches!(timeout, TimeoutType::StartToClose | TimeoutType::Heartbeat);
-        let (it, retry_state) = if retryable {
-            match self.retry_activity(it, &failure) {
-                Ok(()) => return,
-                Err(ended) => *ended,
-            }
-        } else {
-            (
-                it,
-                if timeout == TimeoutType::ScheduleToClose {
-                    RetryState::Timeout
-                } else {
-                    RetryState::NonRetryableFailure
-                },
-            )
+        let mut failure = timeout_failure(&format!("activity {timeout:?} timeout"), timeout);
+        let (it, retry_state) = match self.retry_activity(it, &failure) {
+            Ok(()) => return,
+            Err(ended) => *ended,
         };
+        if retry_state == RetryState::Timeout && timeout != TimeoutType::ScheduleToStart {
+            // The time for all attempts is over, or too short for another.
+            failure = timeout_failure(NO_TIME_LEFT, TimeoutType::ScheduleToClose);
+        }
+        if let Some(FailureInfo::TimeoutFailureInfo(info)) = &mut failure.failure_info {
+            info.last_heartbeat_details = it.heartbeat_details.clone();
+        }
+        failure.cause = it.last_failure.clone().map(Box::new);
         let started_event_id = if it.started_ms != 0 {
             self.append_started(&it)
         } else {
@@ -351,19 +332,14 @@ impl Change {
         let lost: Vec<i64> = self
             .state
             .activities
-            .iter()
+            .values()
             .filter(lost)
             .map(|it| it.scheduled_event_id)
             .collect();
         for scheduled_event_id in lost {
             self.time_out_activity(scheduled_event_id, TimeoutType::StartToClose);
             let now_ms = self.now_ms;
-            let it = self
-                .state
-                .activities
-                .iter_mut()
-                .find(|it| it.scheduled_event_id == scheduled_event_id);
-            if let Some(it) = it {
+            if let Some(it) = self.state.activities.get_mut(scheduled_event_id) {
                 it.attempt_scheduled_ms = now_ms;
                 it.last_failure = Some(Failure {
                     message: "the process that ran it ended".to_owned(),
@@ -408,7 +384,7 @@ impl Change {
                 (it.attempt_scheduled_ms, it.started_ms) = (at_ms, 0);
                 it.last_failure = Some(failure.clone());
                 it.last_attempt_complete_ms = self.now_ms;
-                self.state.activities.push(it);
+                self.state.activities.insert(it);
                 self.dispatch_activity(scheduled_event_id);
                 Ok(())
             }
@@ -416,96 +392,53 @@ impl Change {
     }
 }
 
-/// Schedule-to-close and start-to-close, either derived from the other.
-fn close_timeouts(command: &ScheduleActivityTaskCommandAttributes) -> Option<(i64, i64)> {
-    match (
-        millis(command.schedule_to_close_timeout),
-        millis(command.start_to_close_timeout),
-    ) {
-        (0, 0) => None,
-        (whole, 0) => Some((whole, whole)),
-        (0, attempt) => Some((0, attempt)),
-        (whole, attempt) => Some((whole, attempt.min(whole))),
-    }
+/// The timeouts of an activity, with those that are not given derived from the others. 0 is none.
+struct Timeouts {
+    schedule_to_close_ms: i64,
+    schedule_to_start_ms: i64,
+    start_to_close_ms: i64,
+    heartbeat_ms: i64,
 }
 
-/// The policy that a Temporal server fills in.
-fn with_defaults(policy: Option<RetryPolicy>) -> RetryPolicy {
-    let mut policy = policy.unwrap_or_default();
-    if millis(policy.initial_interval) == 0 {
-        policy.initial_interval = duration(1000);
+impl Timeouts {
+    /// `None` where no attempt would ever end. None of them is longer than the run may take.
+    fn of(command: &ScheduleActivityTaskCommandAttributes, run_timeout_ms: i64) -> Option<Self> {
+        let schedule_to_close_ms = capped(millis(command.schedule_to_close_timeout), run_timeout_ms);
+        let given_ms = millis(command.start_to_close_timeout);
+        if given_ms == 0 && millis(command.schedule_to_close_timeout) == 0 {
+            return None;
+        }
+        let start_to_close_ms = capped(given_ms, schedule_to_close_ms);
+        let heartbeat_ms = millis(command.heartbeat_timeout);
+        Some(Self {
+            schedule_to_close_ms,
+            schedule_to_start_ms: capped(millis(command.schedule_to_start_timeout), schedule_to_close_ms),
+            start_to_close_ms,
+            heartbeat_ms: heartbeat_ms.min(start_to_close_ms),
+        })
     }
-    if policy.backoff_coefficient < 1.0 {
-        policy.backoff_coefficient = 2.0;
-    }
-    if millis(policy.maximum_interval) == 0 {
-        policy.maximum_interval = duration(millis(policy.initial_interval).saturating_mul(100));
-    }
-    policy
 }
 
 fn next_attempt_ms(it: &ActivityState, failure: &Failure, now_ms: i64) -> Result<i64, RetryState> {
     if it.cancel_requested_event_id != 0 {
         return Err(RetryState::CancelRequested);
     }
+    if let Some(FailureInfo::TimeoutFailureInfo(info)) = &failure.failure_info
+        && [
+            TimeoutType::ScheduleToStart as i32,
+            TimeoutType::ScheduleToClose as i32,
+        ]
+        .contains(&info.timeout_type)
+    {
+        return Err(RetryState::Timeout);
+    }
     let policy = it.retry_policy.as_ref().ok_or(RetryState::RetryPolicyNotSet)?;
-    let mut asked_ms = 0;
-    match &failure.failure_info {
-        Some(FailureInfo::ApplicationFailureInfo(info)) => {
-            if info.non_retryable || policy.non_retryable_error_types.contains(&info.r#type) {
-                return Err(RetryState::NonRetryableFailure);
-            }
-            asked_ms = millis(info.next_retry_delay);
-        }
-        Some(FailureInfo::TerminatedFailureInfo(_) | FailureInfo::CanceledFailureInfo(_)) => {
-            return Err(RetryState::NonRetryableFailure);
-        }
-        _ => {}
-    }
-    if policy.maximum_attempts > 0 && it.attempt >= policy.maximum_attempts {
-        return Err(RetryState::MaximumAttemptsReached);
-    }
-    let pause_ms = if asked_ms > 0 {
-        asked_ms
-    } else {
-        backoff_ms(policy, it.attempt)
-    };
+    let pause_ms = retry::pause_ms(policy, it.attempt, failure)?;
     let at_ms = now_ms.saturating_add(pause_ms);
-    if it.schedule_to_close_ms > 0 && at_ms >= it.scheduled_ms + it.schedule_to_close_ms {
+    if it.schedule_to_close_ms > 0 && at_ms > it.scheduled_ms + it.schedule_to_close_ms {
         return Err(RetryState::Timeout);
     }
     Ok(at_ms)
-}
-
-fn backoff_ms(policy: &RetryPolicy, attempt: i32) -> i64 {
-    let initial = millis(policy.initial_interval) as f64;
-    let pause = initial * policy.backoff_coefficient.powi(attempt.saturating_sub(1));
-    // Saturates where the power has left the range.
-    pause.min(millis(policy.maximum_interval) as f64) as i64
-}
-
-fn timeout_failure(it: &ActivityState, timeout: TimeoutType) -> Failure {
-    let name = match timeout {
-        TimeoutType::StartToClose => "StartToClose",
-        TimeoutType::ScheduleToStart => "ScheduleToStart",
-        TimeoutType::ScheduleToClose => "ScheduleToClose",
-        TimeoutType::Heartbeat => "Heartbeat",
-        TimeoutType::Unspecified => "Unspecified",
-    };
-    Failure {
-        message: format!("activity {name} timeout"),
-        source: "Server".to_owned(),
-        cause: it
-            .last_failure
-            .clone()
-            .filter(|_| timeout == TimeoutType::ScheduleToClose)
-            .map(Box::new),
-        failure_info: Some(FailureInfo::TimeoutFailureInfo(TimeoutFailureInfo {
-            timeout_type: timeout as i32,
-            last_heartbeat_details: it.heartbeat_details.clone(),
-        })),
-        ..Default::default()
-    }
 }
 
 impl ActivityState {

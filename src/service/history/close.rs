@@ -1,28 +1,35 @@
-//! How runs begin and end: started, completed, failed, canceled, terminated, timed out, continued as new.
+//! How runs begin and end: started, completed, failed, canceled, terminated, timed out. What follows an end is in `chain`.
 
-use temporalio_protos::temporal::api::command::v1::ContinueAsNewWorkflowExecutionCommandAttributes;
-use temporalio_protos::temporal::api::common::v1::{Header, Memo, Payloads, SearchAttributes, WorkflowType};
+use temporalio_protos::temporal::api::common::v1::{
+    Header, Link, Memo, Payloads, Priority, RetryPolicy, SearchAttributes, WorkflowType,
+};
 use temporalio_protos::temporal::api::enums::v1::{
-    ContinueAsNewInitiator, RetryState, TaskQueueKind, WorkflowExecutionStatus as Status,
+    ContinueAsNewInitiator, RetryState, TaskQueueKind, TimeoutType, WorkflowExecutionStatus as Status,
     WorkflowTaskFailedCause,
 };
 use temporalio_protos::temporal::api::failure::v1::Failure;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_protos::temporal::api::history::v1::{
-    WorkflowExecutionCancelRequestedEventAttributes, WorkflowExecutionCanceledEventAttributes,
-    WorkflowExecutionCompletedEventAttributes, WorkflowExecutionContinuedAsNewEventAttributes,
-    WorkflowExecutionFailedEventAttributes, WorkflowExecutionSignaledEventAttributes,
-    WorkflowExecutionStartedEventAttributes, WorkflowExecutionTerminatedEventAttributes,
-    WorkflowExecutionTimedOutEventAttributes,
+    HistoryEvent, WorkflowExecutionCancelRequestedEventAttributes, WorkflowExecutionCanceledEventAttributes,
+    WorkflowExecutionCompletedEventAttributes, WorkflowExecutionFailedEventAttributes,
+    WorkflowExecutionSignaledEventAttributes, WorkflowExecutionStartedEventAttributes,
+    WorkflowExecutionTerminatedEventAttributes, WorkflowExecutionTimedOutEventAttributes,
 };
+use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
 use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
 
-use super::super::clock::{duration, millis, timestamp};
-use super::update::UpdateNews;
-use super::{Change, HistoryError, MAX_REQUEST_IDS, RunState};
+use super::super::clock::{duration, timestamp};
+use super::event::unnumbered;
+use super::retry::timeout_failure;
+use super::state::RequestId;
+use super::update::{UpdateNews, outlived};
+use super::{Change, HistoryError, MAX_REQUEST_IDS, RunRecord, RunState};
 
 /// What a worker has to answer a workflow task, where the client does not say.
 const DEFAULT_WORKFLOW_TASK_TIMEOUT_MS: i64 = 10_000;
+
+/// More than this it never gets.
+const MAX_WORKFLOW_TASK_TIMEOUT_MS: i64 = 120_000;
 
 /// What a run is started with.
 #[derive(Debug, Clone, Default)]
@@ -46,17 +53,27 @@ pub struct StartRun {
     pub first_run_id: String,
     pub continued_run_id: String,
     pub last_completion_result: Option<Payloads>,
+    /// How long the first workflow task is held back.
+    pub first_task_backoff_ms: i64,
+    pub retry_policy: Option<RetryPolicy>,
+    /// 0 is the first.
+    pub attempt: i32,
+    /// A `ContinueAsNewInitiator`.
+    pub initiator: i32,
+    /// What the run before it failed with.
+    pub continued_failure: Option<Failure>,
+    pub priority: Option<Priority>,
+    pub user_metadata: Option<UserMetadata>,
+    pub links: Vec<Link>,
+    /// A signal that comes with the start.
+    pub signal: Option<WorkflowExecutionSignaledEventAttributes>,
 }
 
 impl Change {
     /// Begins a run: its first event, and its first workflow task.
     pub fn start(start: StartRun, now_ms: i64) -> Self {
-        let task_timeout = start.workflow_task_timeout_ms;
-        let task_timeout = if task_timeout > 0 {
-            task_timeout
-        } else {
-            DEFAULT_WORKFLOW_TASK_TIMEOUT_MS
-        };
+        let run_timeout = capped(start.run_timeout_ms, start.execution_timeout_ms);
+        let task_timeout = task_timeout_ms(start.workflow_task_timeout_ms, run_timeout);
         let first_run_id = if start.first_run_id.is_empty() {
             start.run_id.clone()
         } else {
@@ -66,7 +83,12 @@ impl Change {
         let execution_expires_ms = start
             .execution_expires_ms
             .max(expires(start.execution_timeout_ms));
-        let state = RunState {
+        let backoff_ms = start.first_task_backoff_ms;
+        let run_expires_ms = capped(
+            expires(run_timeout.saturating_add(backoff_ms * i64::from(run_timeout > 0))),
+            execution_expires_ms,
+        );
+        let state = RunState::of(RunRecord {
             namespace: start.namespace,
             workflow_id: start.workflow_id.clone(),
             run_id: start.run_id.clone(),
@@ -80,49 +102,66 @@ impl Change {
             memo: start.memo.clone(),
             search_attributes: start.search_attributes.clone(),
             workflow_task_timeout_ms: task_timeout,
-            run_timeout_ms: start.run_timeout_ms,
-            run_expires_ms: expires(start.run_timeout_ms),
+            run_timeout_ms: run_timeout,
+            run_expires_ms,
             execution_expires_ms,
+            first_task_ms: if backoff_ms > 0 { now_ms + backoff_ms } else { 0 },
+            execution_ms: now_ms + backoff_ms,
+            execution_timeout_ms: start.execution_timeout_ms,
+            retry_policy: start.retry_policy.clone(),
+            attempt: start.attempt.max(1),
+            priority: start.priority.clone(),
+            user_metadata: start.user_metadata.clone(),
             start_request_id: start.request_id,
             continued_run_id: start.continued_run_id.clone(),
             workflow_task_attempt: 1,
             ..Default::default()
-        };
+        });
         let mut change = Self::of(state, now_ms);
-        let continued = !start.continued_run_id.is_empty();
-        let initiator = if continued {
-            ContinueAsNewInitiator::Workflow
-        } else {
-            ContinueAsNewInitiator::Unspecified
-        };
-        change.append(Attributes::WorkflowExecutionStartedEventAttributes(
-            WorkflowExecutionStartedEventAttributes {
+        change.begins = true;
+        // What is not set a server leaves out, but for one field here and one there.
+        let by_workflow = start.initiator == ContinueAsNewInitiator::Workflow as i32;
+        let started =
+            Attributes::WorkflowExecutionStartedEventAttributes(WorkflowExecutionStartedEventAttributes {
                 workflow_type: Some(WorkflowType {
                     name: start.workflow_type,
                 }),
                 task_queue: Some(normal_queue(start.task_queue)),
                 input: start.input,
-                workflow_execution_timeout: Some(duration(start.execution_timeout_ms).unwrap_or_default()),
-                workflow_run_timeout: Some(duration(start.run_timeout_ms).unwrap_or_default()),
+                workflow_execution_timeout: duration(start.execution_timeout_ms),
+                workflow_run_timeout: duration(run_timeout)
+                    .or_else(|| by_workflow.then(prost_types::Duration::default)),
                 workflow_task_timeout: duration(task_timeout),
                 continued_execution_run_id: start.continued_run_id,
-                initiator: initiator as i32,
+                initiator: start.initiator,
+                continued_failure: start.continued_failure,
                 last_completion_result: start.last_completion_result,
                 original_execution_run_id: start.run_id,
                 identity: start.identity,
                 first_execution_run_id: first_run_id,
-                attempt: 1,
+                retry_policy: start.retry_policy,
+                attempt: start.attempt.max(1),
                 workflow_execution_expiration_time: (execution_expires_ms > 0)
                     .then(|| timestamp(execution_expires_ms))
                     .flatten(),
-                first_workflow_task_backoff: Some(prost_types::Duration::default()),
+                first_workflow_task_backoff: duration(backoff_ms)
+                    .or_else(|| (!by_workflow).then(prost_types::Duration::default)),
                 memo: start.memo,
                 search_attributes: start.search_attributes,
                 header: start.header,
                 workflow_id: start.workflow_id,
+                priority: start.priority,
                 ..Default::default()
-            },
-        ));
+            });
+        change.write(HistoryEvent {
+            user_metadata: start.user_metadata,
+            links: start.links,
+            ..unnumbered(started, now_ms)
+        });
+        if let Some(signal) = start.signal {
+            change.is_repeated(&signal.request_id);
+            change.append(Attributes::WorkflowExecutionSignaledEventAttributes(signal));
+        }
         change.schedule_workflow_task();
         change
     }
@@ -140,15 +179,14 @@ impl Change {
         Ok(())
     }
 
-    /// Asks the workflow to cancel.
+    /// Asks the workflow to cancel. One that has ended needs no asking.
     pub fn request_cancel(
         &mut self,
         cause: String,
         identity: String,
         request_id: &str,
     ) -> Result<(), HistoryError> {
-        self.must_be_open()?;
-        if self.state.cancel_requested || self.is_repeated(request_id) {
+        if self.is_closed() || self.state.cancel_requested || self.is_repeated(request_id) {
             return Ok(());
         }
         self.state.cancel_requested = true;
@@ -184,13 +222,22 @@ impl Change {
 
     pub(super) fn time_out_run(&mut self) {
         self.abandon_workflow_task();
+        let failure = timeout_failure("workflow timeout", TimeoutType::StartToClose);
+        let expires_ms = self.state.execution_expires_ms;
+        let next = if expires_ms > 0 && expires_ms <= self.now_ms {
+            Err(RetryState::Timeout)
+        } else {
+            self.next_run(&failure)
+        };
+        let (retry_state, new_execution_run_id) = Self::outcome_of(&next);
         self.append(Attributes::WorkflowExecutionTimedOutEventAttributes(
             WorkflowExecutionTimedOutEventAttributes {
-                retry_state: RetryState::Timeout as i32,
-                ..Default::default()
+                retry_state,
+                new_execution_run_id,
             },
         ));
         self.close(Status::TimedOut);
+        self.successor = next.ok().map(Box::new);
     }
 
     /// A run that ends from outside takes its task back first, and writes down what it had kept back.
@@ -216,15 +263,18 @@ impl Change {
     }
 
     pub(super) fn fail(&mut self, failure: Option<Failure>, completed_event_id: i64) {
+        let next = self.next_run(&failure.clone().unwrap_or_default());
+        let (retry_state, new_execution_run_id) = Self::outcome_of(&next);
         self.append(Attributes::WorkflowExecutionFailedEventAttributes(
             WorkflowExecutionFailedEventAttributes {
                 failure,
-                retry_state: RetryState::RetryPolicyNotSet as i32,
+                retry_state,
                 workflow_task_completed_event_id: completed_event_id,
-                ..Default::default()
+                new_execution_run_id,
             },
         ));
         self.close(Status::Failed);
+        self.successor = next.ok().map(Box::new);
     }
 
     pub(super) fn cancel(&mut self, details: Option<Payloads>, completed_event_id: i64) {
@@ -237,86 +287,20 @@ impl Change {
         self.close(Status::Canceled);
     }
 
-    pub(super) fn continue_as_new(
-        &mut self,
-        command: ContinueAsNewWorkflowExecutionCommandAttributes,
-        new_run_id: String,
-        completed_event_id: i64,
-    ) {
-        let given = |name: Option<String>, ours: &str| {
-            name.filter(|name| !name.is_empty())
-                .unwrap_or_else(|| ours.to_owned())
-        };
-        let workflow_type = given(command.workflow_type.map(|it| it.name), &self.state.workflow_type);
-        let task_queue = given(command.task_queue.map(|it| it.name), &self.state.task_queue);
-        let either = |given_ms: i64, ours_ms: i64| if given_ms > 0 { given_ms } else { ours_ms };
-        let task_timeout = either(
-            millis(command.workflow_task_timeout),
-            self.state.workflow_task_timeout_ms,
-        );
-        let run_timeout = either(millis(command.workflow_run_timeout), self.state.run_timeout_ms);
-        let memo = command.memo.or_else(|| self.state.memo.clone());
-        let search_attributes = command
-            .search_attributes
-            .or_else(|| self.state.search_attributes.clone());
-        self.append(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(
-            WorkflowExecutionContinuedAsNewEventAttributes {
-                new_execution_run_id: new_run_id.clone(),
-                workflow_type: Some(WorkflowType {
-                    name: workflow_type.clone(),
-                }),
-                task_queue: Some(normal_queue(task_queue.clone())),
-                input: command.input.clone(),
-                workflow_run_timeout: Some(duration(run_timeout).unwrap_or_default()),
-                workflow_task_timeout: duration(task_timeout),
-                workflow_task_completed_event_id: completed_event_id,
-                initiator: ContinueAsNewInitiator::Workflow as i32,
-                header: command.header.clone(),
-                memo: memo.clone(),
-                search_attributes: search_attributes.clone(),
-                ..Default::default()
-            },
-        ));
-        let start = StartRun {
-            namespace: self.state.namespace.clone(),
-            workflow_id: self.state.workflow_id.clone(),
-            run_id: new_run_id,
-            workflow_type,
-            task_queue,
-            input: command.input,
-            header: command.header,
-            memo,
-            search_attributes,
-            workflow_task_timeout_ms: task_timeout,
-            run_timeout_ms: run_timeout,
-            execution_expires_ms: self.state.execution_expires_ms,
-            first_run_id: self.state.first_run_id.clone(),
-            continued_run_id: self.state.run_id.clone(),
-            last_completion_result: command.last_completion_result,
-            ..Default::default()
-        };
-        let mut next = Self::start(start, self.now_ms);
-        // The job, not the run, is what was started.
-        next.state.start_request_id = self.state.start_request_id.clone();
-        next.state.first_start_ms = self.state.first_start_ms;
-        self.successor = Some(Box::new(next));
-        self.close(Status::ContinuedAsNew);
-    }
-
-    fn close(&mut self, status: Status) {
+    pub(super) fn close(&mut self, status: Status) {
         self.state.status = status as i32;
         self.state.close_ms = self.now_ms;
         self.state.workflow_task = None;
         self.state.activities.clear();
-        self.state.timers.clear();
-        self.state.buffered.clear();
+        self.state.timers.take_all();
+        self.state.buffered.take_all();
         self.dispatch.clear();
-        for update in std::mem::take(&mut self.state.updates) {
-            self.update_news.push((update.update_id, UpdateNews::Abandoned));
-        }
+        let accepted = self.state.updates.keys().cloned();
+        self.update_news
+            .extend(accepted.map(|id| (id, UpdateNews::Completed(outlived()))));
     }
 
-    fn must_be_open(&self) -> Result<(), HistoryError> {
+    pub fn must_be_open(&self) -> Result<(), HistoryError> {
         if self.is_closed() {
             Err(HistoryError::NotFound("workflow execution already completed"))
         } else {
@@ -328,17 +312,40 @@ impl Change {
         if request_id.is_empty() {
             return false;
         }
-        if self.state.request_ids.iter().any(|it| it == request_id) {
+        if self.state.request_ids.values().any(|it| it.id == request_id) {
             return true;
         }
-        self.state.request_ids.push(request_id.to_owned());
-        let excess = self.state.request_ids.len().saturating_sub(MAX_REQUEST_IDS);
-        self.state.request_ids.drain(..excess);
+        self.state.request_ids.push(RequestId {
+            id: request_id.to_owned(),
+        });
+        let oldest = self.state.request_ids.keys().next().copied();
+        if let Some(oldest) = oldest.filter(|_| self.state.request_ids.len() > MAX_REQUEST_IDS) {
+            self.state.request_ids.remove(&oldest);
+        }
         false
     }
 }
 
-fn normal_queue(name: String) -> TaskQueue {
+/// Of two spans or times the shorter, where 0 is for ever.
+pub(super) fn capped(it: i64, limit: i64) -> i64 {
+    match (it, limit) {
+        (it, 0) => it,
+        (0, limit) => limit,
+        (it, limit) => it.min(limit),
+    }
+}
+
+/// What a worker has to answer a workflow task: no longer than the run may take.
+pub(super) fn task_timeout_ms(asked_ms: i64, run_timeout_ms: i64) -> i64 {
+    let asked_ms = if asked_ms > 0 {
+        asked_ms
+    } else {
+        DEFAULT_WORKFLOW_TASK_TIMEOUT_MS
+    };
+    capped(asked_ms.min(MAX_WORKFLOW_TASK_TIMEOUT_MS), run_timeout_ms)
+}
+
+pub(super) fn normal_queue(name: String) -> TaskQueue {
     TaskQueue {
         name,
         kind: TaskQueueKind::Normal as i32,

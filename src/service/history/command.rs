@@ -7,7 +7,7 @@ use temporalio_protos::temporal::api::command::v1::command::Attributes as Do;
 use temporalio_protos::temporal::api::enums::v1::WorkflowTaskFailedCause as Cause;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_protos::temporal::api::history::v1::{
-    MarkerRecordedEventAttributes, TimerCanceledEventAttributes, TimerStartedEventAttributes,
+    HistoryEvent, MarkerRecordedEventAttributes, TimerCanceledEventAttributes, TimerStartedEventAttributes,
     UpsertWorkflowSearchAttributesEventAttributes, WorkflowPropertiesModifiedEventAttributes,
     WorkflowTaskCompletedEventAttributes,
 };
@@ -16,8 +16,13 @@ use temporalio_protos::temporal::api::sdk::v1::WorkflowTaskCompletedMetadata;
 use temporalio_protos::temporal::api::update::v1::Request;
 
 use super::super::clock::millis;
-use super::state::{StickyState, TimerState};
+use super::super::search_attributes;
+use super::state::{StickyState, TimerState, WorkflowTaskState};
+use super::update::is_rejection;
 use super::{Change, HistoryError};
+
+/// How many events a speculative task may tell of and be forgotten; they are told again with the next one.
+const MAX_DISCARDED_EVENTS: i64 = 10;
 
 /// What a worker answers a workflow task with.
 #[derive(Default)]
@@ -28,44 +33,34 @@ pub struct Completion {
     pub sdk_metadata: Option<WorkflowTaskCompletedMetadata>,
     /// Queue and schedule-to-start timeout.
     pub sticky: Option<(String, i64)>,
+    /// The worker asks for more time, and goes on with another task.
     pub force_new_task: bool,
+    /// There are updates that no worker has seen.
+    pub updates_wait: bool,
+    /// Whether the worker can go back behind a speculative task that told it of events.
+    pub can_discard_events: bool,
     /// The id of the run that follows, should the workflow continue as new.
     pub new_run_id: String,
-    /// The updates that were sent with the task.
+    /// The updates that were sent and not answered.
     pub update_requests: HashMap<String, Request>,
 }
 
 impl Change {
-    /// Carries out what the worker decided. `Err(BadCommand)`: drop this change and fail the task with that cause.
+    /// Carries out what the worker decided. `Err(BadCommand)`: drop this change and fail the task with that cause. Where the
+    /// task leaves no event, gives the event that the worker is to go back to.
     pub fn complete_workflow_task(
         &mut self,
-        started_event_id: i64,
+        out: (i64, i32),
         mut completion: Completion,
-    ) -> Result<(), HistoryError> {
-        let task = self.state.workflow_task.clone();
-        let out = task.filter(|task| task.started_event_id == started_event_id && started_event_id != 0);
-        let task = out
-            .filter(|_| !self.is_closed())
-            .ok_or(HistoryError::NotFound("workflow task not found"))?;
-        if completion.commands.iter().any(closes) && !self.state.buffered.is_empty() {
-            let message = "the run cannot close: there is news that the workflow has not seen".to_owned();
-            return Err(HistoryError::BadCommand {
-                cause: Cause::UnhandledCommand as i32,
-                message,
-            });
-        }
+    ) -> Result<Option<i64>, HistoryError> {
+        let task = self.workflow_task_that_is_out(out)?;
         self.state.workflow_task = None;
-        self.write_transient(&task);
-        let completed_event_id = self.append(Attributes::WorkflowTaskCompletedEventAttributes(
-            WorkflowTaskCompletedEventAttributes {
-                scheduled_event_id: task.scheduled_event_id,
-                started_event_id: task.started_event_id,
-                identity: completion.identity.clone(),
-                sdk_metadata: completion.sdk_metadata.take(),
-                ..Default::default()
-            },
-        ));
-        self.state.last_completed_started_event_id = task.started_event_id;
+        let discarded = task.speculative && self.leaves_no_event(&completion);
+        let completed_event_id = if discarded {
+            0
+        } else {
+            self.append_completed(&task, &mut completion)
+        };
         self.state.workflow_task_attempt = 1;
         self.state.sticky = completion
             .sticky
@@ -74,6 +69,57 @@ impl Change {
                 queue,
                 schedule_to_start_ms,
             });
+        self.apply_commands(&mut completion, completed_event_id)?;
+        if !completion.force_new_task && !self.is_closed() {
+            self.refuse_unanswered(&completion.update_requests);
+        }
+        let news = !self.is_closed() && self.flush_buffered();
+        if news || self.wants_workflow_task || completion.force_new_task {
+            self.schedule_workflow_task();
+        } else if completion.updates_wait {
+            self.schedule_speculative_task();
+        }
+        if let Some(next) = self.state.workflow_task.as_mut() {
+            next.heartbeat = completion.force_new_task;
+        }
+        Ok(discarded.then_some(self.state.last_completed_started_event_id))
+    }
+
+    /// Whether a speculative task has changed nothing: the workflow refused every update that came with it.
+    fn leaves_no_event(&self, completion: &Completion) -> bool {
+        // The started and the completed event of the task before: what follows them, this one has told.
+        let told = self.state.last_event_id() - self.state.last_completed_started_event_id - 1;
+        let most = if completion.can_discard_events {
+            MAX_DISCARDED_EVENTS
+        } else {
+            0
+        };
+        completion.commands.is_empty()
+            && !completion.force_new_task
+            && told <= most
+            && completion.messages.iter().all(is_rejection)
+    }
+
+    fn append_completed(&mut self, task: &WorkflowTaskState, completion: &mut Completion) -> i64 {
+        self.write_shown(task);
+        self.state.last_completed_started_event_id = task.started_event_id;
+        self.append(Attributes::WorkflowTaskCompletedEventAttributes(
+            WorkflowTaskCompletedEventAttributes {
+                scheduled_event_id: task.scheduled_event_id,
+                started_event_id: task.started_event_id,
+                identity: completion.identity.clone(),
+                sdk_metadata: completion.sdk_metadata.take(),
+                ..Default::default()
+            },
+        ))
+    }
+
+    fn apply_commands(
+        &mut self,
+        completion: &mut Completion,
+        completed_event_id: i64,
+    ) -> Result<(), HistoryError> {
+        let had_news = !self.state.buffered.is_empty();
         self.in_commands = true;
         let mut messages = std::mem::take(&mut completion.messages);
         for command in std::mem::take(&mut completion.commands) {
@@ -83,16 +129,17 @@ impl Change {
                     "a command follows the one that closes the run",
                 ));
             }
-            self.apply_command(command, completed_event_id, &mut messages, &completion)?;
+            // A timer that was canceled takes its news with it.
+            if closes(&command) && had_news && !self.state.buffered.is_empty() {
+                return Err(bad(Cause::UnhandledCommand, ""));
+            }
+            self.apply_command(command, completed_event_id, &mut messages, completion)?;
         }
         for message in &messages {
             self.update_message(message, &completion.update_requests)?;
         }
         self.in_commands = false;
-        let news = !self.is_closed() && self.flush_buffered();
-        if news || self.wants_workflow_task || completion.force_new_task {
-            self.schedule_workflow_task();
-        }
+        self.event_groups.clear();
         Ok(())
     }
 
@@ -104,6 +151,7 @@ impl Change {
         completion: &Completion,
     ) -> Result<(), HistoryError> {
         let metadata = command.user_metadata;
+        self.event_groups = command.event_group_markers;
         match command
             .attributes
             .ok_or_else(|| bad(Cause::Unspecified, "a command has no attributes"))?
@@ -113,17 +161,11 @@ impl Change {
                 self.dispatch_activity(id);
             }
             Do::RequestCancelActivityTaskCommandAttributes(it) => {
-                self.request_cancel_activity(it.scheduled_event_id, completed)?;
+                self.request_cancel_activity(it.scheduled_event_id, completed, &completion.identity)?;
             }
             Do::StartTimerCommandAttributes(it) => {
                 let fire_ms = self.now_ms.saturating_add(millis(it.start_to_fire_timeout));
-                if it.timer_id.is_empty()
-                    || self
-                        .state
-                        .timers
-                        .iter()
-                        .any(|other| other.timer_id == it.timer_id)
-                {
+                if it.timer_id.is_empty() || self.state.timers.contains_key(&it.timer_id) {
                     return Err(bad(
                         Cause::StartTimerDuplicateId,
                         "a timer's id is empty or taken",
@@ -136,11 +178,12 @@ impl Change {
                 };
                 let started_event_id =
                     self.append_with(Attributes::TimerStartedEventAttributes(attributes), metadata);
-                self.state.timers.push(TimerState {
-                    timer_id: it.timer_id,
+                let timer = TimerState {
+                    timer_id: it.timer_id.clone(),
                     started_event_id,
                     fire_ms,
-                });
+                };
+                self.state.timers.insert(it.timer_id, timer);
             }
             Do::CancelTimerCommandAttributes(it) => {
                 self.cancel_timer(it.timer_id, completed, &completion.identity)?
@@ -149,6 +192,8 @@ impl Change {
             Do::FailWorkflowExecutionCommandAttributes(it) => self.fail(it.failure, completed),
             Do::CancelWorkflowExecutionCommandAttributes(it) => self.cancel(it.details, completed),
             Do::ContinueAsNewWorkflowExecutionCommandAttributes(it) => {
+                search_attributes::check(it.search_attributes.as_ref())
+                    .map_err(|what| bad(Cause::BadSearchAttributes, &what))?;
                 self.continue_as_new(it, completion.new_run_id.clone(), completed);
             }
             Do::RecordMarkerCommandAttributes(it) => {
@@ -162,6 +207,8 @@ impl Change {
                 self.append_with(Attributes::MarkerRecordedEventAttributes(attributes), metadata);
             }
             Do::UpsertWorkflowSearchAttributesCommandAttributes(it) => {
+                search_attributes::check(it.search_attributes.as_ref())
+                    .map_err(|what| bad(Cause::BadSearchAttributes, &what))?;
                 self.upsert_search_attributes(it.search_attributes, completed)
             }
             Do::ModifyWorkflowPropertiesCommandAttributes(it) => {
@@ -197,27 +244,13 @@ impl Change {
     }
 
     fn cancel_timer(&mut self, timer_id: String, completed: i64, identity: &str) -> Result<(), HistoryError> {
-        let started_event_id =
-            if let Some(index) = self.state.timers.iter().position(|it| it.timer_id == timer_id) {
-                self.state.timers.remove(index).started_event_id
-            } else {
-                // It fired while the task that cancels it was out: the workflow has decided first, so it has not fired.
-                let fired = |event: &temporalio_protos::temporal::api::history::v1::HistoryEvent| match &event
-                    .attributes
-                {
-                    Some(Attributes::TimerFiredEventAttributes(fired)) if fired.timer_id == timer_id => {
-                        Some(fired.started_event_id)
-                    }
-                    _ => None,
-                };
-                let index = self
-                    .state
-                    .buffered
-                    .iter()
-                    .position(|event| fired(event).is_some());
-                let index = index.ok_or_else(|| bad(Cause::BadCancelTimerAttributes, "no such timer"))?;
-                fired(&self.state.buffered.remove(index)).unwrap_or_default()
-            };
+        let started_event_id = match self.state.timers.remove(&timer_id) {
+            Some(timer) => timer.started_event_id,
+            // It fired while the task that cancels it was out: the workflow has decided first, so it has not fired.
+            None => self
+                .take_buffered_fire(&timer_id)
+                .ok_or_else(|| bad(Cause::BadCancelTimerAttributes, "no such timer"))?,
+        };
         self.append(Attributes::TimerCanceledEventAttributes(
             TimerCanceledEventAttributes {
                 timer_id,
@@ -227,6 +260,20 @@ impl Change {
             },
         ));
         Ok(())
+    }
+
+    /// Takes a timer's fired event out of the buffer. Gives the event that started the timer.
+    fn take_buffered_fire(&mut self, timer_id: &str) -> Option<i64> {
+        let fired = |event: &HistoryEvent| match &event.attributes {
+            Some(Attributes::TimerFiredEventAttributes(fired)) if fired.timer_id == timer_id => {
+                Some(fired.started_event_id)
+            }
+            _ => None,
+        };
+        let found = |(number, event): (&i64, &HistoryEvent)| Some((*number, fired(event)?));
+        let (number, started_event_id) = self.state.buffered.iter().find_map(found)?;
+        self.state.buffered.remove(&number);
+        Some(started_event_id)
     }
 
     fn upsert_search_attributes(

@@ -7,14 +7,14 @@ use temporalio_protos::temporal::api::enums::v1::TimeoutType;
 use temporalio_protos::temporal::api::history::v1::TimerFiredEventAttributes;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 
-use super::{ActivityState, Change, Dispatch, RunState, workflow_task};
+use super::{ActivityState, Change, Dispatch, RunRecord, RunState, workflow_task};
 
 /// What is due at a time.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Deadline {
     /// A workflow task that was backed off may be handed out.
     WorkflowTaskReady,
-    /// Nobody took the workflow task from the sticky queue.
+    /// Nobody took the workflow task from the sticky queue, or the speculative one.
     WorkflowTaskScheduleToStart,
     /// The worker that has the workflow task did not answer.
     WorkflowTaskStartToClose,
@@ -26,6 +26,8 @@ pub enum Deadline {
     Timer(String),
     /// The run, or the chain of runs, has taken too long.
     RunExpired,
+    /// The first workflow task was held back until now.
+    FirstWorkflowTask,
 }
 
 impl Deadline {
@@ -44,12 +46,11 @@ pub enum ActivityTimeout {
     Heartbeat,
 }
 
-impl RunState {
-    /// What is due when, in milliseconds of Unix time.
-    pub fn deadlines(&self) -> Vec<(i64, Deadline)> {
-        let mut due = Vec::new();
+impl RunRecord {
+    /// What is due when of what a run has one of.
+    fn deadlines(&self, due: &mut Vec<(i64, Deadline)>) {
         if self.is_closed() {
-            return due;
+            return;
         }
         if let Some(task) = &self.workflow_task {
             if task.started_event_id != 0 {
@@ -57,27 +58,60 @@ impl RunState {
                     task.started_ms + self.workflow_task_timeout_ms,
                     Deadline::WorkflowTaskStartToClose,
                 ));
-            } else if let Some(sticky) = self.sticky.as_ref().filter(|_| task.sticky) {
+            } else if task.schedule_to_start_ms > 0 {
                 due.push((
-                    task.scheduled_ms + sticky.schedule_to_start_ms,
+                    task.scheduled_ms + task.schedule_to_start_ms,
                     Deadline::WorkflowTaskScheduleToStart,
                 ));
             } else if task.attempt > 1 {
                 due.push((task.scheduled_ms, Deadline::WorkflowTaskReady));
             }
         }
-        for activity in &self.activities {
-            activity.deadlines(&mut due);
+        if self.first_task_ms > 0 {
+            due.push((self.first_task_ms, Deadline::FirstWorkflowTask));
         }
-        due.extend(
-            self.timers
-                .iter()
-                .map(|it| (it.fire_ms, Deadline::Timer(it.timer_id.clone()))),
-        );
         for expires in [self.run_expires_ms, self.execution_expires_ms] {
             due.extend((expires > 0).then_some((expires, Deadline::RunExpired)));
         }
+    }
+}
+
+impl RunState {
+    /// What is due when, in milliseconds of Unix time.
+    pub fn deadlines(&self) -> Vec<(i64, Deadline)> {
+        self.deadlines_among(self.activities.keys(), self.timers.keys())
+    }
+
+    /// As `deadlines`, but of the rows only those that a draft has touched: the others' are what they were.
+    pub fn deadlines_beside(&self, draft: &Self) -> Vec<(i64, Deadline)> {
+        self.deadlines_among(draft.activities.touched(), draft.timers.touched())
+    }
+
+    fn deadlines_among<'a>(
+        &self,
+        activities: impl Iterator<Item = &'a i64>,
+        timers: impl Iterator<Item = &'a String>,
+    ) -> Vec<(i64, Deadline)> {
+        let mut due = Vec::new();
+        self.record().deadlines(&mut due);
+        for it in activities.filter_map(|id| self.activities.get(id)) {
+            it.deadlines(&mut due);
+        }
+        let timers = timers.filter_map(|id| self.timers.get(id));
+        due.extend(timers.map(|it| (it.fire_ms, Deadline::Timer(it.timer_id.clone()))));
         due
+    }
+
+    /// When a deadline is due, if there is such a one.
+    fn due_ms(&self, deadline: &Deadline) -> Option<i64> {
+        let (activity, timer) = match deadline {
+            Deadline::ActivityReady(id) | Deadline::Activity(id, _) => (Some(id), None),
+            Deadline::Timer(id) => (None, Some(id)),
+            _ => (None, None),
+        };
+        let due = self.deadlines_among(activity.into_iter(), timer.into_iter());
+        let like = due.into_iter().filter(|(_, it)| it == deadline);
+        like.map(|(at_ms, _)| at_ms).min()
     }
 }
 
@@ -147,12 +181,11 @@ impl ActivityState {
 impl Change {
     /// Does what is due, if it still is.
     pub fn on_deadline(&mut self, deadline: &Deadline) {
-        let due = self
+        if self
             .state
-            .deadlines()
-            .into_iter()
-            .any(|(at_ms, it)| it == *deadline && at_ms <= self.now_ms);
-        if !due {
+            .due_ms(deadline)
+            .is_none_or(|at_ms| at_ms > self.now_ms)
+        {
             return;
         }
         match deadline {
@@ -176,6 +209,10 @@ impl Change {
             ),
             Deadline::Timer(timer_id) => self.fire_timer(timer_id),
             Deadline::RunExpired => self.time_out_run(),
+            Deadline::FirstWorkflowTask => {
+                self.state.first_task_ms = 0;
+                self.schedule_workflow_task();
+            }
         }
     }
 
@@ -184,13 +221,19 @@ impl Change {
     /// `timers_ms` says how long a timer takes, by the event that started it.
     pub fn keep_up_with_the_clock(&mut self, timers_ms: &HashMap<i64, i64>) {
         let now_ms = self.now_ms;
-        for timer in &mut self.state.timers {
-            if let Some(takes_ms) = timers_ms.get(&timer.started_event_id) {
+        let timers: Vec<String> = self.state.timers.keys().cloned().collect();
+        for id in timers {
+            if let Some(timer) = self.state.timers.get_mut(&id)
+                && let Some(takes_ms) = timers_ms.get(&timer.started_event_id)
+            {
                 timer.fire_ms = timer.fire_ms.min(now_ms.saturating_add(*takes_ms));
             }
         }
-        for it in &mut self.state.activities {
-            it.keep_up_with_the_clock(now_ms);
+        let activities: Vec<i64> = self.state.activities.keys().copied().collect();
+        for id in activities {
+            if let Some(it) = self.state.activities.get_mut(id) {
+                it.keep_up_with_the_clock(now_ms);
+            }
         }
         if let Some(task) = &mut self.state.workflow_task {
             let latest_ms = now_ms + workflow_task::backoff_ms(task.attempt);
@@ -211,22 +254,16 @@ impl Change {
             };
             self.dispatch.push(Dispatch::WorkflowTask { queue });
         }
-        let ids: Vec<i64> = self
-            .state
-            .activities
-            .iter()
-            .map(|it| it.scheduled_event_id)
-            .collect();
+        let ids: Vec<i64> = self.state.activities.keys().copied().collect();
         for id in ids {
             self.dispatch_activity(id);
         }
     }
 
     fn fire_timer(&mut self, timer_id: &str) {
-        let Some(index) = self.state.timers.iter().position(|it| it.timer_id == timer_id) else {
+        let Some(timer) = self.state.timers.remove(timer_id) else {
             return;
         };
-        let timer = self.state.timers.remove(index);
         self.append_news(Attributes::TimerFiredEventAttributes(TimerFiredEventAttributes {
             timer_id: timer.timer_id,
             started_event_id: timer.started_event_id,

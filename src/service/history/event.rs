@@ -15,39 +15,36 @@ use super::{Appended, Change, chain};
 impl Change {
     /// Appends an event and gives its id.
     pub(super) fn append(&mut self, attributes: Attributes) -> i64 {
-        self.append_with(attributes, None)
+        self.write(unnumbered(attributes, self.now_ms))
     }
 
+    /// Appends the event of a command, with what the worker says of it beside.
     pub(super) fn append_with(&mut self, attributes: Attributes, user_metadata: Option<UserMetadata>) -> i64 {
         self.write(HistoryEvent {
-            event_time: timestamp(self.now_ms),
-            event_type: event_type(&attributes) as i32,
-            worker_may_ignore: false,
             user_metadata,
-            attributes: Some(attributes),
-            ..Default::default()
+            event_group_markers: self.event_groups.clone(),
+            ..unnumbered(attributes, self.now_ms)
         })
     }
 
-    /// Appends an event that a worker must hear of: kept back while a workflow task is out, else with a workflow task.
+    /// Appends an event that a worker must hear of: kept back while a workflow task is out, or until all of its commands are
+    /// events; else with a workflow task.
     pub(super) fn append_news(&mut self, attributes: Attributes) {
-        if self.workflow_task_is_out() {
-            self.state.buffered.push(HistoryEvent {
-                event_time: timestamp(self.now_ms),
-                event_type: event_type(&attributes) as i32,
-                attributes: Some(attributes),
-                ..Default::default()
-            });
+        if self.workflow_task_is_out() || self.in_commands {
+            self.settle_speculative_task();
+            self.state.buffered.push(unnumbered(attributes, self.now_ms));
         } else {
             self.append(attributes);
             self.schedule_workflow_task();
         }
     }
 
-    /// Gives the buffered events their ids. Returns whether there were any.
+    /// Gives the buffered events their ids; what ends an activity comes after the rest, as on a Temporal server. Returns
+    /// whether there were any.
     pub(super) fn flush_buffered(&mut self) -> bool {
-        let buffered = std::mem::take(&mut self.state.buffered);
+        let mut buffered = self.state.buffered.take_all();
         let any = !buffered.is_empty();
+        buffered.sort_by_key(ends_activity);
         // An activity's started event is buffered right before its closing event, which must name it.
         let mut started = HashMap::new();
         for mut event in buffered {
@@ -71,7 +68,9 @@ impl Change {
         any
     }
 
-    fn write(&mut self, mut event: HistoryEvent) -> i64 {
+    /// Gives an event its id, and appends it with the time that it has.
+    pub(super) fn write(&mut self, mut event: HistoryEvent) -> i64 {
+        self.settle_speculative_task();
         event.event_id = self.state.next_event_id;
         event.task_id = event.event_id;
         self.state.next_event_id += 1;
@@ -81,6 +80,26 @@ impl Change {
         let id = event.event_id;
         self.events.push(Appended { event, bytes });
         id
+    }
+}
+
+fn ends_activity(event: &HistoryEvent) -> bool {
+    matches!(
+        event.event_type(),
+        EventType::ActivityTaskCompleted
+            | EventType::ActivityTaskFailed
+            | EventType::ActivityTaskTimedOut
+            | EventType::ActivityTaskCanceled
+    )
+}
+
+/// An event that has no id yet.
+pub(super) fn unnumbered(attributes: Attributes, at_ms: i64) -> HistoryEvent {
+    HistoryEvent {
+        event_time: timestamp(at_ms),
+        event_type: event_type(&attributes) as i32,
+        attributes: Some(attributes),
+        ..Default::default()
     }
 }
 

@@ -5,10 +5,13 @@
 //! and attributes are what a Temporal server would write; an order that cannot be is a [`HistoryError`], not a panic.
 
 mod activity;
+mod chain;
 mod close;
 mod command;
 mod deadline;
 mod event;
+mod retry;
+mod rows;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -17,14 +20,17 @@ mod workflow_task;
 
 use temporalio_protos::temporal::api::enums::v1::WorkflowExecutionStatus;
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
+use temporalio_protos::temporal::api::sdk::v1::EventGroupMarker;
 use xxhash_rust::xxh3::Xxh3;
 
 pub use activity::ActivityStart;
+pub use chain::NextAttempt;
 pub use close::StartRun;
 pub use command::Completion;
 pub use deadline::Deadline;
 pub use event::is_close_event;
-pub use state::{ActivityState, RunState, UpdateState, WorkflowTaskState};
+pub use retry::with_defaults;
+pub use state::{ActivityState, FormerFields, RunRecord, RunState, UpdateState, WorkflowTaskState};
 pub use workflow_task::WorkflowTaskStart;
 
 /// At so many events in a run the workflow is asked to continue as new, as Temporal's servers do.
@@ -47,6 +53,9 @@ pub enum HistoryError {
     /// The request contradicts itself or the state of the run.
     #[error("{0}")]
     Invalid(String),
+    /// The run has no room for it.
+    #[error("{0}")]
+    NotNow(String),
     /// The commands of a workflow task cannot be carried out: the task is failed with this cause.
     #[error("{message}")]
     BadCommand {
@@ -101,14 +110,20 @@ pub struct Change {
     pub now_ms: i64,
     /// The run that follows this one, if the change continues it as new.
     pub successor: Option<Box<Change>>,
+    /// Whether the run begins with it.
+    pub begins: bool,
+    /// What the next attempt at the workflow would be made of, where it has a retry policy.
+    pub next_attempt: Option<NextAttempt>,
     /// Updates of which clients wait to hear: id and what became of it.
     pub update_news: Vec<(String, update::UpdateNews)>,
     /// While commands are carried out, a workflow task is only noted: it comes after all of their events.
     in_commands: bool,
     wants_workflow_task: bool,
+    /// What the command that is carried out belongs to, as its worker says.
+    event_groups: Vec<EventGroupMarker>,
 }
 
-pub use update::UpdateNews;
+pub use update::{UpdateNews, outlived};
 
 impl Change {
     /// Begins a change of a run that is there.
@@ -120,9 +135,12 @@ impl Change {
             dispatch,
             now_ms,
             successor: None,
+            begins: false,
+            next_attempt: None,
             update_news: Vec::new(),
             in_commands: false,
             wants_workflow_task: false,
+            event_groups: Vec::new(),
         }
     }
 
@@ -132,7 +150,7 @@ impl Change {
     }
 }
 
-impl RunState {
+impl RunRecord {
     /// Whether the run takes no more events.
     pub fn is_closed(&self) -> bool {
         self.status != WorkflowExecutionStatus::Running as i32

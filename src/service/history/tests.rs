@@ -93,7 +93,9 @@ impl Run {
             new_run_id: "r2".into(),
             ..Default::default()
         };
-        self.change(|change| change.complete_workflow_task(started_event_id, completion))
+        let attempt = self.state.workflow_task.as_ref().map_or(0, |task| task.attempt);
+        self.change(|change| change.complete_workflow_task((started_event_id, attempt), completion))
+            .map(drop)
     }
 
     fn decide(&mut self, commands: Vec<Do>) {
@@ -109,8 +111,12 @@ impl Run {
         self.change(fail).expect("the task is out");
     }
 
+    fn activity(&self) -> &ActivityState {
+        self.state.activities.values().next().expect("there is one")
+    }
+
     fn begin_activity(&mut self) -> (i64, i32) {
-        let it = self.state.activities[0].clone();
+        let it = self.activity().clone();
         let start = ActivityStart {
             scheduled_event_id: it.scheduled_event_id,
             attempt: it.attempt,
@@ -258,9 +264,9 @@ fn a_silent_activity_is_retried_and_a_heartbeat_keeps_it() {
     run.pass(900);
     run.change(|change| change.heartbeat(task, None)).unwrap();
     run.pass(900);
-    assert_eq!(run.state.activities[0].attempt, 1);
+    assert_eq!(run.activity().attempt, 1);
     run.pass(200);
-    assert_eq!(run.state.activities[0].attempt, 2);
+    assert_eq!(run.activity().attempt, 2);
     assert!(
         run.change(|change| change.heartbeat(task, None)).is_err(),
         "the old attempt is told"
@@ -277,7 +283,7 @@ fn start_to_close_is_for_one_attempt_and_schedule_to_close_for_all() {
     run.decide(vec![schedule(it)]);
     run.begin_activity();
     run.pass(10_000);
-    assert_eq!(run.state.activities[0].attempt, 2, "one attempt was too long");
+    assert_eq!(run.activity().attempt, 2, "one attempt was too long");
     run.pass(100);
     run.begin_activity();
     run.pass(5_000);
@@ -434,7 +440,7 @@ fn a_cancellation_and_a_timer_after_it_are_news_of_one_task_in_their_order() {
 fn an_activity_that_nobody_has_is_canceled_at_once_and_one_that_runs_is_asked() {
     let mut run = Run::started();
     run.decide(vec![schedule(activity())]);
-    let id = run.state.activities[0].scheduled_event_id;
+    let id = run.activity().scheduled_event_id;
     let ask = || {
         Do::RequestCancelActivityTaskCommandAttributes(RequestCancelActivityTaskCommandAttributes {
             scheduled_event_id: id,
@@ -505,7 +511,7 @@ fn what_a_dead_process_had_is_handed_out_again_at_once() {
     })
     .unwrap();
     assert_eq!(run.dispatch.len(), 2, "{:?}", run.dispatch);
-    assert_eq!(run.state.activities[0].attempt, 2);
+    assert_eq!(run.activity().attempt, 2);
     assert_eq!(run.types().last(), Some(&WorkflowTaskTimedOut));
     run.begin_activity();
     run.begin_task();

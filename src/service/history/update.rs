@@ -5,15 +5,18 @@ use std::collections::HashMap;
 
 use prost::Message as _;
 use temporalio_protos::temporal::api::enums::v1::WorkflowTaskFailedCause;
-use temporalio_protos::temporal::api::failure::v1::Failure;
+use temporalio_protos::temporal::api::failure::v1::failure::FailureInfo;
+use temporalio_protos::temporal::api::failure::v1::{ApplicationFailureInfo, Failure};
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_protos::temporal::api::history::v1::{
     WorkflowExecutionUpdateAcceptedEventAttributes, WorkflowExecutionUpdateCompletedEventAttributes,
 };
 use temporalio_protos::temporal::api::protocol::v1::Message;
-use temporalio_protos::temporal::api::update::v1::{Acceptance, Outcome, Rejection, Request, Response};
+use temporalio_protos::temporal::api::update::v1::{
+    Acceptance, Outcome, Rejection, Request, Response, outcome,
+};
 
-use super::{Change, HistoryError, UpdateState};
+use super::{Change, HistoryError, RunState, UpdateState};
 
 /// What became of an update.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,12 +27,50 @@ pub enum UpdateNews {
     Completed(Outcome),
     /// The workflow's validator refused it.
     Rejected(Failure),
-    /// The run ended before it was done.
-    Abandoned,
 }
 
-/// How many completed updates a run remembers, so that a client can ask again.
-const MAX_COMPLETED: usize = 256;
+/// How many updates a run takes in its life: it remembers the ids of all, so that none is carried out twice.
+pub const MAX_UPDATES: usize = 2000;
+/// At so many the workflow is asked to continue as new.
+pub(super) const SUGGEST_CONTINUE_AS_NEW_UPDATES: usize = 1800;
+
+/// The outcome of an update that a worker was given and did not answer.
+fn unprocessed() -> Failure {
+    refusal(
+        "the update was not answered by the worker, which may not know updates",
+        "UnprocessedUpdate",
+    )
+}
+
+/// The outcome of an update that was accepted and not completed when its run ended.
+pub fn outlived() -> Outcome {
+    let failure = refusal(
+        "the workflow ended before the update was completed",
+        "AcceptedUpdateCompletedWorkflow",
+    );
+    Outcome {
+        value: Some(outcome::Value::Failure(failure)),
+    }
+}
+
+fn refusal(message: &str, kind: &str) -> Failure {
+    let info = ApplicationFailureInfo {
+        r#type: kind.to_owned(),
+        non_retryable: true,
+        ..Default::default()
+    };
+    Failure {
+        message: message.to_owned(),
+        source: "Server".to_owned(),
+        failure_info: Some(FailureInfo::ApplicationFailureInfo(info)),
+        ..Default::default()
+    }
+}
+
+pub(super) fn is_rejection(message: &Message) -> bool {
+    let body = message.body.as_ref();
+    body.is_some_and(|body| body.type_url.ends_with("/temporal.api.update.v1.Rejection"))
+}
 
 impl Change {
     /// Carries out one message of a worker about an update.
@@ -73,9 +114,8 @@ impl Change {
             }
             "temporal.api.update.v1.Response" => {
                 let response = Response::decode(body.value.as_slice()).map_err(broken)?;
-                let index = self.state.updates.iter().position(|it| it.update_id == update_id);
-                let index = index.ok_or_else(|| bad("it was not accepted".to_owned()))?;
-                let update = self.state.updates.remove(index);
+                let update = self.state.updates.remove(&update_id);
+                let update = update.ok_or_else(|| bad("it was not accepted".to_owned()))?;
                 self.complete_update(update, response);
                 Ok(())
             }
@@ -104,7 +144,7 @@ impl Change {
             accepted_event_id,
             completed_event_id: 0,
         };
-        self.state.updates.push(update);
+        self.state.updates.insert(update_id.clone(), update);
         self.update_news.push((update_id, UpdateNews::Accepted));
     }
 
@@ -120,17 +160,38 @@ impl Change {
         ));
         self.update_news
             .push((update.update_id.clone(), UpdateNews::Completed(outcome)));
-        self.state.completed_updates.push(update);
-        let excess = self.state.completed_updates.len().saturating_sub(MAX_COMPLETED);
-        self.state.completed_updates.drain(..excess);
+        self.state
+            .completed_updates
+            .insert(update.update_id.clone(), update);
     }
 
     /// A workflow task for an update that a client has sent.
     pub fn admit_update(&mut self) -> Result<(), HistoryError> {
-        if self.is_closed() {
-            return Err(HistoryError::NotFound("workflow execution already completed"));
+        self.must_be_open()?;
+        if self.state.update_count() >= MAX_UPDATES {
+            return Err(HistoryError::NotNow(format!(
+                "a run takes {MAX_UPDATES} updates, and this one has had them: it is to continue as new"
+            )));
         }
-        self.schedule_workflow_task();
+        self.schedule_speculative_task();
         Ok(())
+    }
+
+    /// A worker that answers a workflow task, and not the updates that came with it, does not know updates.
+    pub(super) fn refuse_unanswered(&mut self, sent: &HashMap<String, Request>) {
+        let answered = |id: &String| self.update_news.iter().any(|(it, _)| it == id);
+        let mut unanswered: Vec<_> = sent.keys().filter(|id| !answered(id)).cloned().collect();
+        unanswered.sort();
+        let refused = unanswered
+            .into_iter()
+            .map(|id| (id, UpdateNews::Rejected(unprocessed())));
+        self.update_news.extend(refused);
+    }
+}
+
+impl RunState {
+    /// Updates that the run has accepted, completed or not.
+    pub fn update_count(&self) -> usize {
+        self.updates.len() + self.completed_updates.len()
     }
 }

@@ -1,7 +1,9 @@
 //! The life of a workflow task: scheduled, started, then completed (`command`), failed or timed out.
 //!
-//! Attempts after the first are transient, as on a Temporal server: their events are written only when one completes,
-//! so that a workflow that fails for an hour does not fill its history.
+//! Attempts after the first are transient, as on a Temporal server: their events are shown to the worker, and written only
+//! when one completes, so that a workflow that fails for an hour does not fill its history. They are written as they were
+//! shown: the time of the started event is what the workflow takes for its own. So is a speculative task, which is there for
+//! updates alone: if the workflow refuses all of them, nothing has happened.
 
 use temporalio_protos::temporal::api::enums::v1::{TaskQueueKind, TimeoutType};
 use temporalio_protos::temporal::api::failure::v1::Failure;
@@ -13,6 +15,8 @@ use temporalio_protos::temporal::api::history::v1::{
 use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
 
 use super::super::clock::duration;
+use super::event::unnumbered;
+use super::update::SUGGEST_CONTINUE_AS_NEW_UPDATES;
 use super::{
     Change, Dispatch, HistoryError, IsDead, MAX_EVENTS, MAX_HISTORY_BYTES, SUGGEST_CONTINUE_AS_NEW_BYTES,
     SUGGEST_CONTINUE_AS_NEW_EVENTS, WorkflowTaskState,
@@ -20,6 +24,9 @@ use super::{
 
 /// The longest pause between two attempts at a workflow task that keeps failing.
 const MAX_BACKOFF_MS: i64 = 60_000;
+
+/// A speculative task that nobody takes for so long becomes an ordinary one, as on a Temporal server.
+const SPECULATIVE_SCHEDULE_TO_START_MS: i64 = 5000;
 
 /// A workflow task that a worker takes.
 pub struct WorkflowTaskStart {
@@ -37,9 +44,32 @@ impl Change {
             .is_some_and(|task| task.started_event_id != 0)
     }
 
-    /// Schedules a workflow task unless there is one or the run is closed.
+    /// The workflow task with that started event, at that attempt: attempts that failed have left no event, and share it.
+    pub fn workflow_task_that_is_out(
+        &self,
+        (started_event_id, attempt): (i64, i32),
+    ) -> Result<WorkflowTaskState, HistoryError> {
+        let is_meant = |task: &&WorkflowTaskState| {
+            started_event_id != 0 && (task.started_event_id, task.attempt) == (started_event_id, attempt)
+        };
+        let task = self.state.workflow_task.as_ref().filter(is_meant);
+        task.filter(|_| !self.is_closed())
+            .cloned()
+            .ok_or(HistoryError::NotFound("workflow task not found"))
+    }
+
+    /// Schedules a workflow task unless there is one, it is too early for the first, or the run is closed.
     pub(super) fn schedule_workflow_task(&mut self) {
-        if self.is_closed() || self.state.workflow_task.is_some() {
+        self.schedule_task(false);
+    }
+
+    /// A workflow task that has no event, and leaves none if the worker refuses the updates that it carries.
+    pub(super) fn schedule_speculative_task(&mut self) {
+        self.schedule_task(true);
+    }
+
+    fn schedule_task(&mut self, speculative: bool) {
+        if self.is_closed() || self.state.workflow_task.is_some() || self.state.first_task_ms > 0 {
             return;
         }
         if self.in_commands {
@@ -47,15 +77,16 @@ impl Change {
             return;
         }
         let attempt = self.state.workflow_task_attempt.max(1);
-        let sticky = self
-            .state
-            .sticky
-            .as_ref()
-            .filter(|_| attempt == 1)
-            .map(|sticky| sticky.queue.clone());
+        let sticky = self.state.sticky.clone().filter(|_| attempt == 1);
         let is_sticky = sticky.is_some();
-        let queue = sticky.unwrap_or_else(|| self.state.task_queue.clone());
-        let scheduled_event_id = if attempt == 1 {
+        let schedule_to_start_ms = match &sticky {
+            Some(sticky) => sticky.schedule_to_start_ms,
+            None if speculative => SPECULATIVE_SCHEDULE_TO_START_MS,
+            None => 0,
+        };
+        let queue = sticky.map_or_else(|| self.state.task_queue.clone(), |it| it.queue);
+        let has_event = attempt == 1 && !speculative;
+        let scheduled_event_id = if has_event {
             self.append(self.scheduled(&queue, is_sticky, attempt))
         } else {
             0
@@ -65,8 +96,11 @@ impl Change {
             scheduled_event_id,
             attempt,
             scheduled_ms: ready_ms,
+            after_event_id: self.state.last_event_id(),
             queue: queue.clone(),
             sticky: is_sticky,
+            schedule_to_start_ms,
+            speculative: speculative && attempt == 1,
             ..Default::default()
         });
         if ready_ms <= self.now_ms {
@@ -110,35 +144,83 @@ impl Change {
         task.started_ms = self.now_ms;
         task.suggest_continue_as_new = self.state.next_event_id
             >= crate::failpoint::renew_after(SUGGEST_CONTINUE_AS_NEW_EVENTS)
-            || self.state.history_bytes >= SUGGEST_CONTINUE_AS_NEW_BYTES;
-        if task.attempt > 1 {
-            // Transient: the events are made for the worker and dropped; completing the task writes them.
-            let mut trial = Self::of(self.state.clone(), self.now_ms);
-            let first = trial.state.next_event_id;
-            (task.scheduled_event_id, task.started_event_id) = (first, first + 1);
-            trial.write_transient(&task);
-            self.state.workflow_task = Some(task);
-            return Ok(trial.events.into_iter().map(|it| it.event).collect());
+            || self.state.history_bytes >= SUGGEST_CONTINUE_AS_NEW_BYTES
+            || self.state.update_count() >= SUGGEST_CONTINUE_AS_NEW_UPDATES;
+        let has_event = task.scheduled_event_id != 0;
+        if !has_event && task.after_event_id == self.state.last_event_id() {
+            (task.scheduled_event_id, task.started_event_id) =
+                (self.state.next_event_id, self.state.next_event_id + 1);
+            task.shown = self.unwritten(&task);
+            self.state.workflow_task = Some(task.clone());
+            return Ok(task.shown);
+        }
+        if !has_event {
+            // There is news that no failed attempt has seen: this is the first attempt at it.
+            task.attempt = 1;
+            task.scheduled_event_id = self.append(self.scheduled(&task.queue, false, 1));
         }
         task.started_event_id = self.append(started(&task, self.state.history_bytes));
         self.state.workflow_task = Some(task);
         Ok(Vec::new())
     }
 
-    /// Writes the events of a transient task, which were only shown to the worker.
-    pub(super) fn write_transient(&mut self, task: &WorkflowTaskState) {
-        if task.attempt > 1 {
-            let size = self.state.history_bytes;
-            self.append(self.scheduled(&task.queue, false, task.attempt));
-            self.append(started(task, size));
+    /// The events of a task that has none in the journal, with the ids that they will have if they are written next.
+    fn unwritten(&self, task: &WorkflowTaskState) -> Vec<HistoryEvent> {
+        let scheduled = unnumbered(
+            self.scheduled(&task.queue, task.sticky, task.attempt),
+            task.scheduled_ms,
+        );
+        let started = unnumbered(started(task, self.state.history_bytes), task.started_ms);
+        let ids = [task.scheduled_event_id, task.started_event_id];
+        let numbered = [scheduled, started].into_iter().zip(ids);
+        numbered
+            .map(|(event, event_id)| HistoryEvent {
+                event_id,
+                task_id: event_id,
+                ..event
+            })
+            .collect()
+    }
+
+    /// Writes the events that were only shown to the worker.
+    pub(super) fn write_shown(&mut self, task: &WorkflowTaskState) {
+        let mut shown = task.shown.clone();
+        if shown.is_empty() && task.attempt > 1 {
+            // It was handed out by a version that did not keep them.
+            shown = self.unwritten(task);
+        }
+        for event in shown {
+            self.write(event);
+        }
+    }
+
+    /// Anything that is written while a speculative task is there makes it an ordinary one, whose events come first.
+    pub(super) fn settle_speculative_task(&mut self) {
+        if let Some(mut task) = self.state.workflow_task.take_if(|task| task.speculative) {
+            self.write_speculative(&mut task);
+            self.state.workflow_task = Some(task);
+        }
+    }
+
+    fn write_speculative(&mut self, task: &mut WorkflowTaskState) {
+        if !std::mem::take(&mut task.speculative) {
+            return;
+        }
+        if task.started_event_id != 0 {
+            self.write_shown(task);
+            task.shown.clear();
+        } else {
+            let scheduled = self.scheduled(&task.queue, task.sticky, task.attempt);
+            task.scheduled_event_id = self.write(unnumbered(scheduled, task.scheduled_ms));
         }
     }
 
     /// The worker could not carry the task out, or answered nonsense.
     pub fn fail_workflow_task(&mut self, cause: i32, failure: Option<Failure>, identity: &str) {
-        let Some(task) = self.state.workflow_task.take() else {
+        let Some(mut task) = self.state.workflow_task.take() else {
             return;
         };
+        self.write_speculative(&mut task);
         if task.attempt == 1 {
             self.append(Attributes::WorkflowTaskFailedEventAttributes(
                 WorkflowTaskFailedEventAttributes {
@@ -156,9 +238,10 @@ impl Change {
 
     /// The worker did not answer in time, or is gone.
     pub(super) fn time_out_workflow_task(&mut self, timeout: TimeoutType) {
-        let Some(task) = self.state.workflow_task.take() else {
+        let Some(mut task) = self.state.workflow_task.take() else {
             return;
         };
+        self.write_speculative(&mut task);
         if task.attempt == 1 {
             self.append(Attributes::WorkflowTaskTimedOutEventAttributes(
                 WorkflowTaskTimedOutEventAttributes {
@@ -177,8 +260,9 @@ impl Change {
     }
 
     fn retry_workflow_task(&mut self, attempt: i32) {
-        self.state.sticky = None;
-        self.state.workflow_task_attempt = attempt + 1;
+        // A worker that had the run in its cache may be what failed: the next one gets the whole history, as a first attempt.
+        let was_sticky = self.state.sticky.take().is_some();
+        self.state.workflow_task_attempt = if was_sticky { 1 } else { attempt + 1 };
         if self.flush_buffered() {
             self.state.workflow_task_attempt = 1;
         }

@@ -6,8 +6,16 @@
 pub enum Table {
     /// Facts about the journal itself: its format, its inventory.
     Meta = b'm',
-    /// One record a run: its state.
+    /// One record an open run: what it has one of.
     Run = b'r',
+    /// The same of a closed run.
+    Closed = b'd',
+    /// One record a closed run, in the order in which runs are listed.
+    Listed = b'v',
+    /// One record a closed run that is not the current one of its workflow, by when it closed.
+    Outdated = b'x',
+    /// One record for each of what a run has many of, by run, kind and key.
+    Row = b'w',
     /// One record an event, by run and event id.
     Event = b'e',
     /// One record a workflow id: its current run.
@@ -19,9 +27,73 @@ pub fn table_range(table: Table) -> (Vec<u8>, Vec<u8>) {
     (vec![table as u8], vec![table as u8 + 1])
 }
 
-/// The state of a run.
+/// The record of a closed run.
+pub fn closed_key(run_id: &str) -> Vec<u8> {
+    [&[Table::Closed as u8], run_id.as_bytes()].concat()
+}
+
+/// A closed run in the list: those that started last come first.
+pub fn listed_key(namespace: &str, start_ms: i64, run_id: &str) -> Vec<u8> {
+    let order = (i64::MAX - start_ms.max(0)).to_be_bytes();
+    let table = [Table::Listed as u8];
+    [&table, namespace.as_bytes(), b"/", &order, run_id.as_bytes()].concat()
+}
+
+/// The start and the id of the run that a key of the list is of.
+pub fn listed_run<'a>(namespace: &str, key: &'a [u8]) -> Option<(i64, &'a str)> {
+    let (order, run_id) = key.get(namespace.len() + 2..)?.split_first_chunk()?;
+    Some((
+        i64::MAX - i64::from_be_bytes(*order),
+        std::str::from_utf8(run_id).ok()?,
+    ))
+}
+
+/// All of the list of a namespace.
+pub fn listed_range(namespace: &str) -> (Vec<u8>, Vec<u8>) {
+    let before = |separator: u8| [&[Table::Listed as u8], namespace.as_bytes(), &[separator]].concat();
+    (before(b'/'), before(b'/' + 1))
+}
+
+/// A closed run that is not current.
+pub fn outdated_key(namespace: &str, close_ms: i64, run_id: &str) -> Vec<u8> {
+    let table = [Table::Outdated as u8];
+    [
+        &table,
+        namespace.as_bytes(),
+        b"/",
+        &close_ms.to_be_bytes(),
+        run_id.as_bytes(),
+    ]
+    .concat()
+}
+
+/// The run that such a key is of.
+pub fn outdated_run<'a>(namespace: &str, key: &'a [u8]) -> Option<&'a str> {
+    std::str::from_utf8(key.get(namespace.len() + 2 + 8..)?).ok()
+}
+
+/// Those that closed before a time.
+pub fn outdated_range(namespace: &str, before_ms: i64) -> (Vec<u8>, Vec<u8>) {
+    (
+        outdated_key(namespace, 0, ""),
+        outdated_key(namespace, before_ms.max(0), ""),
+    )
+}
+
+/// The record of an open run.
 pub fn run_key(run_id: &str) -> Vec<u8> {
     [&[Table::Run as u8], run_id.as_bytes()].concat()
+}
+
+/// A row of a run: the byte of its kind, then its key, whose bytes order the rows of that kind.
+pub fn row_key(run_id: &str, kind: u8, key: &[u8]) -> Vec<u8> {
+    [&[Table::Row as u8], run_id.as_bytes(), b"/", &[kind], key].concat()
+}
+
+/// All rows of a run.
+pub fn row_range(run_id: &str) -> (Vec<u8>, Vec<u8>) {
+    let before = |separator: u8| [&[Table::Row as u8], run_id.as_bytes(), &[separator]].concat();
+    (before(b'/'), before(b'/' + 1))
 }
 
 /// The run that a workflow id means when no run id is given.

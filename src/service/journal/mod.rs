@@ -21,9 +21,12 @@ use tokio::sync::watch;
 
 use crate::failpoint::failpoint;
 
-pub use keys::{Table, current_key, event_key, event_range, run_key, table_range};
+pub use keys::{
+    Table, closed_key, current_key, event_key, event_range, listed_key, listed_range, listed_run,
+    outdated_key, outdated_range, outdated_run, row_key, row_range, run_key, table_range,
+};
 pub use memory::MemoryJournal;
-pub use record::FORMAT_VERSION;
+pub use record::{FORMAT_VERSION, format_write};
 pub use sled::SledJournal;
 
 /// What can be wrong with a journal. None of these passes by itself.
@@ -101,11 +104,33 @@ pub trait Journal: Send + Sync + 'static {
 /// A journal whose records are sealed and whose flushes are shared by all who wait.
 pub struct Store {
     journal: Arc<dyn Journal>,
+    /// In which it was found.
+    format: u32,
     /// The number of the last batch; held while one is applied, so that numbers and batches have one order.
     applied: Mutex<u64>,
     flusher: Arc<Flusher>,
     durable: watch::Receiver<u64>,
     poison: Arc<OnceLock<JournalError>>,
+    marks: Arc<Marks>,
+}
+
+/// What is noted beside the records: how far the flushes have come, and, for good, that damage was found.
+#[derive(Default)]
+struct Marks {
+    damaged: Mutex<bool>,
+}
+
+impl Marks {
+    fn flushed(&self, journal: &dyn Journal, sequence: u64) -> Result<(), JournalError> {
+        let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        if *damaged { Ok(()) } else { journal.mark(sequence) }
+    }
+
+    fn damaged(&self, journal: &dyn Journal) {
+        *self.damaged.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        // Where it cannot be noted, the next process finds out by itself.
+        let _ = journal.mark(record::DAMAGED_MARK);
+    }
 }
 
 /// How far the flushing thread must come.
@@ -123,7 +148,7 @@ struct Wanted {
 impl Store {
     /// Takes a journal into use: checks its format, or writes it into an empty one.
     pub fn open(journal: Arc<dyn Journal>) -> Result<Self, JournalError> {
-        record::check_format(journal.as_ref())?;
+        let format = record::check_format(journal.as_ref())?;
         let applied = record::check_mark(journal.as_ref())?;
         let (sender, durable) = watch::channel(applied);
         let flusher = Arc::new(Flusher {
@@ -134,10 +159,16 @@ impl Store {
             wake: Condvar::new(),
         });
         let poison = Arc::new(OnceLock::new());
-        let thread = (Arc::clone(&journal), Arc::clone(&flusher), Arc::clone(&poison));
+        let marks = Arc::new(Marks::default());
+        let thread = (
+            Arc::clone(&journal),
+            Arc::clone(&flusher),
+            Arc::clone(&poison),
+            Arc::clone(&marks),
+        );
         std::thread::Builder::new()
             .name("journal-flush".to_owned())
-            .spawn(move || flush_loop(thread.0.as_ref(), &thread.1, &sender, &thread.2))
+            .spawn(move || flush_loop(thread.0.as_ref(), &thread.1, &sender, (&thread.2, &thread.3)))
             .map_err(|cause| JournalError::Io {
                 path: journal.path(),
                 operation: "opened",
@@ -145,28 +176,40 @@ impl Store {
             })?;
         Ok(Self {
             journal,
+            format,
             applied: Mutex::new(applied),
             flusher,
             durable,
             poison,
+            marks,
         })
+    }
+
+    /// The format in which the journal was found.
+    pub fn format(&self) -> u32 {
+        self.format
     }
 
     /// The record under `key`, its seal checked.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, JournalError> {
-        let sealed = self.journal.get(key)?;
-        sealed
-            .map(|bytes| record::unseal(key, bytes).map_err(|what| self.damaged(what)))
-            .transpose()
+        let sealed = self.journal.get(key);
+        let value = sealed.and_then(|sealed| {
+            let unseal = |bytes| record::unseal(key, bytes).map_err(|what| self.damaged(what));
+            sealed.map(unseal).transpose()
+        });
+        value.inspect_err(|error| self.notice(error))
     }
 
     /// Records with `from <= key < to`, at most `limit`, their seals checked.
     pub fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Record>, JournalError> {
-        let mut records = self.journal.scan(from, to, limit)?;
-        for (key, value) in &mut records {
-            *value = record::unseal(key, std::mem::take(value)).map_err(|what| self.damaged(what))?;
-        }
-        Ok(records)
+        let records = self.journal.scan(from, to, limit);
+        let records = records.and_then(|mut records| {
+            for (key, value) in &mut records {
+                *value = record::unseal(key, std::mem::take(value)).map_err(|what| self.damaged(what))?;
+            }
+            Ok(records)
+        });
+        records.inspect_err(|error| self.notice(error))
     }
 
     /// Applies one atomic batch. Returns its sequence number, to be awaited with [`Store::durable`].
@@ -230,7 +273,16 @@ impl Store {
             .map_or(Ok(()), |error| Err(JournalError::Poisoned(error.to_string())))
     }
 
+    /// Not all is read when a journal is opened. Where damage is found later, it is not opened again: what works with it
+    /// would find the same damage each time, and the way out begins at the start.
+    fn notice(&self, error: &JournalError) {
+        if error.is_damage() {
+            self.marks.damaged(self.journal.as_ref());
+        }
+    }
+
     fn poison(&self, error: &JournalError) {
+        self.notice(error);
         // The first error is the one worth telling.
         let _ = self.poison.set(error.clone());
     }
@@ -251,7 +303,7 @@ fn flush_loop(
     journal: &dyn Journal,
     flusher: &Flusher,
     sender: &watch::Sender<u64>,
-    poison: &OnceLock<JournalError>,
+    (poison, marks): (&OnceLock<JournalError>, &Marks),
 ) {
     let mut done = *sender.borrow();
     loop {
@@ -266,7 +318,7 @@ fn flush_loop(
             wanted.sequence
         };
         failpoint!("journal::before_flush");
-        if let Err(error) = journal.flush().and_then(|()| journal.mark(upto)) {
+        if let Err(error) = journal.flush().and_then(|()| marks.flushed(journal, upto)) {
             let _ = poison.set(error);
             sender.send_modify(|_| ());
             return;

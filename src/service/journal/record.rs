@@ -4,10 +4,12 @@
 use super::{Journal, JournalError, Write};
 
 /// The format this version writes. It reads this one and those before.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 const FORMAT_KEY: &[u8] = b"mformat";
 const SEQUENCE_KEY: &[u8] = b"msequence";
+/// In the place of how far the flushes have come: damage was found while the journal was in use.
+pub(super) const DAMAGED_MARK: u64 = u64::MAX;
 const SEAL_VERSION: u8 = 1;
 const SEAL_BYTES: usize = 5;
 
@@ -42,8 +44,8 @@ fn checksum(key: &[u8], value: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Writes the format into an empty journal; refuses a newer one, and one that lost its format record.
-pub(super) fn check_format(journal: &dyn Journal) -> Result<(), JournalError> {
+/// The format of a journal, which is written into an empty one; refuses a newer one, and one that lost its format record.
+pub(super) fn check_format(journal: &dyn Journal) -> Result<u32, JournalError> {
     let damaged = |what: String| JournalError::Damaged {
         path: journal.path(),
         what,
@@ -56,7 +58,8 @@ pub(super) fn check_format(journal: &dyn Journal) -> Result<(), JournalError> {
             FORMAT_KEY.to_vec(),
             seal(FORMAT_KEY, &FORMAT_VERSION.to_le_bytes()),
         )])?;
-        return journal.flush();
+        journal.flush()?;
+        return Ok(FORMAT_VERSION);
     };
     let bytes = unseal(FORMAT_KEY, sealed).map_err(damaged)?;
     let found = bytes.try_into().map(u32::from_le_bytes);
@@ -65,8 +68,13 @@ pub(super) fn check_format(journal: &dyn Journal) -> Result<(), JournalError> {
             path: journal.path(),
             found,
         }),
-        _ => Ok(()),
+        found => Ok(found),
     }
+}
+
+/// What says that a journal has the format of this version: in the batch that brings it over.
+pub fn format_write() -> Write {
+    Write::Put(FORMAT_KEY.to_vec(), FORMAT_VERSION.to_le_bytes().to_vec())
 }
 
 /// The record that every batch carries: its number.
@@ -89,6 +97,7 @@ pub(super) fn check_mark(journal: &dyn Journal) -> Result<u64, JournalError> {
     };
     let sequence = sequence.map_err(|_| damaged("its sequence record is no number".to_owned()))?;
     match journal.marked()? {
+        Some(DAMAGED_MARK) => Err(damaged("damage was found while it was in use".to_owned())),
         Some(marked) if marked > sequence => {
             let lost = marked - sequence;
             Err(damaged(format!(

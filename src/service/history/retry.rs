@@ -1,0 +1,81 @@
+//! Retry policies, of activities and of workflows: whether there is another attempt, and after which pause.
+
+use temporalio_protos::temporal::api::common::v1::RetryPolicy;
+use temporalio_protos::temporal::api::enums::v1::{RetryState, TimeoutType};
+use temporalio_protos::temporal::api::failure::v1::failure::FailureInfo;
+use temporalio_protos::temporal::api::failure::v1::{Failure, TimeoutFailureInfo};
+
+use super::super::clock::{duration, millis};
+
+/// In a list of errors that are not retried: before the name of a timeout.
+const TIMEOUT_PREFIX: &str = "TemporalTimeout:";
+
+/// The policy that a Temporal server fills in.
+pub fn with_defaults(policy: Option<RetryPolicy>) -> RetryPolicy {
+    let mut policy = policy.unwrap_or_default();
+    if millis(policy.initial_interval) == 0 {
+        policy.initial_interval = duration(1000);
+    }
+    if policy.backoff_coefficient < 1.0 {
+        policy.backoff_coefficient = 2.0;
+    }
+    if millis(policy.maximum_interval) == 0 {
+        policy.maximum_interval = duration(millis(policy.initial_interval).saturating_mul(100));
+    }
+    policy
+}
+
+/// How long to wait for the attempt after this one, which failed so, or why there is none.
+pub fn pause_ms(policy: &RetryPolicy, attempt: i32, failure: &Failure) -> Result<i64, RetryState> {
+    if !is_retryable(failure, &policy.non_retryable_error_types) {
+        return Err(RetryState::NonRetryableFailure);
+    }
+    if policy.maximum_attempts > 0 && attempt >= policy.maximum_attempts {
+        return Err(RetryState::MaximumAttemptsReached);
+    }
+    let asked_ms = match &failure.failure_info {
+        Some(FailureInfo::ApplicationFailureInfo(info)) => millis(info.next_retry_delay),
+        _ => 0,
+    };
+    Ok(if asked_ms > 0 {
+        asked_ms
+    } else {
+        backoff_ms(policy, attempt)
+    })
+}
+
+fn is_retryable(failure: &Failure, non_retryable: &[String]) -> bool {
+    match &failure.failure_info {
+        Some(FailureInfo::ApplicationFailureInfo(info)) => {
+            !info.non_retryable && !non_retryable.contains(&info.r#type)
+        }
+        Some(FailureInfo::TimeoutFailureInfo(info)) => {
+            let timeout = TimeoutType::try_from(info.timeout_type).unwrap_or_default();
+            matches!(timeout, TimeoutType::StartToClose | TimeoutType::Heartbeat)
+                && !non_retryable.contains(&format!("{TIMEOUT_PREFIX}{timeout:?}"))
+        }
+        Some(FailureInfo::ServerFailureInfo(info)) => !info.non_retryable,
+        Some(FailureInfo::TerminatedFailureInfo(_) | FailureInfo::CanceledFailureInfo(_)) => false,
+        _ => true,
+    }
+}
+
+fn backoff_ms(policy: &RetryPolicy, attempt: i32) -> i64 {
+    let initial = millis(policy.initial_interval) as f64;
+    let pause = initial * policy.backoff_coefficient.powi(attempt.saturating_sub(1));
+    // Saturates where the power has left the range.
+    pause.min(millis(policy.maximum_interval) as f64) as i64
+}
+
+/// A failure that is a timeout.
+pub fn timeout_failure(message: &str, timeout: TimeoutType) -> Failure {
+    Failure {
+        message: message.to_owned(),
+        source: "Server".to_owned(),
+        failure_info: Some(FailureInfo::TimeoutFailureInfo(TimeoutFailureInfo {
+            timeout_type: timeout as i32,
+            last_heartbeat_details: None,
+        })),
+        ..Default::default()
+    }
+}

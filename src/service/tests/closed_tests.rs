@@ -1,0 +1,314 @@
+//! Closed runs are in the journal only: they are listed, described and read there, and leave it in time.
+
+use temporalio_protos::temporal::api::command::v1::FailWorkflowExecutionCommandAttributes;
+use temporalio_protos::temporal::api::common::v1::RetryPolicy;
+use temporalio_protos::temporal::api::workflow::v1::WorkflowExecutionInfo;
+
+use super::super::journal::{Table, closed_key, table_range};
+use super::*;
+
+const DAY_MS: i64 = 24 * 3600 * 1000;
+
+async fn start_as(service: &Service, workflow_id: &str) -> String {
+    let request = StartWorkflowExecutionRequest {
+        namespace: NAMESPACE.into(),
+        workflow_id: workflow_id.into(),
+        workflow_type: Some(WorkflowType { name: "T".into() }),
+        task_queue: queue(),
+        ..Default::default()
+    };
+    let started: StartWorkflowExecutionResponse =
+        call(service, "StartWorkflowExecution", request).await.unwrap();
+    started.run_id
+}
+
+async fn run_and_end(service: &Service, workflow_id: &str) -> String {
+    let run_id = start_as(service, workflow_id).await;
+    let complete = CompleteWorkflowExecutionCommandAttributes::default();
+    let commands = vec![Do::CompleteWorkflowExecutionCommandAttributes(complete)];
+    answer(service, &poll(service).await, commands).await;
+    run_id
+}
+
+/// All pages of a list.
+async fn list(service: &Service, query: &str, page_size: i32) -> Vec<WorkflowExecutionInfo> {
+    let mut executions = Vec::new();
+    let mut next_page_token = Vec::new();
+    loop {
+        let request = ListWorkflowExecutionsRequest {
+            namespace: NAMESPACE.into(),
+            query: query.into(),
+            page_size,
+            next_page_token,
+        };
+        let page: ListWorkflowExecutionsResponse =
+            call(service, "ListWorkflowExecutions", request).await.unwrap();
+        assert!(page.executions.len() <= usize::try_from(page_size).unwrap());
+        executions.extend(page.executions);
+        next_page_token = page.next_page_token;
+        if next_page_token.is_empty() {
+            return executions;
+        }
+    }
+}
+
+async fn count(service: &Service, query: &str) -> i64 {
+    let request = CountWorkflowExecutionsRequest {
+        namespace: NAMESPACE.into(),
+        query: query.into(),
+    };
+    let counted: CountWorkflowExecutionsResponse =
+        call(service, "CountWorkflowExecutions", request).await.unwrap();
+    counted.count
+}
+
+fn ids(executions: &[WorkflowExecutionInfo]) -> Vec<String> {
+    let id = |it: &WorkflowExecutionInfo| it.execution.clone().unwrap_or_default().workflow_id;
+    executions.iter().map(id).collect()
+}
+
+#[tokio::test]
+async fn open_and_closed_runs_are_one_list_in_the_order_of_their_starts() {
+    let lab = Lab::new();
+    let mut service = lab.open().unwrap();
+    let mut expected = Vec::new();
+    for number in 0..23 {
+        let id = format!("w{number}");
+        if number % 3 == 0 {
+            // It stays: its task is taken, so that nobody else gets it.
+            start_as(&service, &id).await;
+            poll(&service).await;
+        } else {
+            run_and_end(&service, &id).await;
+        }
+        lab.now.fetch_add(number % 2, Ordering::SeqCst);
+        expected.push(id);
+    }
+    expected.sort();
+    for _ in 0..2 {
+        assert_eq!(service.core().runs.len(), 8, "only open ones are in memory");
+        for page_size in [1, 2, 7, 23, 100] {
+            let all = list(&service, "", page_size).await;
+            assert!(all.is_sorted_by_key(|it| {
+                let start = it.start_time.unwrap_or_default();
+                std::cmp::Reverse((start.seconds, start.nanos))
+            }));
+            let mut found = ids(&all);
+            found.sort();
+            assert_eq!(found, expected, "in pages of {page_size}");
+            let open = list(&service, "ExecutionStatus = 'Running'", page_size).await;
+            assert_eq!(open.len(), 8);
+            let closed = list(&service, "ExecutionStatus = 'Completed'", page_size).await;
+            assert_eq!(closed.len(), 15);
+            assert!(closed.iter().all(|it| it.close_time.is_some()));
+        }
+        assert_eq!(ids(&list(&service, "WorkflowId = 'w7'", 10).await), ["w7"]);
+        assert_eq!(count(&service, "").await, 23);
+        assert_eq!(count(&service, "ExecutionStatus = 'Completed'").await, 15);
+        drop(service);
+        service = lab.open().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_filter_sees_of_closed_runs_what_it_sees_of_open_ones() {
+    let lab = Lab::new();
+    let mut service = lab.open().unwrap();
+    let mut runs = Vec::new();
+    for id in ["a", "b", "c"] {
+        // Each starts a second after the one before, and ends half a second later.
+        runs.push(start_as(&service, id).await);
+        let task = poll(&service).await;
+        lab.now.fetch_add(500, Ordering::SeqCst);
+        if id != "c" {
+            let complete = CompleteWorkflowExecutionCommandAttributes::default();
+            let commands = vec![Do::CompleteWorkflowExecutionCommandAttributes(complete)];
+            answer(&service, &task, commands).await;
+        }
+        lab.now.fetch_add(500, Ordering::SeqCst);
+    }
+    let by_run = format!("RunId = '{}' OR RunId STARTS_WITH '{}'", runs[0], runs[2]);
+    for _ in 0..2 {
+        for (filter, expected) in [
+            ("WorkflowId = 'a' OR WorkflowId = 'c'", "ca"),
+            ("WorkflowId IN ('a', 'b') AND NOT WorkflowId = 'a'", "b"),
+            ("TaskQueue = 'q' AND WorkflowType = 'T'", "cba"),
+            (by_run.as_str(), "ca"),
+            ("StartTime >= '1970-01-01T00:16:41Z'", "cb"),
+            ("ExecutionTime < '1970-01-01T00:16:41Z'", "a"),
+            ("CloseTime > '1970-01-01T00:16:41Z'", "b"),
+            ("CloseTime IS NULL", "c"),
+            ("CloseTime IS NOT NULL", "ba"),
+            ("ExecutionStatus != 'Running' OR WorkflowId = 'c'", "cba"),
+        ] {
+            for page_size in [1, 10] {
+                assert_eq!(
+                    ids(&list(&service, filter, page_size).await).concat(),
+                    expected,
+                    "{filter}"
+                );
+            }
+            let counted = usize::try_from(count(&service, filter).await).unwrap();
+            assert_eq!(counted, expected.len(), "{filter}");
+        }
+        drop(service);
+        service = lab.open().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn of_the_attempts_at_a_workflow_the_last_two_are_kept() {
+    let lab = Lab::new();
+    let service = lab.open().unwrap();
+    let request = StartWorkflowExecutionRequest {
+        namespace: NAMESPACE.into(),
+        workflow_id: "w".into(),
+        workflow_type: Some(WorkflowType { name: "T".into() }),
+        task_queue: queue(),
+        retry_policy: Some(RetryPolicy {
+            maximum_attempts: 4,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let _: StartWorkflowExecutionResponse = call(&service, "StartWorkflowExecution", request).await.unwrap();
+    for _ in 0..4 {
+        let failed = FailWorkflowExecutionCommandAttributes::default();
+        let commands = vec![Do::FailWorkflowExecutionCommandAttributes(failed)];
+        answer(&service, &poll(&service).await, commands).await;
+        lab.now.fetch_add(60_000, Ordering::SeqCst);
+        service.fire_due();
+    }
+    assert_eq!(list(&service, "ExecutionStatus = 'Failed'", 10).await.len(), 2);
+    drop(service);
+    assert_eq!(count(&lab.open().unwrap(), "").await, 2);
+}
+
+#[tokio::test]
+async fn a_closed_run_is_described_and_read_as_before_and_takes_no_change() {
+    let lab = Lab::new();
+    run_and_end(&lab.open().unwrap(), "w").await;
+    let service = lab.open().unwrap();
+    let request = DescribeWorkflowExecutionRequest {
+        namespace: NAMESPACE.into(),
+        execution: workflow(),
+    };
+    let described: DescribeWorkflowExecutionResponse = call(&service, "DescribeWorkflowExecution", request)
+        .await
+        .unwrap();
+    assert_eq!(
+        described
+            .workflow_execution_info
+            .unwrap_or_default()
+            .history_length,
+        5
+    );
+    assert_eq!(history(&service, "w").await.len(), 5);
+    let request = SignalWorkflowExecutionRequest {
+        namespace: NAMESPACE.into(),
+        workflow_execution: workflow(),
+        signal_name: "s".into(),
+        ..Default::default()
+    };
+    let signaled: Result<SignalWorkflowExecutionResponse, _> =
+        call(&service, "SignalWorkflowExecution", request).await;
+    assert_eq!(signaled.unwrap_err().code(), Code::NotFound);
+    let request = StartWorkflowExecutionRequest {
+        namespace: NAMESPACE.into(),
+        workflow_id: "w".into(),
+        workflow_type: Some(WorkflowType { name: "T".into() }),
+        task_queue: queue(),
+        workflow_id_reuse_policy: 3,
+        ..Default::default()
+    };
+    let again: Result<StartWorkflowExecutionResponse, _> =
+        call(&service, "StartWorkflowExecution", request).await;
+    assert_eq!(
+        again.unwrap_err().code(),
+        Code::AlreadyExists,
+        "duplicates are to be rejected"
+    );
+}
+
+#[tokio::test]
+async fn what_is_lost_of_closed_runs_is_missed_at_the_start_or_when_it_is_read() {
+    for table in [Table::Listed, Table::Current] {
+        let lab = Lab::new();
+        run_and_end(&lab.open().unwrap(), "w").await;
+        let (low, high) = table_range(table);
+        let key = lab.journal.scan(&low, &high, 1).unwrap().swap_remove(0).0;
+        lab.journal.apply(&[Write::Delete(key)]).unwrap();
+        let error = lab.open().err().expect("it must not open");
+        assert!(error.is_damage(), "{error}");
+    }
+    for event in [false, true] {
+        let lab = Lab::new();
+        let run_id = run_and_end(&lab.open().unwrap(), "w").await;
+        let key = if event {
+            event_key(&run_id, 4)
+        } else {
+            closed_key(&run_id)
+        };
+        lab.journal.apply(&[Write::Delete(key)]).unwrap();
+        let request = GetWorkflowExecutionHistoryRequest {
+            namespace: NAMESPACE.into(),
+            execution: workflow(),
+            ..Default::default()
+        };
+        let service = lab.open().unwrap();
+        let read: Result<GetWorkflowExecutionHistoryResponse, _> =
+            call(&service, "GetWorkflowExecutionHistory", request).await;
+        assert_eq!(read.unwrap_err().code(), Code::DataLoss);
+    }
+}
+
+#[tokio::test]
+async fn a_journal_whose_bytes_were_found_damaged_while_it_was_in_use_is_not_opened_again() {
+    let lab = Lab::new();
+    let run_id = run_and_end(&lab.open().unwrap(), "w").await;
+    lab.journal
+        .apply(&[Write::Put(event_key(&run_id, 4), b"nonsense".to_vec())])
+        .unwrap();
+    let service = lab.open().unwrap();
+    let request = GetWorkflowExecutionHistoryRequest {
+        namespace: NAMESPACE.into(),
+        execution: workflow(),
+        ..Default::default()
+    };
+    let read: Result<GetWorkflowExecutionHistoryResponse, _> =
+        call(&service, "GetWorkflowExecutionHistory", request).await;
+    assert_eq!(read.unwrap_err().code(), Code::DataLoss);
+    // What is flushed afterwards does not cover it up.
+    start_as(&service, "another").await;
+    drop(service);
+    let error = lab.open().err().expect("it must not open");
+    assert!(error.is_damage(), "{error}");
+}
+
+#[tokio::test]
+async fn a_year_of_runs_leaves_those_of_the_last_month_and_the_last_of_each_workflow() {
+    let lab = Lab::new();
+    let service = lab.open().unwrap();
+    run_and_end(&service, "old").await;
+    let mut most = 0;
+    for day in 0..365 {
+        for _ in 0..4 {
+            run_and_end(&service, "w").await;
+            lab.now.fetch_add(DAY_MS / 4, Ordering::SeqCst);
+        }
+        while service.remove_outdated().unwrap() {}
+        let records = lab.journal.scan(&[0], &[u8::MAX], usize::MAX).unwrap().len();
+        if day == 60 {
+            most = records;
+        }
+        assert!(day <= 60 || records <= most, "{records} records on day {day}");
+    }
+    assert_eq!(
+        list(&service, "WorkflowId = 'old'", 10).await.len(),
+        1,
+        "the last of its workflow"
+    );
+    assert_eq!(list(&service, "WorkflowId = 'w'", 1000).await.len(), 4 * 30);
+    drop(service);
+    lab.open().unwrap();
+}
