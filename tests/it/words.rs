@@ -81,31 +81,37 @@ fn readers_that_come_at_once_take_turns_at_the_journal() {
 
 #[test]
 fn whoever_waits_for_a_pause_is_told_what_keeps_it_until_it_is_over() {
-    let (target, stage, process) = into_one_that_stops();
-    target.stop(StopMode::Immediate).unwrap();
-    stage.until_state("RETRYING");
+    let stage = Stage::new(60_000);
+    let process = stage.begin(&mut stage.migrate(&["--batch-rows", "60000", "--max-rate", "300kB/s"]));
+    until("rows in flight", || {
+        (stage.try_status()?["rows_in_flight"].as_u64()? > 0).then_some(())
+    });
     let pausing = stage.begin(&mut stage.command(&["pause", JOB, "--wait"]));
-    std::thread::sleep(Duration::from_secs(18));
-    target.restart().unwrap();
+    until("words once more", || {
+        pausing.said().contains("still pausing").then_some(())
+    });
+    stage.run(&["tune", JOB, "--max-rate", "none"]).assert_code(0);
     let said = pausing.end().assert_code(0).stderr;
     let told: Vec<_> = said
         .lines()
         .filter(|line| line.contains("still pausing"))
         .collect();
     assert!((1..=12).contains(&told.len()), "{said}");
-    let last = told.last().unwrap();
-    assert!(
-        last.contains("in flight end") && last.contains("target"),
-        "{said}"
-    );
-    assert!(
-        said.ends_with(&format!(
-            "job {JOB} is paused; go on with: longhaul resume {JOB}\n"
-        )),
-        "{said}"
-    );
+    assert!(told[0].contains("1 batch in flight"), "{said}");
+    let paused = format!("job {JOB} is paused; go on with: longhaul resume {JOB}\n");
+    assert!(said.ends_with(&paused), "{said}");
+    process.kill();
+}
 
-    // What has failed before counts from when the next process meets it.
+#[test]
+fn a_failure_counts_from_when_the_process_that_lives_has_met_it() {
+    let (target, stage, process) = into_one_that_stops();
+    target.stop(StopMode::Immediate).unwrap();
+    stage.until_state("RETRYING");
+    // What only waits for its next attempt keeps no pause.
+    stage.run(&["pause", JOB, "--wait"]).assert_code(0);
+    target.restart().unwrap();
+
     stage.run(&["resume", JOB]).assert_code(0);
     target.stop(StopMode::Immediate).unwrap();
     stage.until_state("RETRYING");
