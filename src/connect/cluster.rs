@@ -160,7 +160,7 @@ impl ClusterError {
 /// Reaches the cluster that is given, and sees that it has the namespace.
 ///
 /// # Errors
-/// Whatever is in the way, after at most [`ANSWER_WITHIN`] twice.
+/// Whatever is in the way, after at most `ANSWER_WITHIN` twice.
 pub async fn reach_cluster(given: &Given) -> Result<Connected, ClusterError> {
     let profile = profile(given)?;
     let namespace = profile.namespace.clone().filter(|name| !name.is_empty());
