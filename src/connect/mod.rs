@@ -11,7 +11,7 @@ mod shared;
 mod socket;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -347,12 +347,16 @@ pub fn pid_of(identity: &str) -> Option<u32> {
     identity.split('@').next()?.parse().ok()
 }
 
-fn hostname() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    match host.trim() {
-        "" => "localhost".to_owned(),
-        host => host.to_owned(),
-    }
+/// As the identities made here say it for as long as this process lives. Read once: every worker's identity is held against it.
+fn hostname() -> &'static str {
+    static HOST: LazyLock<String> = LazyLock::new(|| {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        match host.trim() {
+            "" => "localhost".to_owned(),
+            host => host.to_owned(),
+        }
+    });
+    &HOST
 }
 
 #[cfg(test)]

@@ -125,8 +125,8 @@ fn ten_jobs_share_a_state_directory_and_go_on_when_those_that_serve_it_are_kille
     }
 }
 
-#[test]
-fn a_killed_job_beside_the_one_that_serves_goes_on_at_once_in_its_next_process() {
+/// A stage whose journal the process of another job serves, one that takes far longer than a test.
+fn served_by_another() -> (Stage, Process) {
     let stage = Stage::new(20_000);
     tell(
         &stage.source,
@@ -139,6 +139,12 @@ fn a_killed_job_beside_the_one_that_serves_goes_on_at_once_in_its_next_process()
         owner(&stage).filter(|pid| *pid == serves.pid())
     });
     until("its job", || stage.try_status_of("slow"));
+    (stage, serves)
+}
+
+#[test]
+fn a_killed_job_beside_the_one_that_serves_goes_on_at_once_in_its_next_process() {
+    let (stage, serves) = served_by_another();
     let beside = stage.begin(&mut stage.migrate(&["--batch-rows", "500", "--max-rate", "1MB/s"]));
     stage.until_rows(0);
     assert_eq!(beside.kill().signal, Some(9));
@@ -155,18 +161,7 @@ fn a_killed_job_beside_the_one_that_serves_goes_on_at_once_in_its_next_process()
 
 #[test]
 fn a_job_says_that_the_process_which_serves_its_journal_stands_still_and_goes_on_when_it_does() {
-    let stage = Stage::new(20_000);
-    tell(
-        &stage.source,
-        "CREATE TABLE slow (id int PRIMARY KEY); INSERT INTO slow SELECT generate_series(1, 20000)",
-    );
-    tell(&stage.target, "CREATE TABLE slow (id int PRIMARY KEY)");
-    let slow = ["--batch-rows", "100", "--concurrency", "1", "--max-rate", "1kB/s"];
-    let serves = stage.begin(&mut stage.copy_of("slow", "migrate", &slow));
-    until("a process that serves", || {
-        owner(&stage).filter(|pid| *pid == serves.pid())
-    });
-    until("its job", || stage.try_status_of("slow"));
+    let (stage, serves) = served_by_another();
     let beside = stage.begin(&mut stage.migrate(&["--batch-rows", "500", "--max-rate", "200kB/s"]));
     stage.until_rows(0);
     serves.stop();

@@ -161,13 +161,17 @@ async fn a_task_whose_sticky_queue_is_reset_reaches_another_worker() {
     assert_eq!(task.attempt, 1);
 }
 
+fn execution(run_id: &str) -> Option<WorkflowExecution> {
+    Some(WorkflowExecution {
+        workflow_id: "w".into(),
+        run_id: run_id.into(),
+    })
+}
+
 async fn terminate(service: &Service, run_id: &str, first_run_id: &str) -> Result<(), Status> {
     let request = TerminateWorkflowExecutionRequest {
         namespace: NAMESPACE.into(),
-        workflow_execution: Some(WorkflowExecution {
-            workflow_id: "w".into(),
-            run_id: run_id.into(),
-        }),
+        workflow_execution: execution(run_id),
         first_execution_run_id: first_run_id.into(),
         ..Default::default()
     };
@@ -179,10 +183,7 @@ async fn terminate(service: &Service, run_id: &str, first_run_id: &str) -> Resul
 async fn cancel(service: &Service, run_id: &str, first_run_id: &str) -> Result<(), Status> {
     let request = RequestCancelWorkflowExecutionRequest {
         namespace: NAMESPACE.into(),
-        workflow_execution: Some(WorkflowExecution {
-            workflow_id: "w".into(),
-            run_id: run_id.into(),
-        }),
+        workflow_execution: execution(run_id),
         first_execution_run_id: first_run_id.into(),
         ..Default::default()
     };
