@@ -6,6 +6,7 @@
 #[expect(dead_code, reason = "its other half is for the tests of the binary")]
 #[path = "../it/binary.rs"]
 mod binary;
+mod copy_table;
 mod fixtures;
 mod freeze;
 #[path = "../support/servers.rs"]
@@ -14,4 +15,3 @@ mod servers;
 #[path = "../it/stage.rs"]
 mod stage;
 mod v1;
-mod v2;

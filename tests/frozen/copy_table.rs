@@ -1,5 +1,5 @@
-//! The second version: its workflow is `CopyTable`. Its journals open, its open jobs are gone on with, its histories are
-//! replayed for ever.
+//! The versions whose workflow is `CopyTable`: the second, and the third, whose journal is of format 2. Their journals open,
+//! their open jobs are gone on with, their histories are replayed for ever.
 
 use longhaul::workflow::CopyTable;
 use serde_json::Value;
@@ -8,6 +8,8 @@ use temporalio_protos::temporal::api::enums::v1::EventType::{self, *};
 use temporalio_sdk::workflow_replayer::{WorkflowReplayer, WorkflowReplayerOptions};
 
 use crate::fixtures::{all, folder, name, thawed};
+
+const VERSIONS: [&str; 2] = ["v2", "v3"];
 
 /// What a job says of itself: its state, and at least so many rows.
 fn expected(job: &str) -> (&'static str, u64) {
@@ -25,9 +27,9 @@ fn expected(job: &str) -> (&'static str, u64) {
 }
 
 #[test]
-fn journals_of_the_second_version_open_and_their_jobs_say_how_they_stand() {
+fn journals_open_and_their_jobs_say_how_they_stand() {
     let mut jobs = 0;
-    for path in all("journals", "v2") {
+    for path in VERSIONS.iter().flat_map(|version| all("journals", version)) {
         let state = thawed(&path);
         for status in state.statuses() {
             jobs += 1;
@@ -52,18 +54,22 @@ fn journals_of_the_second_version_open_and_their_jobs_say_how_they_stand() {
             }
         }
     }
-    assert_eq!(jobs, 9);
+    assert_eq!(jobs, 9 * VERSIONS.len());
 }
 
 #[test]
-fn open_jobs_of_the_second_version_are_tuned_paused_and_canceled() {
-    for (journal, job) in [
+fn open_jobs_are_tuned_paused_and_canceled() {
+    let open = [
         ("killed", "interrupted"),
         ("waiting", "paused"),
         ("waiting", "sync"),
         ("renewed", "renewed"),
-    ] {
-        let state = thawed(&folder("journals", "v2").join(journal));
+    ];
+    for (version, (journal, job)) in VERSIONS
+        .into_iter()
+        .flat_map(|version| open.map(|it| (version, it)))
+    {
+        let state = thawed(&folder("journals", version).join(journal));
         state.assert_says(&["tune", job, "--concurrency", "3"], 0, &["concurrency 3"]);
         state.assert_says(&["pause", job], 0, &["is paused"]);
         let status = state
@@ -84,21 +90,21 @@ fn history(path: &std::path::Path) -> WorkflowHistory {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn histories_of_the_second_version_replay_without_a_difference() {
+async fn histories_replay_without_a_difference() {
     let options = WorkflowReplayerOptions::new()
         .register_workflow::<CopyTable>()
         .unwrap()
         .build();
     let replayer = WorkflowReplayer::new(options).unwrap();
-    for path in all("histories", "v2") {
+    for path in VERSIONS.iter().flat_map(|version| all("histories", version)) {
         let result = replayer.replay_workflow(history(&path)).await;
         assert!(result.is_ok(), "{}: {:?}", path.display(), result.err());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn histories_of_the_second_version_have_in_them_what_a_replay_could_trip_over() {
-    for path in all("histories", "v2") {
+async fn histories_have_in_them_what_a_replay_could_trip_over() {
+    for path in VERSIONS.iter().flat_map(|version| all("histories", version)) {
         let events = history(&path).into_events().await.unwrap();
         let types: Vec<EventType> = events.iter().map(|event| event.event_type()).collect();
         let has: &[EventType] = match name(&path).as_str() {
