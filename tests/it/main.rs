@@ -20,6 +20,7 @@ mod paused;
 mod property;
 #[path = "../support/proxy.rs"]
 mod proxy;
+mod prune;
 #[path = "../support/python.rs"]
 mod python;
 mod random;
@@ -32,6 +33,10 @@ mod servers;
 mod shared;
 mod stage;
 mod sync;
+#[path = "../support/terminator.rs"]
+mod terminator;
+mod tls;
 mod verified;
+mod wire;
 mod words;
 mod writers;
