@@ -4,6 +4,8 @@
 //! planned, and the source has not gone back in time. Then it keeps the key that is settled. Timeouts: an hour. Retried without
 //! limit while the error can pass. Idempotent.
 
+use std::sync::atomic::Ordering;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -41,9 +43,10 @@ impl OneJob {
         step("asking the target whether it has all of it");
         rewind::check(&source, &target, &table, &plan).await?;
         ledger::conclude(&target, &source, &table, &plan, &fence, &position).await?;
-        match &position.settled {
-            Some(key) => ledger::set_settled(&target, &table, &plan, fence.epoch, Some(key), None).await,
-            None => Ok(()),
+        if let Some(key) = &position.settled {
+            ledger::set_settled(&target, &table, &plan, fence.epoch, Some(key), None).await?;
         }
+        self.has_concluded.store(true, Ordering::SeqCst);
+        Ok(())
     }
 }

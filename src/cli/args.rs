@@ -5,6 +5,7 @@
 
 mod cluster;
 mod existing;
+mod prune;
 mod server;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use crate::table::TableName;
 
 pub use cluster::{ClusterArgs, WorkerArgs};
 pub use existing::{ChangeArgs, HistoryArgs, JobArgs, ListArgs, StatusArgs, TuneArgs};
+pub use prune::PruneArgs;
 pub use server::ServerArgs;
 
 /// Lines of at most 79 columns, so that they are wrapped nowhere.
@@ -214,6 +216,9 @@ own. Jobs are begun by longhaul migrate and sync --temporal, on any machine.
     /// Serve Temporal's API on a TCP address: for its SDKs, its command line, its web UI
     #[command(after_help = server::EXAMPLES)]
     Server(ServerArgs),
+    /// Remove from the journal what has ended long ago
+    #[command(after_help = prune::EXAMPLES)]
+    Prune(PruneArgs),
     /// See it work: two throwaway servers, a million rows, two kills, one comparison
     Demo(DemoArgs),
     /// Show the settings that hold, and where each comes from
@@ -493,6 +498,9 @@ pub struct ResumeArgs {
     /// Where the servers are now, if they have moved; where the passwords are, if they are in the connection texts.
     #[command(flatten)]
     pub connections: ConnectionArgs,
+    /// Role that may own the ledger on the target, besides this user [env: LONGHAUL_LEDGER_OWNER]
+    #[arg(long, value_name = "ROLE")]
+    pub ledger_owner: Option<String>,
     /// How long servers are waited for.
     #[command(flatten)]
     pub patience: PatienceArgs,

@@ -29,16 +29,11 @@ pub async fn next_range_end(
     if stop.is_some() && low == stop {
         return Ok(None);
     }
-    let condition = where_between(source.side(), plan, low, stop);
-    let (keys, order) = (key_outputs(plan), key_list(plan, ""));
-    let from = table_of(source.side(), plan);
-    let offset = rows.max(1) - 1;
-    let sql = format!("SELECT {keys} FROM {from}{condition} ORDER BY {order} OFFSET {offset} LIMIT 1");
-    let what = format!("find the next batch of source table {}", plan.source);
-    let locked = rows_of(source.side(), plan);
-    if let Some(row) = source.rows_locked(&what, &locked, &sql).await?.pop() {
-        return key_of(source.side(), plan, row).map(Some);
+    if let Some(key) = nth_key(source, plan, low, stop, rows).await? {
+        return Ok(Some(key));
     }
+    let condition = where_between(source.side(), plan, low, stop);
+    let what = format!("find the next batch of source table {}", plan.source);
     match stop {
         // Of the target only walks up to its own highest key are asked for, in its own order: the end is never below `low`.
         Some(stop) if source.side() == Side::Target => Ok(Some(stop.clone())),
@@ -50,6 +45,30 @@ pub async fn next_range_end(
         }
         None => last_key(source, plan, &what, &condition, 0).await,
     }
+}
+
+/// The key of the row of that number, from 1, of those above `low` and not above `stop`; `None` where there are fewer.
+///
+/// # Errors
+/// What goes wrong in asking.
+pub async fn nth_key(
+    session: &Session,
+    plan: &Plan,
+    low: Option<&Key>,
+    stop: Option<&Key>,
+    number: u64,
+) -> Result<Option<Key>> {
+    let side = session.side();
+    let condition = where_between(side, plan, low, stop);
+    let (keys, order, from) = (key_outputs(plan), key_list(plan, ""), table_of(side, plan));
+    let offset = number.max(1) - 1;
+    let sql = format!("SELECT {keys} FROM {from}{condition} ORDER BY {order} OFFSET {offset} LIMIT 1");
+    let what = format!("find the next batch of source table {}", plan.source);
+    let found = session
+        .rows_locked(&what, &rows_of(side, plan), &sql)
+        .await?
+        .pop();
+    found.map(|row| key_of(side, plan, row)).transpose()
 }
 
 /// The greatest key that is visible now; `None` where the table is empty.

@@ -26,7 +26,7 @@ pub use plan::{
     TableSpec,
 };
 pub use position::{Lost, Position};
-pub use shown::{is_obeyed, shown};
+pub use shown::{is_obeyed, plain, shown};
 pub use source_clock::SourceClock;
 pub use tally::Tally;
 pub use wal::{Lsn, SourceSeen, Wal};

@@ -88,7 +88,7 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
         Some(job) => super::copy::apply_tuning(&job, super::copy::given_tuning(context, &spec)).await?,
         None => super::copy::start(&connected, &task_queue, &spec, was_told, None).await?,
     }
-    run::to_the_end(context, connected, &spec, ready, args.json).await
+    run::to_the_end(context, connected, &spec, ready, None, args.json).await
 }
 
 /// What a job was told is on the target: a verification against a ledger that has less proves nothing.
@@ -154,6 +154,7 @@ async fn of_job(
         }),
         lookback_keys: None,
         give_up_after_ms: context.settings.give_up_after.ms,
+        ledger_owner: ends::ledger_owner(context, connected, &job.spec),
         ..job.spec.clone()
     };
     Ok((spec, connections, Some(job.spec)))

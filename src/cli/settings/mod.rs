@@ -351,17 +351,19 @@ impl Settings {
             }
             Command::Resume(resume) => {
                 self.take_connection_flags(&resume.connections);
+                self.take_ledger_owner_flag(&resume.ledger_owner);
                 self.take_patience_flags(&resume.patience);
                 self.take_progress_flag(&resume.progress);
             }
             Command::Demo(demo) => self.take_progress_flag(&demo.progress),
             Command::Worker(worker) => {
                 self.take_connection_flags(&worker.connections);
+                self.take_ledger_owner_flag(&worker.ledger_owner);
                 self.take_patience_flags(&worker.patience);
             }
             Command::Status(_) | Command::List(_) | Command::History(_) => {}
             Command::Pause(_) | Command::Cancel(_) | Command::Tune(_) => {}
-            Command::Server(_) | Command::Completions(_) | Command::Man(_) => {}
+            Command::Server(_) | Command::Prune(_) | Command::Completions(_) | Command::Man(_) => {}
         }
     }
 
@@ -392,9 +394,7 @@ impl Settings {
         let fire_triggers = copy.fire_triggers.then_some(true);
         self.flag(Setting::FireTriggers, &fire_triggers, |s, v| s.fire_triggers = v);
         self.take_patience_flags(&copy.patience);
-        self.flag(Setting::LedgerOwner, &copy.ledger_owner, |s, v| {
-            s.ledger_owner = Some(v)
-        });
+        self.take_ledger_owner_flag(&copy.ledger_owner);
         self.take_progress_flag(&copy.progress);
     }
 
@@ -409,10 +409,12 @@ impl Settings {
         });
         self.flag(Setting::MaxRate, &verify.max_rate, |s, v| s.max_rate = v);
         self.take_patience_flags(&verify.patience);
-        self.flag(Setting::LedgerOwner, &verify.ledger_owner, |s, v| {
-            s.ledger_owner = Some(v)
-        });
+        self.take_ledger_owner_flag(&verify.ledger_owner);
         self.take_progress_flag(&verify.progress);
+    }
+
+    fn take_ledger_owner_flag(&mut self, owner: &Option<String>) {
+        self.flag(Setting::LedgerOwner, owner, |s, v| s.ledger_owner = Some(v));
     }
 
     fn take_connection_flags(&mut self, connections: &ConnectionArgs) {

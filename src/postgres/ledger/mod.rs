@@ -30,6 +30,7 @@ pub(super) use segments::{key_of, tally_of};
 #[cfg(any(test, fuzzing))]
 pub(super) use take_over::plan_from_json;
 pub use take_over::{Found, check_begun, check_source, inspect, lost, stored_plan, take_over};
+pub use trust::is_trusted;
 
 const YEAR_10000_MICROSECONDS: u64 = 253_402_300_800_000_000;
 
