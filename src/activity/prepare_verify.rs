@@ -101,6 +101,7 @@ impl OneJob {
             });
         }
         let (source, target) = self.sessions().await?;
+        super::step("looking at both tables");
         let plan = examine_to_read(&source, &target, table).await?;
         if verify.repair {
             check_repair(&target, &plan, table, verify.delete_extra).await?;

@@ -84,13 +84,18 @@ pub(super) fn of_job(context: &Context<'_>, spec: &JobSpec) -> Result<Connection
     })
 }
 
-/// The role that may own the ledger, besides this user: whom the operator names, else whom the journal here has named of a
-/// job. What a cluster says of one may come from anybody who may write there.
-pub(super) fn ledger_owner(context: &Context<'_>, connected: &Connected, job: &JobSpec) -> Option<String> {
+/// What the journal here says of a job, the operator has said; what a cluster says may come from anybody who may write there:
+/// of what lets others run something as this user, only what the operator says now is believed.
+pub(super) fn trust(context: &Context<'_>, connected: &Connected, job: &mut JobSpec) {
     let named = context.settings.ledger_owner.clone();
     match connected.place {
-        Place::Cluster(_) => named,
-        Place::Here(_) | Place::Process(_) | Place::Shared(_) => named.or_else(|| job.ledger_owner.clone()),
+        Place::Cluster(_) => {
+            job.ledger_owner = named;
+            job.fire_triggers &= context.settings.fire_triggers;
+        }
+        Place::Here(_) | Place::Process(_) | Place::Shared(_) => {
+            job.ledger_owner = named.or_else(|| job.ledger_owner.take());
+        }
     }
 }
 
