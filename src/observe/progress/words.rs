@@ -26,7 +26,10 @@ pub fn waiting_in_words(job: &JobStatus, now: SystemTime) -> Option<String> {
     match job.state {
         JobState::Pausing => {
             let end = if job.draining == 1 { "ends" } else { "end" };
-            let draining = format!("{} in flight {end} first", counted(job.draining.into(), "batch"));
+            let draining = format!(
+                "{} in flight {end} first",
+                counted(job.draining.into(), in_flight(job))
+            );
             Some(trouble.map_or(draining.clone(), |trouble| format!("{draining}; {trouble}")))
         }
         JobState::Paused => Some(format!("go on with: longhaul resume {}", job.job)),
@@ -41,6 +44,16 @@ pub fn waiting_in_words(job: &JobStatus, now: SystemTime) -> Option<String> {
         | JobState::Failed
         | JobState::Canceled
         | JobState::Terminated => None,
+    }
+}
+
+/// What is in flight: a range of the table's, else a step of another kind.
+fn in_flight(job: &JobStatus) -> &'static str {
+    let is_out = |kind: &str| job.pending_activities.iter().any(|it| it.activity_type == kind);
+    match (is_out("copy_batch"), is_out("verify_range")) {
+        (true, _) => "batch",
+        (_, true) => "range",
+        _ => "step",
     }
 }
 
