@@ -12,6 +12,7 @@ mod rewritten;
 mod seen;
 mod segments;
 mod take_over;
+mod told;
 mod trust;
 
 use super::connect::Session;
@@ -30,6 +31,7 @@ pub(super) use segments::{key_of, tally_of};
 #[cfg(any(test, fuzzing))]
 pub(super) use take_over::plan_from_json;
 pub use take_over::{Found, check_begun, check_source, inspect, lost, stored_plan, take_over};
+pub use told::{Told, told};
 
 const YEAR_10000_MICROSECONDS: u64 = 253_402_300_800_000_000;
 
