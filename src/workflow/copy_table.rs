@@ -410,6 +410,10 @@ impl CopyTable {
             .or(verifying.map(|verifying| &verifying.prepared.plan));
         let position = at.map(|at| &at.position);
         let noted = at.and_then(|at| at.noted.as_ref());
+        let round = at.and_then(|at| at.round.as_ref());
+        let looked = round
+            .map(|round| &round.looked)
+            .filter(|_| self.phase == Phase::Looking);
         Progress {
             spec: self.spec.clone(),
             phase: self.phase,
@@ -434,6 +438,8 @@ impl CopyTable {
             prepared_again: at.map_or(0, |at| at.prepared_again),
             copied: position.and_then(|position| position.copied.clone()),
             until: at.and_then(|at| at.until.clone()),
+            looked_to: looked.and_then(|looked| looked.looked_to.clone()),
+            looks_to: looked.and_then(|looked| looked.frontier.clone()),
             settled: position
                 .filter(|_| matches!(self.spec.kind, Kind::Sync { .. }))
                 .and_then(|position| position.settled.clone()),

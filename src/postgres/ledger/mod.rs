@@ -5,6 +5,7 @@
 //! batch holds the table's advisory lock shared and commits only under the epoch that still holds, so that a forgotten
 //! process cannot write behind our back, and whoever takes over waits for the batches in flight, and in turn.
 
+mod again;
 mod layout;
 mod others;
 mod partitions;
@@ -21,6 +22,7 @@ use super::identifier::{quote_literal, quote_text_array};
 use crate::table::{Batch, Fence, Key, KeyRange, Plan, Position, SourceClock, TableSpec, Tally};
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use again::to_look_at;
 pub use layout::{FORMAT, Probe, State, ensure, probe};
 pub use partitions::is_unsettled;
 pub use rewritten::check_rewritten;

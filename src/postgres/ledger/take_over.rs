@@ -30,7 +30,7 @@ pub struct Found {
 pub(super) struct Entry {
     plan: Option<Plan>,
     pub(super) target_files: Option<String>,
-    settled: Option<Key>,
+    pub(super) settled: Option<Key>,
 }
 
 /// Looks what the ledger has of the job, and whether it may go on from there. Takes nothing over, writes nothing.
