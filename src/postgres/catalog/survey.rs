@@ -123,7 +123,7 @@ impl Survey {
         self.need_table(written, Side::Target, on_conflict, purpose);
         let is_staged = on_conflict != OnConflict::Error && purpose.writes();
         if is_staged || purpose == Purpose::Sync {
-            self.need_temporary(to);
+            self.need_temporary(&to.database, to.may_create_temporary);
         }
     }
 
@@ -162,12 +162,12 @@ impl Survey {
     }
 
     /// What is missing is put into a temporary table first.
-    fn need_temporary(&mut self, to: &ServerIdentity) {
+    pub(in crate::postgres) fn need_temporary(&mut self, database: &str, granted: bool) {
         let right = Right {
             side: Side::Target,
             right: "TEMPORARY",
-            on: format!("database {}", to.database),
-            granted: to.may_create_temporary,
+            on: format!("database {database}"),
+            granted,
         };
         self.need(vec![right], grant);
     }

@@ -50,11 +50,11 @@ pub(super) async fn passed_by(
 }
 
 /// Notes in the ledger that nothing of the table is settled, whatever its key: `{}`, as the start of the table. A job looks
-/// again at all that it has until another key is kept there, however often it is begun meanwhile.
-pub(super) async fn unsettle(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<()> {
+/// again at all that it has until another key is kept there, however often it is begun meanwhile. The epoch says since when.
+pub(super) async fn unsettle(target: &Session, spec: &TableSpec, plan: &Plan, epoch: u64) -> Result<()> {
     let what = format!("write the settled key of job {} to the target's ledger", spec.job);
     let sql = format!(
-        "UPDATE longhaul.tables SET settled = '{{}}' WHERE {}",
+        "UPDATE longhaul.tables SET settled = '{{}}', plan = pg_catalog.jsonb_set(plan, '{{unsettled_at}}', '{epoch}') WHERE {}",
         of_table(spec, plan)
     );
     target.rows(&what, &sql).await.map(drop)
