@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::status::JobKind;
 use super::{ConnectionName, Difference, JobError, JobName, Mismatch, Tuning};
-use crate::table::{Against, DatabaseIdentity, OnConflict, TableName, TableSpec};
+use crate::table::{Against, DatabaseIdentity, KeyChoice, OnConflict, TableName, TableSpec};
 
 const INTERVAL_MS_MIN: u64 = 1000;
 /// A year; longer waits are taken for a mistake, and the timer's arithmetic stays far from its end.
@@ -54,6 +54,9 @@ pub struct JobSpec {
     /// How long it waits, once it runs, for what should pass, at least 1000 ms; `None`: for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub give_up_after_ms: Option<u64>,
+    /// What is said of the key along which the table is copied.
+    #[serde(default, skip_serializing_if = "KeyChoice::is_free")]
+    pub key: KeyChoice,
 }
 
 /// One end of a job: where it is reached, and which database that is.
@@ -226,6 +229,7 @@ impl JobSpec {
             on_conflict: self.on_conflict,
             fire_triggers: self.fire_triggers,
             ledger_owner: self.ledger_owner.clone(),
+            key: self.key.clone(),
         }
     }
 
@@ -372,6 +376,7 @@ mod tests {
             source_database: None,
             target_database: None,
             give_up_after_ms: None,
+            key: KeyChoice::default(),
         }
     }
 

@@ -306,6 +306,8 @@ mod tests {
             target_files: String::new(),
             columns: Vec::new(),
             key: Vec::new(),
+            key_basis: Default::default(),
+            source_kind: Default::default(),
             format: CopyFormat::Binary,
             on_conflict: OnConflict::Error,
             target_key_is_unique: true,

@@ -204,6 +204,7 @@ pub fn spec(table: &str, on_conflict: OnConflict) -> TableSpec {
         on_conflict,
         fire_triggers: false,
         ledger_owner: None,
+        key: Default::default(),
     }
 }
 

@@ -268,6 +268,7 @@ mod tests {
             on_conflict: Default::default(),
             fire_triggers: false,
             ledger_owner: None,
+            key: Default::default(),
             give_up_after_ms: None,
             source_database: None,
             target_database: None,

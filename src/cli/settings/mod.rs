@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::args::{
-    AnyJobArgs, Args, Command, ConfigCommand, ConnectionArgs, CopyArgs, PatienceArgs, ProgressArgs,
+    AnyJobArgs, Args, Command, ConfigCommand, ConnectionArgs, CopyArgs, KeyArgs, PatienceArgs, ProgressArgs,
     RoundArgs, VerifyArgs,
 };
 use super::printer::ColorChoice;
@@ -38,7 +38,7 @@ use crate::job::{
 use crate::job::{parse_concurrency, parse_interval, parse_lookback};
 use crate::observe::logs::LogFormat;
 use crate::observe::progress::ProgressMode;
-use crate::table::TableName;
+use crate::table::{KeyChoice, TableName};
 
 /// The defaults, as they stand in `config/default.toml`.
 pub const DEFAULTS: &str = include_str!("../../../config/default.toml");
@@ -58,6 +58,8 @@ pub struct Settings {
     pub table: Option<TableName>,
     /// The table on the target, where it has another name.
     pub target_table: Option<TableName>,
+    /// What is said of the key.
+    pub key: KeyChoice,
     /// The job's name, where it is not made of the table's.
     pub name: Option<JobName>,
     /// Batches in flight.
@@ -287,6 +289,7 @@ impl Settings {
             Setting::Target => self.target = Some(text.parse()?),
             Setting::Table => self.table = Some(text.parse().map_err(shown)?),
             Setting::TargetTable => self.target_table = Some(text.parse().map_err(shown)?),
+            Setting::Key => self.key.columns = Some(text.parse().map_err(shown)?),
             Setting::Name => self.name = Some(text.parse().map_err(shown)?),
             Setting::Concurrency => self.concurrency = parse_concurrency(text).map_err(rule)?,
             Setting::BatchRows => self.batch_rows = text.parse().map_err(rule)?,
@@ -386,6 +389,7 @@ impl Settings {
         self.flag(Setting::TargetTable, &copy.target_table, |s, v| {
             s.target_table = Some(v)
         });
+        self.take_key_flags(&copy.key);
         self.flag(Setting::Name, &copy.name, |s, v| s.name = Some(v));
         self.flag(Setting::Concurrency, &copy.concurrency, |s, v| s.concurrency = v);
         self.flag(Setting::BatchRows, &copy.batch_rows, |s, v| s.batch_rows = v);
@@ -404,6 +408,7 @@ impl Settings {
         self.flag(Setting::TargetTable, &verify.target_table, |s, v| {
             s.target_table = Some(v)
         });
+        self.take_key_flags(&verify.key);
         self.flag(Setting::Concurrency, &verify.concurrency, |s, v| {
             s.concurrency = v
         });
@@ -415,6 +420,10 @@ impl Settings {
 
     fn take_ledger_owner_flag(&mut self, owner: &Option<String>) {
         self.flag(Setting::LedgerOwner, owner, |s, v| s.ledger_owner = Some(v));
+    }
+
+    fn take_key_flags(&mut self, key: &KeyArgs) {
+        self.flag(Setting::Key, &key.key, |s, v| s.key.columns = Some(v));
     }
 
     fn take_connection_flags(&mut self, connections: &ConnectionArgs) {
@@ -533,6 +542,7 @@ impl Settings {
             source_database: None,
             target_database: None,
             give_up_after_ms: self.give_up_after.ms,
+            key: self.key.clone(),
         };
         spec.validate()?;
         Ok(spec)

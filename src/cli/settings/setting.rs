@@ -15,6 +15,7 @@ pub enum Setting {
     Target,
     Table,
     TargetTable,
+    Key,
     Name,
     Concurrency,
     BatchRows,
@@ -44,11 +45,12 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Source,
         Self::Target,
         Self::Table,
         Self::TargetTable,
+        Self::Key,
         Self::Name,
         Self::Concurrency,
         Self::BatchRows,
@@ -83,6 +85,7 @@ impl Setting {
             Self::Target => "target",
             Self::Table => "table",
             Self::TargetTable => "target_table",
+            Self::Key => "key",
             Self::Name => "name",
             Self::Concurrency => "concurrency",
             Self::BatchRows => "batch_rows",

@@ -3,7 +3,7 @@
 use super::Copying;
 use crate::postgres::catalog::digest_sql;
 use crate::postgres::connect::{Session, lock_sql};
-use crate::postgres::cursor::{quote_column, rows_of, table_of, where_range};
+use crate::postgres::cursor::{lock_of, quote_column, table_of, where_range};
 use crate::postgres::error::{Error, Result, Side};
 use crate::postgres::ledger;
 use crate::table::Plan;
@@ -35,7 +35,7 @@ impl<'a> Reading<'a> {
         let failed = |error: &tokio_postgres::Error| failed(Side::Source, plan, error);
         let digest = source.statement(&digest_sql(&plan.source)).await;
         let digest = digest.map_err(|error| failed(&error))?;
-        let lock = lock_sql(&rows_of(Side::Source, plan));
+        let lock = lock_sql(&lock_of(Side::Source, plan));
         let client = source.client();
         let sent = async {
             tokio::join!(

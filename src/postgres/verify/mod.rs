@@ -13,7 +13,7 @@ mod units;
 use super::checksum::RowCounter;
 use super::connect::{Session, lock_sql};
 use super::copy::{CHUNK_BYTES, rows_sql};
-use super::cursor::{self, rows_of, where_range};
+use super::cursor::{self, lock_of, where_range};
 use super::error::{Error, Result, Side};
 use super::throttle::Meter;
 use crate::table::{CopyFormat, Difference, Findings, Key, KeyRange, Plan, TableSpec, Tally};
@@ -277,7 +277,7 @@ pub async fn checksum_range(
         _ => where_range(side, &plan, range),
     };
     let sql = rows_sql(side, &plan, &condition);
-    let lock = lock_sql(&rows_of(side, &plan));
+    let lock = lock_sql(&lock_of(side, &plan));
     let open = session.open();
     let sent = async {
         tokio::join!(
