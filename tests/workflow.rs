@@ -164,7 +164,7 @@ impl World {
     fn digest(&self) -> PlanDigest {
         PlanDigest {
             source: self.version.to_string(),
-            target: String::new(),
+            ..PlanDigest::default()
         }
     }
 
@@ -291,6 +291,7 @@ impl Fake {
             source_files: String::new(),
             target_files: String::new(),
             columns: Vec::new(),
+            filter: None,
             key: Vec::new(),
             format: CopyFormat::Binary,
             on_conflict: OnConflict::Error,
@@ -495,6 +496,7 @@ fn spec(kind: Kind, concurrency: u32) -> JobSpec {
         source_database: None,
         target_database: None,
         give_up_after_ms: None,
+        shape: Default::default(),
     }
 }
 

@@ -260,10 +260,12 @@ mod tests {
             digest: PlanDigest {
                 source: "s".to_owned(),
                 target: "t".to_owned(),
+                ..PlanDigest::default()
             },
             source_files: String::new(),
             target_files: String::new(),
             columns: Vec::new(),
+            filter: None,
             key: Vec::new(),
             format: CopyFormat::Binary,
             on_conflict: OnConflict::Error,

@@ -2,10 +2,11 @@
 //! sides order them alike.
 
 use super::columns::{Attribute, FIRST_UNPINNED_OID, UniqueIndex};
+use super::pairing::Pair;
 use super::structure::Structure;
 use super::table::Relation;
 use crate::postgres::error::{Error, Kind, Result, Side};
-use crate::table::{Column, EnumLabel, KeyColumn, OnConflict, TableName};
+use crate::table::{EnumLabel, KeyColumn, OnConflict, TableName};
 
 /// The primary key, or else the unique index of fewest columns that orders not-null columns.
 pub(super) fn choose(source: &Relation, target: &Relation) -> Result<Vec<KeyColumn>> {
@@ -148,10 +149,10 @@ fn no_key(table: &Relation) -> Error {
 }
 
 /// The key's columns must be among those that are written.
-pub(super) fn check_on_target(target: &Relation, columns: &[Column], key: &[KeyColumn]) -> Result<()> {
+pub(super) fn check_on_target(target: &Relation, pairs: &[Pair<'_>], key: &[KeyColumn]) -> Result<()> {
     let Some(missing) = key
         .iter()
-        .find(|key| columns.iter().all(|column| column.name != key.name))
+        .find(|key| pairs.iter().all(|pair| pair.column.name != key.name))
     else {
         return Ok(());
     };
