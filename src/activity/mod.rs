@@ -91,6 +91,8 @@ struct OneJob {
     target: Pool,
     /// How the table is copied, as it was found last.
     plan: Mutex<Option<Arc<Plan>>>,
+    /// The same by the ledger's word, which is the target's: nothing of it is asked of the source.
+    plan_of_ledger: Mutex<Option<Arc<Plan>>>,
     throttle: Throttle,
     hold: Arc<Hold>,
     attempts: Attempts,
@@ -135,6 +137,7 @@ impl Jobs {
                 source: pool(&self.source, Side::Source),
                 target: pool(&self.target, Side::Target),
                 plan: Mutex::new(None),
+                plan_of_ledger: Mutex::new(None),
                 throttle: Throttle::new(None),
                 hold: Arc::default(),
                 attempts: Attempts::new(),
@@ -426,7 +429,7 @@ impl OneJob {
     /// # Errors
     /// `TableChanged` where the ledger says otherwise by now.
     async fn plan_of_ledger(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
-        let mut plan = self.plan.lock().await;
+        let mut plan = self.plan_of_ledger.lock().await;
         if let Some(plan) = plan.as_ref().filter(|plan| plan.digest == *digest) {
             return Ok(Arc::clone(plan));
         }

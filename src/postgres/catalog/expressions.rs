@@ -35,6 +35,10 @@ pub(super) async fn describe(
     troubles: &mut Vec<Error>,
 ) -> Result<Described> {
     let mut described = Described::default();
+    // That it may not be read is told already, and nobody could tell more.
+    if !table.may_select {
+        return Ok(described);
+    }
     if let Some(filter) = &shape.filter {
         let flag = "--where".to_owned();
         match rows_of(source, table, &flag, filter).await {

@@ -126,7 +126,7 @@ pub(super) fn pair<'a>(
             Some(misfit) => troubles.push(misfit_of_expression(target, attribute, counterpart, &misfit)),
         }
     }
-    troubles.extend(needs_value(source, target, &pairing));
+    troubles.extend(needs_value(source, target, shape, &pairing));
     pairing
 }
 
@@ -230,14 +230,15 @@ fn nearest<'a>(name: &str, among: impl IntoIterator<Item = &'a Attribute>) -> Op
 }
 
 /// Columns of the target that must have a value, and get none.
-fn needs_value(source: &Relation, target: &Relation, pairing: &Pairing<'_>) -> Vec<Error> {
+fn needs_value(source: &Relation, target: &Relation, shape: &Shape, pairing: &Pairing<'_>) -> Vec<Error> {
     let is_filled = |column: &Attribute| {
         !column.not_null || column.has_default || column.generated.is_some() || column.identity.is_some()
     };
-    // One that the source has, and that does not fit, was told.
+    // One that the source has, and that does not fit, was told; so is an expression.
     let is_paired = |column: &Attribute| {
         let left_out = |name: &str| pairing.left_out.iter().any(|left| left.column == name);
         pairing.pairs.iter().any(|pair| pair.column.name == column.name)
+            || shape.selections.0.contains_key(&column.name)
             || (source.column(&column.name).is_some() && !left_out(&column.name))
     };
     let empty = target
@@ -357,11 +358,9 @@ fn misfit_of_expression(target: &Relation, from: &Attribute, to: &Attribute, mis
     let error = Error::new(Side::Target, Kind::TypeMismatch, words);
     match misfit {
         Misfit::Label(_) => error.hinted(hint_for(misfit)),
-        Misfit::Differs | Misfit::Narrower => error.hinted(format!(
-            "cast it to the column's type in the expression, if it may be cut or rounded: ({}=(SQL)::{})",
-            quote_identifier(&to.name),
-            to.shown
-        )),
+        Misfit::Differs | Misfit::Narrower => error.hinted(
+            "cast it in the expression to the column's type, if it may be cut or rounded: --select COLUMN=(SQL)::TYPE",
+        ),
     }
 }
 

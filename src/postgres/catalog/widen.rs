@@ -47,41 +47,62 @@ const LENGTH_OFFSET: i32 = 4;
 pub(super) fn widening(from: &Structure, to: &Structure) -> Option<Widening> {
     match (from.without_domain(), to.without_domain()) {
         (Structure::Array(from), Structure::Array(to)) => {
-            let widening = match from.misfit(to) {
-                Some(_) => widening(from, to)?,
-                None => return None,
-            };
+            from.misfit(to)?;
+            let widening = widening(from, to)?;
             let cast = format!("{}[]", widening.cast);
             Some(Widening { cast, ..widening })
         }
-        (
-            Structure::Enum(_),
-            Structure::Base {
-                oid, modifier, shown, ..
-            },
-        ) if is_text_without_end(*oid, *modifier) => Some(Widening {
-            cast: shown.clone(),
-            why: "a label is its text",
-            keeps_spelling: true,
-        }),
+        (Structure::Enum(_), Structure::Base { oid, modifier, .. })
+            if is_text_without_end(*oid, *modifier) =>
+        {
+            Some(Widening {
+                cast: spelt(*oid, *modifier)?,
+                why: "a label is its text",
+                keeps_spelling: true,
+            })
+        }
         (
             Structure::Base { oid, modifier, .. },
             Structure::Base {
                 oid: to_oid,
                 modifier: to_modifier,
-                shown,
                 ..
             },
         ) => {
             let (why, keeps_spelling) = base((*oid, *modifier), (*to_oid, *to_modifier))?;
             Some(Widening {
-                cast: shown.clone(),
+                cast: spelt(*to_oid, *to_modifier)?,
                 why,
                 keeps_spelling,
             })
         }
         _ => None,
     }
+}
+
+/// A type as SQL spells it. It goes into statements of the source, and so is made here: the target's own spelling could be
+/// anything.
+fn spelt(oid: u32, modifier: i32) -> Option<String> {
+    let length = modifier - LENGTH_OFFSET;
+    let with = |name: &str, length: i32| match modifier {
+        -1 => name.to_owned(),
+        _ => format!("{name}({length})"),
+    };
+    Some(match oid {
+        INT4 => "integer".to_owned(),
+        INT8 => "bigint".to_owned(),
+        FLOAT4 => "real".to_owned(),
+        FLOAT8 => "double precision".to_owned(),
+        NUMERIC if modifier == -1 => "numeric".to_owned(),
+        NUMERIC => format!("numeric({},{})", precision(modifier), scale(modifier)),
+        TEXT => "text".to_owned(),
+        VARCHAR => with("character varying", length),
+        CHAR if modifier != -1 => with("character", length),
+        JSON => "json".to_owned(),
+        VARBIT => with("bit varying", modifier),
+        INET => "inet".to_owned(),
+        _ => return None,
+    })
 }
 
 /// Why nothing is lost, and whether each value is spelt as before; both types by number and modifier.
