@@ -20,6 +20,8 @@ mod fence;
 mod growth;
 #[path = "support/hostile.rs"]
 mod hostile;
+#[path = "postgres/keys.rs"]
+mod keys;
 #[path = "postgres/layout.rs"]
 mod layout;
 #[path = "postgres/ledger.rs"]

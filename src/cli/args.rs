@@ -20,7 +20,7 @@ use crate::job::{Against, BatchRows, GiveUpAfter, JobError, JobName, OnConflict,
 use crate::job::{parse_concurrency, parse_interval, parse_lookback};
 use crate::observe::logs::LogFormat;
 use crate::observe::progress::ProgressMode;
-use crate::table::TableName;
+use crate::table::{KeyNames, TableName};
 
 pub use cluster::{ClusterArgs, WorkerArgs};
 pub use existing::{ChangeArgs, HistoryArgs, JobArgs, ListArgs, StatusArgs, TuneArgs};
@@ -109,8 +109,8 @@ Examples:
   longhaul check --config nightly.toml --json | jq .troubles
 
 Takes the flags of migrate and sync. Reads both catalogs, the ledger, and at most
-10,000 rows, for an estimate of size and time. Writes nothing, on either side or
-here. Exit status 0: it can begin. 2, 3, 4: settings, source or target (the lowest
+10,000 rows, for an estimate of size and time; for a key that no index vouches for,
+all rows. Writes nothing, on either side or here. Exit status 0: it can begin. 2, 3, 4: settings, source or target (the lowest
 of them), with everything that is wrong on stderr.
 
 {CONNECTIONS}"))]
@@ -363,6 +363,9 @@ pub struct VerifyArgs {
     /// What of the table was copied, where no JOB says so.
     #[command(flatten)]
     pub shape: ShapeArgs,
+    /// Along which key.
+    #[command(flatten)]
+    pub key: KeyArgs,
     /// Ranges that are read at the same time, 1 to 64 [env: LONGHAUL_CONCURRENCY] [default: 4]
     #[arg(long, value_name = "N", value_parser = rule(parse_concurrency), allow_negative_numbers = true)]
     pub concurrency: Option<u32>,
@@ -423,6 +426,9 @@ pub struct CopyArgs {
     /// What of the table is copied, and as what.
     #[command(flatten)]
     pub shape: ShapeArgs,
+    /// Along which key.
+    #[command(flatten)]
+    pub key: KeyArgs,
     /// Name of the job [env: LONGHAUL_NAME] [default: the table's]
     #[arg(long, value_name = "JOB", value_parser = rule(str::parse::<JobName>))]
     pub name: Option<JobName>,
@@ -471,6 +477,14 @@ pub struct ConnectionArgs {
     /// Database to copy to: URL or libpq string [env: LONGHAUL_TARGET]
     #[arg(long, value_name = "URL")]
     pub target: Option<Secret>,
+}
+
+/// Along which key a table is gone over.
+#[derive(Debug, ArgGroup)]
+pub struct KeyArgs {
+    /// Columns of the key to go along: id, or a,b [env: LONGHAUL_KEY] [default: the primary key, else a unique index]
+    #[arg(long, value_name = "COLUMNS")]
+    pub key: Option<KeyNames>,
 }
 
 /// How long servers are waited for.

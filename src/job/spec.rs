@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::status::JobKind;
 use super::{ConnectionName, Difference, JobError, JobName, Mismatch, Tuning};
-use crate::table::{Against, DatabaseIdentity, OnConflict, Shape, TableName, TableSpec};
+use crate::table::{Against, DatabaseIdentity, KeyChoice, OnConflict, Shape, TableName, TableSpec};
 
 const INTERVAL_MS_MIN: u64 = 1000;
 /// A year; longer waits are taken for a mistake, and the timer's arithmetic stays far from its end.
@@ -57,6 +57,9 @@ pub struct JobSpec {
     /// Which rows and columns are copied, and as what.
     #[serde(default, skip_serializing_if = "Shape::is_whole")]
     pub shape: Shape,
+    /// What is said of the key along which the table is copied.
+    #[serde(default, skip_serializing_if = "KeyChoice::is_free")]
+    pub key: KeyChoice,
 }
 
 /// One end of a job: where it is reached, and which database that is.
@@ -230,6 +233,7 @@ impl JobSpec {
             fire_triggers: self.fire_triggers,
             ledger_owner: self.ledger_owner.clone(),
             shape: self.shape.clone(),
+            key: self.key.clone(),
         }
     }
 
@@ -380,6 +384,7 @@ mod tests {
             target_database: None,
             give_up_after_ms: None,
             shape: Shape::default(),
+            key: KeyChoice::default(),
         }
     }
 

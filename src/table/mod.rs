@@ -9,6 +9,7 @@ mod batch;
 mod collation;
 mod expression;
 mod finding;
+mod key;
 mod name;
 mod plan;
 mod position;
@@ -23,6 +24,7 @@ pub use batch::{Batch, Fence, Key, KeyRange, Pass};
 pub use collation::CollationDefinition;
 pub use expression::{Expression, ExpressionError};
 pub use finding::{Against, Difference, Findings, RepairFailure, TOLD_MAX};
+pub use key::{KeyBasis, KeyChoice, KeyNames, KeyNamesError, SourceKind};
 pub use name::{NameError, TableName};
 pub use plan::{
     Column, CopyFormat, DatabaseIdentity, EnumLabel, Growth, KeyColumn, OnConflict, Order, Plan, PlanDigest,

@@ -3,7 +3,7 @@
 //! A plan is pure data. It is made from both catalogs, kept in the ledger, and named by its digest: a batch that runs
 //! tomorrow reads and writes the very columns that today's did, or finds that it cannot.
 
-use super::{CollationDefinition, Expression, Shape, TableName};
+use super::{CollationDefinition, Expression, KeyBasis, KeyChoice, Shape, SourceKind, TableName};
 use serde::{Deserialize, Serialize};
 
 /// At most so many labels of an enum are shown.
@@ -30,6 +30,9 @@ pub struct TableSpec {
     /// Which rows and columns are copied, and as what.
     #[serde(default, skip_serializing_if = "Shape::is_whole")]
     pub shape: Shape,
+    /// What is said of the key.
+    #[serde(default, skip_serializing_if = "KeyChoice::is_free")]
+    pub key: KeyChoice,
 }
 
 /// One table's copy, decided: what is read, what is written, along which key, in which form.
@@ -54,6 +57,12 @@ pub struct Plan {
     pub filter: Option<Expression>,
     /// The columns of the key that the batches follow, in the key's order.
     pub key: Vec<KeyColumn>,
+    /// What vouches for that key.
+    #[serde(default, skip_serializing_if = "KeyBasis::is_index")]
+    pub key_basis: KeyBasis,
+    /// What the source is.
+    #[serde(default, skip_serializing_if = "SourceKind::is_table")]
+    pub source_kind: SourceKind,
     /// The form in which rows travel.
     pub format: CopyFormat,
     /// What happens to a row whose key is on the target already.
@@ -445,6 +454,13 @@ impl Plan {
             ));
         }
         found
+    }
+
+    /// The key's columns, for people.
+    #[must_use]
+    pub fn key_names(&self) -> String {
+        let names: Vec<_> = self.key.iter().map(|column| column.name.as_str()).collect();
+        names.join(", ")
     }
 
     /// The key's columns with their collations, for people.

@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(columns.0, ["id", "E,Mail", "größe"]);
         assert_eq!(columns.to_string(), "id, \"E,Mail\", größe");
         let renames: Renames = "a=B,\"x=y\" = z".parse().expect("renames");
-        assert_eq!(renames.to_string(), "\"x=y\"=z, a=b");
+        assert_eq!(renames.to_string(), "a=b, \"x=y\"=z");
         let selections: Selections = "email=md5(email || ',') , n = CASE WHEN a = b THEN 1 END"
             .parse()
             .expect("selections");

@@ -267,6 +267,8 @@ mod tests {
             columns: Vec::new(),
             filter: None,
             key: Vec::new(),
+            key_basis: Default::default(),
+            source_kind: Default::default(),
             format: CopyFormat::Binary,
             on_conflict: OnConflict::Error,
             target_key_is_unique: true,

@@ -13,6 +13,7 @@ mod failpoints;
 mod interrupts;
 mod kept;
 mod kept_rows;
+mod keys;
 mod kills;
 mod lost;
 mod moved;

@@ -207,6 +207,7 @@ pub fn spec(table: &str, on_conflict: OnConflict) -> TableSpec {
         fire_triggers: false,
         ledger_owner: None,
         shape: Shape::default(),
+        key: Default::default(),
     }
 }
 

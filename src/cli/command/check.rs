@@ -271,6 +271,7 @@ mod tests {
             on_conflict: Default::default(),
             fire_triggers: false,
             ledger_owner: None,
+            key: Default::default(),
             give_up_after_ms: None,
             shape: Default::default(),
             source_database: None,

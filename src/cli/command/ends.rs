@@ -359,6 +359,7 @@ mod tests {
             on_conflict: OnConflict::Error,
             fire_triggers: false,
             ledger_owner: None,
+            key: Default::default(),
             verify: None,
             lookback_keys: None,
             source_database: None,

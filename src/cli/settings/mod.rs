@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::args::{
-    AnyJobArgs, Args, Command, ConfigCommand, ConnectionArgs, CopyArgs, PatienceArgs, ProgressArgs,
+    AnyJobArgs, Args, Command, ConfigCommand, ConnectionArgs, CopyArgs, KeyArgs, PatienceArgs, ProgressArgs,
     RoundArgs, VerifyArgs,
 };
 use super::printer::ColorChoice;
@@ -39,7 +39,7 @@ use crate::job::{
 use crate::job::{parse_concurrency, parse_interval, parse_lookback};
 use crate::observe::logs::LogFormat;
 use crate::observe::progress::ProgressMode;
-use crate::table::{Shape, TableName};
+use crate::table::{KeyChoice, Shape, TableName};
 
 /// The defaults, as they stand in `config/default.toml`.
 pub const DEFAULTS: &str = include_str!("../../../config/default.toml");
@@ -59,6 +59,8 @@ pub struct Settings {
     pub table: Option<TableName>,
     /// The table on the target, where it has another name.
     pub target_table: Option<TableName>,
+    /// What is said of the key.
+    pub key: KeyChoice,
     /// The job's name, where it is not made of the table's.
     pub name: Option<JobName>,
     /// Batches in flight.
@@ -293,6 +295,7 @@ impl Settings {
             Setting::Target => self.target = Some(text.parse()?),
             Setting::Table => self.table = Some(text.parse().map_err(shown)?),
             Setting::TargetTable => self.target_table = Some(text.parse().map_err(shown)?),
+            Setting::Key => self.key.columns = Some(text.parse().map_err(shown)?),
             Setting::Name => self.name = Some(text.parse().map_err(shown)?),
             Setting::Concurrency => self.concurrency = parse_concurrency(text).map_err(rule)?,
             Setting::BatchRows => self.batch_rows = text.parse().map_err(rule)?,
@@ -392,6 +395,7 @@ impl Settings {
             s.target_table = Some(v)
         });
         self.take_shape_flags(&copy.shape);
+        self.take_key_flags(&copy.key);
         self.flag(Setting::Name, &copy.name, |s, v| s.name = Some(v));
         self.flag(Setting::Concurrency, &copy.concurrency, |s, v| s.concurrency = v);
         self.flag(Setting::BatchRows, &copy.batch_rows, |s, v| s.batch_rows = v);
@@ -413,6 +417,7 @@ impl Settings {
             s.target_table = Some(v)
         });
         self.take_shape_flags(&verify.shape);
+        self.take_key_flags(&verify.key);
         self.flag(Setting::Concurrency, &verify.concurrency, |s, v| {
             s.concurrency = v
         });
@@ -422,6 +427,10 @@ impl Settings {
             s.ledger_owner = Some(v)
         });
         self.take_progress_flag(&verify.progress);
+    }
+
+    fn take_key_flags(&mut self, key: &KeyArgs) {
+        self.flag(Setting::Key, &key.key, |s, v| s.key.columns = Some(v));
     }
 
     fn take_connection_flags(&mut self, connections: &ConnectionArgs) {
@@ -541,6 +550,7 @@ impl Settings {
             target_database: None,
             give_up_after_ms: self.give_up_after.ms,
             shape: self.shape.clone(),
+            key: self.key.clone(),
         };
         spec.validate()?;
         Ok(spec)

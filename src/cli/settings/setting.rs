@@ -19,6 +19,7 @@ pub enum Setting {
     Where,
     Rename,
     Select,
+    Key,
     Name,
     Concurrency,
     BatchRows,
@@ -48,7 +49,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Source,
         Self::Target,
         Self::Table,
@@ -57,6 +58,7 @@ impl Setting {
         Self::Where,
         Self::Rename,
         Self::Select,
+        Self::Key,
         Self::Name,
         Self::Concurrency,
         Self::BatchRows,
@@ -95,6 +97,7 @@ impl Setting {
             Self::Where => "where",
             Self::Rename => "rename",
             Self::Select => "select",
+            Self::Key => "key",
             Self::Name => "name",
             Self::Concurrency => "concurrency",
             Self::BatchRows => "batch_rows",

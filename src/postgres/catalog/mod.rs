@@ -24,7 +24,8 @@ use super::connect::Session;
 use super::cursor::rows_of;
 use super::error::{Error, Kind, Result, Side};
 use super::words::plain;
-use crate::table::{DatabaseIdentity, Plan, PlanDigest, TableName, TableSpec};
+use crate::table::{DatabaseIdentity, KeyChoice, Plan, PlanDigest, TableName, TableSpec};
+use key::Chosen;
 use server::ServerIdentity;
 use table::Relation;
 use xxhash_rust::xxh3::xxh3_64;
@@ -65,8 +66,8 @@ pub async fn examine_to_read(source: &Session, target: &Session, spec: &TableSpe
 pub(super) async fn survey(source: &Session, target: &Session, spec: &TableSpec, purpose: Purpose) -> Survey {
     let mut survey = Survey::default();
     let (read, written) = tokio::join!(
-        table::resolve(source, &spec.source_table),
-        table::resolve(target, &spec.target_table)
+        table::resolve(source, &spec.source_table, &spec.key),
+        table::resolve(target, &spec.target_table, &spec.key)
     );
     let (read, written) = match (read, written) {
         (Ok(read), Ok(written)) => (read, written),
@@ -104,10 +105,10 @@ fn unresolved(spec: &TableSpec, read: Option<Error>, written: Option<Error>) -> 
 /// What can be said of a table when the other side's is not known.
 async fn survey_one(session: &Session, name: &TableName, spec: &TableSpec) -> Result<Survey> {
     let mut survey = Survey::default();
-    let table = table::read(session, name).await?;
+    let table = table::read(session, name, &spec.key).await?;
     survey.need_table(&table, session.side(), spec.on_conflict, Purpose::Copy);
     if session.side() == Side::Source {
-        survey.keep(key::choose(&table, &table));
+        survey.keep(key::choose(&table, &table, &spec.key));
     }
     Ok(survey)
 }
@@ -119,7 +120,7 @@ pub async fn look_at_one(session: &Session, spec: &TableSpec) -> Survey {
         Side::Target => &spec.target_table,
     };
     let mut survey = Survey::default();
-    if let Some(name) = survey.keep(table::resolve(session, wanted).await) {
+    if let Some(name) = survey.keep(table::resolve(session, wanted, &spec.key).await) {
         let found = survey_one(session, &name, spec).await;
         survey.keep(found).into_iter().for_each(|one| survey.add(one));
     }
@@ -220,7 +221,10 @@ async fn decide(
     purpose: Purpose,
 ) -> Result<Survey> {
     let mut survey = Survey::default();
-    let (read, written) = tokio::join!(table::read(source, source_name), table::read(target, target_name));
+    let (read, written) = tokio::join!(
+        table::read(source, source_name, &spec.key),
+        table::read(target, target_name, &spec.key)
+    );
     let (read, written) = (read?, written?);
     let (from, to) = tokio::join!(server::read_identity(source), server::read_identity(target));
     let (from, to) = (from?, to?);
@@ -238,8 +242,8 @@ async fn decide(
     if purpose.writes() {
         reactions = triggers::read(target, &written, spec.on_conflict).await?;
     }
-    let mut key = survey.keep(key::choose(&read, &written));
-    if let Some(key) = &mut key {
+    let mut chosen = survey.keep(key::choose(&read, &written, &spec.key));
+    if let Some(Chosen { key, .. }) = &mut chosen {
         order::read((source, &read), (target, &written), key).await?;
         match pairing::check_key(&read, key, &pairing) {
             Ok(()) => _ = survey.keep(key::check_on_target(&written, pairs, key)),
@@ -252,14 +256,17 @@ async fn decide(
     }
     let checked = reactions.check(&written, spec.on_conflict, spec.fire_triggers);
     survey.troubles.extend(checked);
-    let Some(key) = key else { return Ok(survey) };
-    let target_key_is_unique = written.unique_indexes_on(&key).next().is_some();
+    let Some(Chosen { key, basis, reason }) = chosen else {
+        return Ok(survey);
+    };
+    let is_single = written.unique_indexes_on(&key).next().is_some();
     let mut warnings = reactions.warnings(&written);
-    warnings.extend(compare::warnings(&read, &written, pairs, target_key_is_unique));
+    warnings.extend(compare::warnings(&read, &written, pairs, is_single));
+    warnings.extend(key::warning(&read, &basis));
     if spec.shape.filter.is_some() && purpose == Purpose::Sync {
         warnings.push(FILTERED_SYNC.to_owned());
     }
-    survey.key_reason = key::reason(&read, &key);
+    survey.key_reason = reason;
     survey.text_reason = compare::text_reason(&read, &written, pairs);
     survey.readings = survey::readings(pairs);
     // Of the rows that are chosen, where some are.
@@ -282,9 +289,11 @@ async fn decide(
         format: compare::format(&read, &written, pairs),
         columns: pairing.pairs.into_iter().map(|pair| pair.column).collect(),
         filter: spec.shape.filter.clone(),
+        target_key_is_unique: written.finds_rows_by(&key),
         key,
+        key_basis: basis,
+        source_kind: read.source_kind(),
         on_conflict: spec.on_conflict,
-        target_key_is_unique,
         source_is_partitioned: read.kind == 'p',
         target_is_partitioned: written.kind == 'p',
         source_is_standby: from.is_standby,
@@ -322,7 +331,7 @@ pub async fn role(session: &Session) -> Result<String> {
 
 /// The plan with the order of the target's key as it is now: of a plan from long ago, or of types that moved since.
 pub(super) async fn with_order_of_target(target: &Session, plan: Plan) -> Result<Plan> {
-    let written = table::read(target, &plan.target).await?;
+    let written = table::read(target, &plan.target, &KeyChoice::default()).await?;
     let mut key = plan.key;
     order::read_target(target, &written, &mut key).await?;
     Ok(Plan { key, ..plan })

@@ -3,7 +3,7 @@
 use super::Copying;
 use crate::postgres::catalog::digest_sql;
 use crate::postgres::connect::{Session, TO_PATH_OF_EXPRESSIONS, lock_sql};
-use crate::postgres::cursor::{quote_column, rows_of, table_of, where_range};
+use crate::postgres::cursor::{lock_of, quote_column, table_of, where_range};
 use crate::postgres::error::{Error, Result, Side};
 use crate::postgres::ledger;
 use crate::table::{Column, Plan, ReadAs};
@@ -35,7 +35,7 @@ impl<'a> Reading<'a> {
         let failed = |error: &tokio_postgres::Error| failed(Side::Source, plan, error);
         let digest = source.statement(&digest_sql(&plan.source)).await;
         let digest = digest.map_err(|error| failed(&error))?;
-        let lock = lock_sql(&rows_of(Side::Source, plan));
+        let lock = lock_sql(&lock_of(Side::Source, plan));
         let client = source.client();
         let to_path = async {
             match plan.has_expressions() {
@@ -128,7 +128,7 @@ pub(in crate::postgres) fn under_path_of_expressions(side: Side, plan: &Plan, sq
 
 /// The beginning of a transaction that reads rows of one side, as [`lock_sql`], for statements of which some are in another message.
 pub(in crate::postgres) fn begin_sql(side: Side, plan: &Plan) -> String {
-    let lock = lock_sql(&rows_of(side, plan));
+    let lock = lock_sql(&lock_of(side, plan));
     match side {
         Side::Source if plan.has_expressions() => format!("{lock}; {TO_PATH_OF_EXPRESSIONS}"),
         _ => lock,

@@ -132,6 +132,7 @@ fn check_numbers(text: &str) {
         fire_triggers: false,
         ledger_owner: None,
         shape: Shape::default(),
+        key: Default::default(),
     };
     let epoch = number(0).filter(|epoch| *epoch >= 0 && u64::try_from(*epoch).is_ok());
     match judge_fence(&spec, &plan(), &fence, Some(&row)) {

@@ -21,7 +21,7 @@ use crate::table::{Batch, Fence, Key, KeyRange, Plan, Position, SourceClock, Tab
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use layout::{FORMAT, Probe, State, ensure, probe};
-pub use partitions::is_unsettled;
+pub use partitions::{is_unsettled, unsettle};
 pub use rewritten::check_rewritten;
 pub use seen::{set_source_seen, source_clock, source_seen};
 #[cfg(any(test, fuzzing))]

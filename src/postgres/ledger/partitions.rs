@@ -51,7 +51,10 @@ pub(super) async fn passed_by(
 
 /// Notes in the ledger that nothing of the table is settled, whatever its key: `{}`, as the start of the table. A job looks
 /// again at all that it has until another key is kept there, however often it is begun meanwhile.
-pub(super) async fn unsettle(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<()> {
+///
+/// # Errors
+/// What goes wrong in writing.
+pub async fn unsettle(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<()> {
     let what = format!("write the settled key of job {} to the target's ledger", spec.job);
     let sql = format!(
         "UPDATE longhaul.tables SET settled = '{{}}' WHERE {}",
