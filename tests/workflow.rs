@@ -170,7 +170,7 @@ impl World {
     fn digest(&self) -> PlanDigest {
         PlanDigest {
             source: self.version.to_string(),
-            target: String::new(),
+            ..PlanDigest::default()
         }
     }
 
@@ -346,6 +346,7 @@ impl Fake {
             source_files: String::new(),
             target_files: String::new(),
             columns: Vec::new(),
+            filter: None,
             key: Vec::new(),
             key_basis: Default::default(),
             source_kind: Default::default(),
@@ -588,6 +589,7 @@ fn spec(kind: Kind, concurrency: u32) -> JobSpec {
         source_database: None,
         target_database: None,
         give_up_after_ms: None,
+        shape: Default::default(),
     }
 }
 

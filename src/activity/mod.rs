@@ -101,6 +101,8 @@ struct OneJob {
     is_trusted: Mutex<bool>,
     /// Whether it was seen here, at the end of a migrate, that the target has all of it.
     has_concluded: AtomicBool,
+    /// The same by the ledger's word, which is the target's: nothing of it is asked of the source.
+    plan_of_ledger: Mutex<Option<Arc<Plan>>>,
     throttle: Throttle,
     hold: Arc<Hold>,
     attempts: Attempts,
@@ -149,6 +151,7 @@ impl Jobs {
                 ledger_owner: self.ledger_owner.clone(),
                 is_trusted: Mutex::new(false),
                 has_concluded: AtomicBool::new(false),
+                plan_of_ledger: Mutex::new(None),
                 throttle: Throttle::new(None),
                 hold: Arc::default(),
                 attempts: Attempts::new(),
@@ -447,7 +450,7 @@ impl OneJob {
     /// `TableChanged` where the ledger says otherwise by now.
     async fn plan_of_ledger(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
         self.must_trust_ledger(table).await?;
-        let mut plan = self.plan.lock().await;
+        let mut plan = self.plan_of_ledger.lock().await;
         if let Some(plan) = plan.as_ref().filter(|plan| plan.digest == *digest) {
             return Ok(Arc::clone(plan));
         }

@@ -7,6 +7,7 @@ mod cluster;
 mod existing;
 mod prune;
 mod server;
+mod shape;
 
 use std::path::PathBuf;
 
@@ -26,6 +27,7 @@ pub use cluster::{ClusterArgs, WorkerArgs};
 pub use existing::{ChangeArgs, HistoryArgs, JobArgs, ListArgs, StatusArgs, TuneArgs};
 pub use prune::PruneArgs;
 pub use server::ServerArgs;
+pub use shape::ShapeArgs;
 
 /// Lines of at most 79 columns, so that they are wrapped nowhere.
 const CONNECTIONS: &str = "\
@@ -121,6 +123,8 @@ Examples:
   longhaul migrate --source postgres://app@old/media \\
                    --target postgres://app@new/media --table audio_downloads
   longhaul migrate --config nightly.toml --max-rate 20MB/s
+  longhaul migrate --config nightly.toml --where 'score > 5' \\
+                   --columns id,email,score --select 'email=md5(email)'
   export LONGHAUL_SOURCE='host=old dbname=media user=app'
   export LONGHAUL_TARGET='host=new dbname=media user=app'
   longhaul migrate --table media.songs --name songs
@@ -361,6 +365,9 @@ pub struct VerifyArgs {
     /// Table on the target [env: LONGHAUL_TARGET_TABLE] [default: the same name]
     #[arg(long, value_name = "TABLE")]
     pub target_table: Option<TableName>,
+    /// What of the table was copied, where no JOB says so.
+    #[command(flatten)]
+    pub shape: ShapeArgs,
     /// Along which key.
     #[command(flatten)]
     pub key: KeyArgs,
@@ -421,6 +428,9 @@ pub struct CopyArgs {
     /// Table on the target [env: LONGHAUL_TARGET_TABLE] [default: the same name]
     #[arg(long, value_name = "TABLE")]
     pub target_table: Option<TableName>,
+    /// What of the table is copied, and as what.
+    #[command(flatten)]
+    pub shape: ShapeArgs,
     /// Along which key.
     #[command(flatten)]
     pub key: KeyArgs,
@@ -642,6 +652,8 @@ mod tests {
             "longhaul pause j --wait",
             "longhaul resume",
             "longhaul resume j --progress plain --source a --target b --wait",
+            "longhaul migrate --table t --columns a,b --where id>5 --rename a=b --select c=md5(a),d=-1",
+            "longhaul sync --table t --where -id>5",
             "longhaul migrate --table t --wait=10m --give-up-after 1h",
             "longhaul verify j --wait=no --give-up-after never",
             "longhaul cancel j --wait",
@@ -676,6 +688,14 @@ mod tests {
             ("longhaul sync --wait=soon", "--wait", "forever"),
             ("longhaul sync --give-up-after soon", "--give-up-after", "never"),
             ("longhaul migrate --table a.b.c", "--table", "more than two parts"),
+            ("longhaul migrate --where id>5;", "--where", "without a semicolon"),
+            ("longhaul migrate --where at>now()", "--where", "another time"),
+            (
+                "longhaul migrate --rename a",
+                "--rename",
+                "SOURCE_COLUMN=TARGET_COLUMN",
+            ),
+            ("longhaul migrate --select a=(", "--select", "do not match"),
             ("longhaul migrate --on-conflict ignore", "--on-conflict", "skip"),
             ("longhaul tune j", "--concurrency", "required"),
             ("longhaul server --listen 7233", "--listen", "127.0.0.1:7233"),

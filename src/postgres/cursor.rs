@@ -5,6 +5,7 @@
 
 use super::comparison::{Strategy, compare, literals, operand, row};
 use super::connect::{Session, TextRow};
+use super::copy::{filtered, under_path_of_expressions};
 use super::error::{Error, Kind, Result, Side};
 use super::identifier::{quote_identifier, quote_table};
 use crate::table::{Key, KeyColumn, KeyRange, Plan, SourceKind};
@@ -68,6 +69,32 @@ pub async fn nth_key(
         .rows_locked(&what, &lock_of(side, plan), &sql)
         .await?
         .pop();
+    found.map(|row| key_of(side, plan, row)).transpose()
+}
+
+/// The key of the row that is `rows`-th in a range of one side, of the rows that are copied; `None` where there are not so many.
+///
+/// # Errors
+/// What goes wrong in asking.
+pub(super) async fn key_within(
+    session: &Session,
+    plan: &Plan,
+    range: &KeyRange,
+    rows: u64,
+) -> Result<Option<Key>> {
+    let side = session.side();
+    let sql = format!(
+        "SELECT {} FROM {}{} ORDER BY {} OFFSET {} LIMIT 1",
+        key_outputs(plan),
+        table_of(side, plan),
+        filtered(side, plan, &where_range(side, plan, range)),
+        key_list(plan, ""),
+        rows.max(1) - 1
+    );
+    let sql = under_path_of_expressions(side, plan, &sql);
+    let what = format!("halve a range of the {side} table");
+    let found = session.rows_locked(&what, &lock_of(side, plan), &sql).await?;
+    let found = found.into_iter().next();
     found.map(|row| key_of(side, plan, row)).transpose()
 }
 

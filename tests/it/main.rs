@@ -31,6 +31,7 @@ mod server;
 mod server_faults;
 #[path = "../support/servers.rs"]
 mod servers;
+mod shapes;
 mod shared;
 mod stage;
 mod sync;

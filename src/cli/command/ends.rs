@@ -377,6 +377,7 @@ mod tests {
             source_database: None,
             target_database: None,
             give_up_after_ms: None,
+            shape: Default::default(),
         };
         let target = end("postgres://target", Some((Some("2"), "d")));
         spec.move_to(Ends { source, target });

@@ -9,6 +9,7 @@ mod error;
 mod file;
 mod secret;
 mod setting;
+mod shape;
 mod wait;
 
 pub use cluster::Temporal;
@@ -38,7 +39,7 @@ use crate::job::{
 use crate::job::{parse_concurrency, parse_interval, parse_lookback};
 use crate::observe::logs::LogFormat;
 use crate::observe::progress::ProgressMode;
-use crate::table::{KeyChoice, TableName};
+use crate::table::{KeyChoice, Shape, TableName};
 
 /// The defaults, as they stand in `config/default.toml`.
 pub const DEFAULTS: &str = include_str!("../../../config/default.toml");
@@ -72,6 +73,8 @@ pub struct Settings {
     pub on_conflict: OnConflict,
     /// Whether triggers of the target may fire.
     pub fire_triggers: bool,
+    /// Which rows and columns are copied, and as what.
+    pub shape: Shape,
     /// A role that the ledger on the target may belong to.
     pub ledger_owner: Option<String>,
     /// Whether a migrate verifies what it copied at its end.
@@ -284,6 +287,9 @@ impl Settings {
         }
         // The place of the value is told with it, and need not be told twice.
         let rule = |error: JobError| error.rule();
+        if self.read_shape(setting, text)? {
+            return Ok(());
+        }
         match setting {
             Setting::Source => self.source = Some(text.parse()?),
             Setting::Target => self.target = Some(text.parse()?),
@@ -312,6 +318,7 @@ impl Settings {
             Setting::TemporalProfile => self.of_cluster.profile = Some(text.to_owned()),
             Setting::Namespace => self.of_cluster.namespace = Some(text.to_owned()),
             Setting::TlsServerName => self.of_cluster.tls_server_name = Some(text.to_owned()),
+            Setting::Columns | Setting::Where | Setting::Rename | Setting::Select => {}
             Setting::TlsCa | Setting::TlsCert | Setting::TlsKey | Setting::ApiKeyFile => {
                 if let Some(file) = self.cluster_file(setting) {
                     *file = Some(PathBuf::from(text));
@@ -389,6 +396,7 @@ impl Settings {
         self.flag(Setting::TargetTable, &copy.target_table, |s, v| {
             s.target_table = Some(v)
         });
+        self.take_shape_flags(&copy.shape);
         self.take_key_flags(&copy.key);
         self.flag(Setting::Name, &copy.name, |s, v| s.name = Some(v));
         self.flag(Setting::Concurrency, &copy.concurrency, |s, v| s.concurrency = v);
@@ -408,6 +416,7 @@ impl Settings {
         self.flag(Setting::TargetTable, &verify.target_table, |s, v| {
             s.target_table = Some(v)
         });
+        self.take_shape_flags(&verify.shape);
         self.take_key_flags(&verify.key);
         self.flag(Setting::Concurrency, &verify.concurrency, |s, v| {
             s.concurrency = v
@@ -542,6 +551,7 @@ impl Settings {
             source_database: None,
             target_database: None,
             give_up_after_ms: self.give_up_after.ms,
+            shape: self.shape.clone(),
             key: self.key.clone(),
         };
         spec.validate()?;
