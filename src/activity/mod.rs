@@ -14,6 +14,7 @@ mod conclude;
 mod copy_batch;
 mod failure;
 mod hold;
+mod looked;
 mod next_batch;
 mod next_range;
 mod note_writers;
@@ -51,6 +52,7 @@ pub use conclude::ConcludeInput;
 pub use copy_batch::{CopyBatchInput, CopyBatchOutput};
 pub use failure::{Failure, INTERRUPTED};
 pub use hold::{Hold, PAUSED};
+pub use looked::{Looked, Proof};
 pub use next_batch::{NextBatchInput, NextBatchOutput};
 pub use next_range::{NextRangeInput, NextRangeOutput};
 pub use note_writers::{NoteWritersInput, NoteWritersOutput};
@@ -101,6 +103,8 @@ struct OneJob {
     is_trusted: Mutex<bool>,
     /// Whether it was seen here, at the end of a migrate, that the target has all of it.
     has_concluded: AtomicBool,
+    /// The same by the ledger's word, which is the target's: nothing of it is asked of the source.
+    plan_of_ledger: Mutex<Option<Arc<Plan>>>,
     throttle: Throttle,
     hold: Arc<Hold>,
     attempts: Attempts,
@@ -149,6 +153,7 @@ impl Jobs {
                 trust: self.trust.clone(),
                 is_trusted: Mutex::new(false),
                 has_concluded: AtomicBool::new(false),
+                plan_of_ledger: Mutex::new(None),
                 throttle: Throttle::new(None),
                 hold: Arc::default(),
                 attempts: Attempts::new(),
@@ -450,7 +455,7 @@ impl OneJob {
     /// `TableChanged` where the ledger says otherwise by now.
     async fn plan_of_ledger(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
         self.must_trust_ledger(table).await?;
-        let mut plan = self.plan.lock().await;
+        let mut plan = self.plan_of_ledger.lock().await;
         if let Some(plan) = plan.as_ref().filter(|plan| plan.digest == *digest) {
             return Ok(Arc::clone(plan));
         }

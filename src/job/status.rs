@@ -255,6 +255,12 @@ pub struct TableStatus {
     /// The key up to which a migrate copies: the highest that was there when it began.
     #[serde(default)]
     pub copies_up_to: Option<Vec<String>>,
+    /// While it looks again at what was copied before: up to where it has come; `None` at the start of the table.
+    #[serde(default)]
+    pub looked_up_to: Option<Vec<String>>,
+    /// Where that look ends; `None` while there is none.
+    #[serde(default)]
+    pub looks_up_to: Option<Vec<String>>,
     /// Over the last seconds; `None` while nothing moves.
     pub rows_per_second: Option<f64>,
     /// Bytes per second over the last seconds; `None` while nothing moves.

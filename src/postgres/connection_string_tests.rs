@@ -322,7 +322,7 @@ fn a_url_in_the_place_of_a_name_is_refused_and_not_shown() {
     for text in [
         "host=h dbname=postgres://app:S3cret@h/media user=app",
         "host=postgresql://app:S3cret@h/media",
-        "postgres://app@h/postgres%3A%2F%2Fapp%3AS3cret@h%2Fmedia",
+        "postgres://app@h/postgres%3A%2F%2Fapp%3AS3cret%40h%2Fmedia",
     ] {
         let error = text.parse::<ConnectionString>().expect_err(text);
         assert!(

@@ -13,6 +13,7 @@ mod failpoints;
 mod interrupts;
 mod kept;
 mod kept_rows;
+mod keys;
 mod kills;
 mod lost;
 mod moved;
@@ -30,6 +31,7 @@ mod server;
 mod server_faults;
 #[path = "../support/servers.rs"]
 mod servers;
+mod shapes;
 mod shared;
 mod stage;
 mod sync;

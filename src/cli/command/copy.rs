@@ -446,6 +446,7 @@ fn must_begin_anew(job: &Job, spec: &JobSpec) -> bool {
         || old.fire_triggers != spec.fire_triggers
         || old.ledger_owner != spec.ledger_owner
         || old.verify != spec.verify
+        || old.key != spec.key
 }
 
 /// Tells an open job what was given now; the rest stays as it has it.

@@ -376,11 +376,13 @@ mod tests {
             on_conflict: OnConflict::Error,
             fire_triggers: false,
             ledger_owner: None,
+            key: Default::default(),
             verify: None,
             lookback_keys: None,
             source_database: None,
             target_database: None,
             give_up_after_ms: None,
+            shape: Default::default(),
         };
         let target = end("postgres://target", Some((Some("2"), "d")));
         spec.move_to(Ends { source, target });

@@ -26,6 +26,13 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
     {
         return Err(unknown(name));
     }
+    if args.job.is_some() && args.shape.is_given() {
+        let words =
+            "--columns, --where, --rename and --select are of the job that is named, which has its own";
+        return Err(Report::of(words, ExitStatus::Usage).with_hint(
+            "name the job alone; or give --source, --target and --table in its place".to_owned(),
+        ));
+    }
     let connected = context.serve().await?;
     let (spec, connections, job) = match &args.job {
         Some(name) => of_job(context, args, &connected, name).await?,

@@ -47,13 +47,14 @@ pub fn waiting_in_words(job: &JobStatus, now: SystemTime) -> Option<String> {
     }
 }
 
-/// What is in flight: a range of the table's, else a step of another kind.
+/// What is in flight: batches, or ranges of a verification, else a step of another kind.
 fn in_flight(job: &JobStatus) -> &'static str {
-    let is_out = |kind: &str| job.pending_activities.iter().any(|it| it.activity_type == kind);
+    let pending = &job.pending_activities;
+    let is_out = |kind: &str| pending.iter().any(|it| it.activity_type == kind);
     match (is_out("copy_batch"), is_out("verify_range")) {
-        (true, _) => "batch",
-        (_, true) => "range",
-        _ => "step",
+        (false, true) => "range",
+        (false, false) if !pending.is_empty() => "step",
+        _ => "batch",
     }
 }
 
@@ -135,6 +136,7 @@ pub(super) fn one_line(text: &str) -> String {
 mod tests {
     use super::super::view::tests::{at, retrying, running, sleeping};
     use super::*;
+    use crate::job::status::PendingActivity;
 
     #[test]
     fn a_retry_says_since_when_how_often_when_next_and_why() {
@@ -157,6 +159,17 @@ mod tests {
         assert_eq!(
             words(&job).as_deref(),
             Some("1 batch in flight ends first; target in trouble for 14s, attempt 6, trying now: deadlock")
+        );
+        job.pending_activities = vec![PendingActivity {
+            activity_type: "prepare".to_owned(),
+            attempt: 6,
+            last_failure: None,
+            next_attempt_at: None,
+            failing_since: None,
+        }];
+        assert_eq!(
+            words(&job).as_deref(),
+            Some("1 step in flight ends first; target in trouble for 14s, attempt 6, trying now: deadlock")
         );
     }
 
