@@ -59,7 +59,7 @@ pub use note_writers::{NoteWritersInput, NoteWritersOutput};
 pub use prepare::{PrepareInput, PrepareOutput};
 pub use prepare_verify::{PrepareVerifyInput, PrepareVerifyOutput, WalkPlan};
 pub use timed::Timed;
-pub use trust::Trust;
+pub use trust::{Sql, Trust};
 pub use verify_range::{VerifyRangeInput, VerifyRangeOutput, Walk};
 
 pub(crate) use {
@@ -406,6 +406,7 @@ impl OneJob {
     /// # Errors
     /// `TableChanged` where the catalogs say otherwise by now.
     async fn plan(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
+        self.must_trust_sql(table)?;
         self.must_trust_ledger(table).await?;
         self.plan_by(digest, async |source, target| {
             examine(source, target, &self.trusting(table)).await
@@ -418,6 +419,7 @@ impl OneJob {
     /// # Errors
     /// As [`Self::plan`].
     async fn plan_to_read(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
+        self.must_trust_sql(table)?;
         self.plan_by(digest, async |source, target| {
             examine_to_read(source, target, &self.trusting(table)).await
         })

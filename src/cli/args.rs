@@ -383,6 +383,9 @@ pub struct VerifyArgs {
     /// Role that may own the ledger on the target, besides this user [env: LONGHAUL_LEDGER_OWNER]
     #[arg(long, value_name = "ROLE")]
     pub ledger_owner: Option<String>,
+    /// On a Temporal cluster: run the job's SQL (--where, --select) on the source, as this role
+    #[arg(long)]
+    pub allow_sql: bool,
     /// How progress is shown.
     #[command(flatten)]
     pub progress: ProgressArgs,
@@ -522,6 +525,9 @@ pub struct ResumeArgs {
     /// Where the servers are now, if they have moved; where the passwords are, if they are in the connection texts.
     #[command(flatten)]
     pub connections: ConnectionArgs,
+    /// On a Temporal cluster: run the job's SQL (--where, --select) on the source, as this role
+    #[arg(long)]
+    pub allow_sql: bool,
     /// On a Temporal cluster: let triggers of the target fire, as the job says [env: LONGHAUL_FIRE_TRIGGERS]
     #[arg(long)]
     pub fire_triggers: bool,

@@ -337,9 +337,7 @@ fn a_check_waits_for_servers_as_long_as_it_is_told_to() {
         JOB,
     ];
     let began = std::time::Instant::now();
-    let ended = stage
-        .run(&[&check[..], &["--wait", "3s"]].concat())
-        .assert_code(3);
+    let ended = stage.run(&[&check[..], &["--wait=3s"]].concat()).assert_code(3);
     assert!(began.elapsed() >= std::time::Duration::from_secs(3), "{ended:?}");
     ended.assert_said(&["source waited for since", "(--wait)"]);
 }

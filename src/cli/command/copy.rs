@@ -104,7 +104,7 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     if context.settings.is_explicit(Setting::GiveUpAfter) {
         spec.give_up_after_ms = context.settings.give_up_after.ms;
     }
-    ends::trust(context, &connected, &mut spec);
+    ends::trust(context, &connected, &mut spec, args.allow_sql)?;
     let is_done = job.status == WorkflowExecutionStatus::Completed;
     if is_done {
         context.printer.talk(&format!(

@@ -22,7 +22,7 @@ use crate::job::{JobName, JobSpec, Kind, Tuning};
 use crate::observe::figures;
 use crate::observe::progress::Progress;
 use crate::table::Key;
-use crate::worker::{self, Activities, Capacity, Jobs, Running, Trust};
+use crate::worker::{self, Activities, Capacity, Jobs, Running, Sql, Trust};
 
 /// How often the workflow is asked how far it is; on a cluster, whose owner may pay for each question.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -58,6 +58,8 @@ impl Ready {
         let trust = Trust {
             ledger_owner: spec.ledger_owner.clone(),
             fire_triggers: spec.fire_triggers,
+            // Typed by the operator, or looked at before (`ends::trust`).
+            sql: Sql::Of(spec.shape.clone()),
         };
         let activities = Activities::new(source, target, trust);
         let (jobs, client) = (activities.jobs(), &connected.client);

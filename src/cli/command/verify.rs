@@ -163,7 +163,7 @@ async fn of_job(
         give_up_after_ms: context.settings.give_up_after.ms,
         ..job.spec.clone()
     };
-    ends::trust(context, connected, &mut spec);
+    ends::trust(context, connected, &mut spec, args.allow_sql)?;
     Ok((spec, connections, Some(job.spec)))
 }
 

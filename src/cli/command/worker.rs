@@ -13,7 +13,7 @@ use super::{Context, refused};
 use crate::connect::Place;
 use crate::job::Ends;
 use crate::postgres::Side;
-use crate::worker::{self, Activities, Capacity, Trust};
+use crate::worker::{self, Activities, Capacity, Sql, Trust};
 
 /// How often it is looked whether the cluster is there, and the SDK's worker.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -38,6 +38,7 @@ pub async fn worker(context: &Context<'_>, args: &WorkerArgs) -> Outcome {
         Trust {
             ledger_owner: context.settings.ledger_owner.clone(),
             fire_triggers: context.settings.fire_triggers,
+            sql: if args.allow_sql { Sql::Any } else { Sql::Refused },
         },
     );
     let jobs = activities.jobs();
