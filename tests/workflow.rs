@@ -170,7 +170,7 @@ impl World {
     fn digest(&self) -> PlanDigest {
         PlanDigest {
             source: self.version.to_string(),
-            target: String::new(),
+            ..PlanDigest::default()
         }
     }
 
@@ -346,7 +346,10 @@ impl Fake {
             source_files: String::new(),
             target_files: String::new(),
             columns: Vec::new(),
+            filter: None,
             key: Vec::new(),
+            key_basis: Default::default(),
+            source_kind: Default::default(),
             format: CopyFormat::Binary,
             on_conflict: OnConflict::Error,
             target_key_is_unique: true,
@@ -580,11 +583,13 @@ fn spec(kind: Kind, concurrency: u32) -> JobSpec {
         on_conflict: OnConflict::Error,
         fire_triggers: false,
         ledger_owner: None,
+        key: Default::default(),
         verify: None,
         lookback_keys: None,
         source_database: None,
         target_database: None,
         give_up_after_ms: None,
+        shape: Default::default(),
     }
 }
 

@@ -76,7 +76,7 @@ impl OneJob {
             lookback: input.lookback,
             restart: false,
         };
-        let table = &input.table;
+        let table = &self.trusting(&input.table);
         step("looking at both tables");
         let plan = look(&source, &target, table, &ask).await?.plan;
         tracing::info!("plan: {}", in_words(&plan));

@@ -1,8 +1,9 @@
 //! What `longhaul status --json` prints: one object a job. Its shape is a promise to scripts; fields are only ever added.
 
 use super::Tuning;
-use crate::table::Findings;
+use crate::table::{Findings, plain};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// How a job stands: one word, the same wherever a job is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,6 +142,33 @@ pub struct JobStatus {
     pub findings: Option<Findings>,
     /// The tables of the job.
     pub tables: Vec<TableStatus>,
+}
+
+impl JobStatus {
+    /// The same in words that can be shown, each on one line: what a service says may come from anybody who may write there.
+    /// Keys stay as they are; whoever shows one writes it out.
+    #[must_use]
+    pub fn plain(self) -> Self {
+        const KEYS: [&str; 4] = ["cursor", "settled", "copies_up_to", "findings"];
+        fn clean(value: &mut Value) {
+            match value {
+                Value::String(text) => *text = plain(text),
+                Value::Array(values) => values.iter_mut().for_each(clean),
+                Value::Object(fields) => {
+                    let others = fields
+                        .iter_mut()
+                        .filter(|(name, _)| !KEYS.contains(&name.as_str()));
+                    others.for_each(|(_, value)| clean(value));
+                }
+                Value::Null | Value::Bool(_) | Value::Number(_) => {}
+            }
+        }
+        let cleaned = serde_json::to_value(&self).and_then(|mut value| {
+            clean(&mut value);
+            serde_json::from_value(value)
+        });
+        cleaned.unwrap_or(self)
+    }
 }
 
 /// What fails and is tried again: of several such activities the one that fails longest.

@@ -4,6 +4,7 @@
 //! Reads both catalogs, sees to it that the ledger is there, and holds what it says against what the target has. Moves
 //! nothing; the one thing that [`look`] may write is the empty ledger, and [`survey`] writes nothing at all.
 
+use super::asked::check_key;
 use super::catalog::{self, Purpose, Right, Survey, check_growth, need_not_grow, target_is_empty};
 use super::connect::Session;
 use super::cursor;
@@ -97,6 +98,16 @@ pub async fn look(
     ask: &Ask,
 ) -> std::result::Result<Look, Troubles> {
     let mut survey = survey(source, target, spec, ask).await;
+    if let (Some(plan), true, false) = (&survey.plan, survey.known, ask.restart)
+        && survey
+            .troubles
+            .iter()
+            .any(|trouble| trouble.kind() == Kind::NoKey)
+    {
+        // Rows that have lost their keys since it began may get others, where it has come by.
+        let noted = ledger::unsettle(target, spec, plan, None).await;
+        survey.keep(noted);
+    }
     if survey.troubles.is_empty() {
         let ensured = ledger::ensure(target, spec.ledger_owner.as_deref()).await;
         survey.keep(ensured);
@@ -142,10 +153,22 @@ pub async fn survey(source: &Session, target: &Session, spec: &TableSpec, ask: &
             inspect(source, target, spec, ask, &mut survey).await;
         }
     }
+    ask_rows(source, &mut survey).await;
     survey
         .troubles
         .sort_by_key(|trouble| trouble.side() == Side::Target);
     survey
+}
+
+/// What no index vouches for is asked of the rows, where they may be read.
+async fn ask_rows(source: &Session, survey: &mut Survey) {
+    let mut rights = survey.rights.iter();
+    if rights.all(|right| right.side == Side::Target || right.granted)
+        && let Some(plan) = &survey.plan
+    {
+        let checked = check_key(source, plan).await;
+        survey.keep(checked);
+    }
 }
 
 /// Holds the ledger, where there is one, against the plan, and the target against both.

@@ -301,11 +301,15 @@ mod tests {
             digest: PlanDigest {
                 source: "s".to_owned(),
                 target: "t".to_owned(),
+                ..PlanDigest::default()
             },
             source_files: String::new(),
             target_files: String::new(),
             columns: Vec::new(),
+            filter: None,
             key: Vec::new(),
+            key_basis: Default::default(),
+            source_kind: Default::default(),
             format: CopyFormat::Binary,
             on_conflict: OnConflict::Error,
             target_key_is_unique: true,

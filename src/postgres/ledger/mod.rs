@@ -25,7 +25,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub use again::to_look_at;
 pub use layout::{FORMAT, Probe, State, ensure, probe};
-pub use partitions::is_unsettled;
+pub use partitions::{is_unsettled, unsettle};
 pub use rewritten::check_rewritten;
 pub use seen::{set_source_seen, source_clock, source_seen};
 #[cfg(any(test, fuzzing))]
@@ -35,6 +35,7 @@ pub(super) use segments::{key_of, tally_of};
 pub(super) use take_over::plan_from_json;
 pub use take_over::{Found, check_begun, check_source, inspect, lost, stored_plan, take_over};
 pub use told::{Told, told};
+pub use trust::is_trusted;
 
 const YEAR_10000_MICROSECONDS: u64 = 253_402_300_800_000_000;
 

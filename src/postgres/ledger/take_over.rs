@@ -81,7 +81,7 @@ pub async fn take_over(
             let passed = partitions::passed_by(source, plan, earlier, end).await?;
             if !passed.is_empty() {
                 warn_of_partitions(spec, plan, &passed);
-                partitions::unsettle(target, spec, plan, epoch).await?;
+                partitions::unsettle(target, spec, plan, Some(epoch)).await?;
                 settled = None;
             }
         }
