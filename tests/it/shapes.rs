@@ -158,4 +158,10 @@ fn a_condition_that_makes_no_sense_is_told_and_nothing_is_written() {
         let ledger = ask(&stage.target, "SELECT to_regnamespace('longhaul') IS NULL");
         assert_eq!((ledger.as_str(), stage.rows()), ("t", 0), "{given:?}");
     }
+    let mut sync = stage.copy("sync", &["--dry-run", "--where", "duration_ms > 5"]);
+    let told = stage.begin(&mut sync).end().assert_code(0).stdout;
+    assert!(
+        told.contains("a row that comes to fit later is not found by this sync"),
+        "{told}"
+    );
 }

@@ -301,32 +301,44 @@ async fn another_shape_is_another_plan_and_what_was_copied_by_the_first_is_refus
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_loses_nothing_is_cast_on_the_source() {
-    let fill = "INSERT INTO t SELECT i, i, i, i, -i, i / 10.0, i::text || ' ', 'c' || i, NULLIF('ab', 'ab'), ARRAY[i, NULL],
-            '[ {\"a\": 1, \"a\": 1.00}]', '{\"b\": 1.0}', B'101', 'sad' FROM generate_series(1, 9) i;
-        INSERT INTO t VALUES (2147483647, 32767, 2147483647, -9223372036854775808, 4294967295, 'NaN', '', '', 'x', '{}', 'null', 'null', B'000', NULL)";
+    let mood = "CREATE TYPE mood AS ENUM ('sad', 'ok')";
     let source = format!(
-        "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, s smallint, i int, big bigint, o oid, f real, v varchar(20), c char(9), c2 char(3),
-             ints int[], j json, jb jsonb, bits bit(3), m mood); {}",
-        fill.replace("-i, i / 10.0", "i::oid, i / 10.0")
+        "{mood}; CREATE TABLE t (id int PRIMARY KEY, s smallint, i int, big bigint, o oid, f real, v varchar(20), c char(9), c2 char(3),
+             ints int[], j json, jb jsonb, bits bit(3), m mood, n numeric(6, 2));
+         INSERT INTO t SELECT i, i, i, i, i::oid, i / 10.0, i::text || ' ', 'c' || i, NULL, ARRAY[i, NULL],
+             '[ {{\"a\": 1, \"a\": 1.00}}]', '{{\"b\": 1.0}}', B'101', 'sad', i / 7.0 FROM generate_series(1, 9) i;
+         INSERT INTO t VALUES (2147483647, 32767, 2147483647, -9223372036854775808, 4294967295, 'NaN', '', '', 'x', '{{}}', 'null',
+             'null', B'000', NULL, 'NaN')"
     );
-    let target = "CREATE TABLE t (id bigint PRIMARY KEY, s int, i numeric(12, 2), big numeric, o bigint, f double precision, v text, c text,
-             c2 char(8), ints bigint[], j text, jb json, bits bit varying, m text)";
-    let databases = databases(&source, target).await;
-    let run = copied(&databases, spec("t", OnConflict::Error)).await;
-    assert_eq!(run.plan.format, CopyFormat::Binary, "what is sent is built in");
-    same(
-        &databases,
-        "SELECT id::bigint, s::int, i::numeric(12, 2), big::numeric, o::bigint, f::double precision, v::text, c::text, c2::char(8),
-             ints::bigint[], j::text, jb::json::text, bits::bit varying, m::text FROM t",
-    )
-    .await;
-    // Another look finds keys of the narrower type.
-    sql(&databases.target_url, "DELETE FROM t WHERE id IN (3, 2147483647)").await;
-    let look = databases
-        .copy(&run, &another_look(20, range(None, "2147483647")))
-        .await
-        .unwrap();
-    assert_eq!((look.rows, differences(&databases, &run).await.1), (2, 0));
+    let target = format!(
+        "{mood}; CREATE TABLE t (id bigint PRIMARY KEY, s int, i numeric(12, 2), big numeric, o bigint, f double precision, v text,
+             c text, c2 char(8), ints bigint[], j text, jb json, bits bit varying, m text, n numeric(9, 4))"
+    );
+    for (forced, format) in [
+        ("SELECT", CopyFormat::Binary),
+        (
+            "ALTER TABLE t ADD COLUMN forced mood DEFAULT 'ok'",
+            CopyFormat::Text,
+        ),
+    ] {
+        let databases = databases(&format!("{source}; {forced}"), &format!("{target}; {forced}")).await;
+        let run = copied(&databases, spec("t", OnConflict::Error)).await;
+        assert_eq!(
+            run.plan.format, format,
+            "what is sent is built in but for what forces text"
+        );
+        same(
+            &databases,
+            "SELECT id::bigint, s::int, i::numeric(12, 2), big::numeric, o::bigint, f::double precision, v::text, c::text,
+                 c2::char(8), ints::bigint[], j::text, jb::json::text, bits::bit varying, m::text, n::numeric(9, 4) FROM t",
+        )
+        .await;
+        // Another look finds keys of the narrower type.
+        sql(&databases.target_url, "DELETE FROM t WHERE id IN (3, 2147483647)").await;
+        let look = another_look(20, range(None, "2147483647"));
+        let look = databases.copy(&run, &look).await.unwrap();
+        assert_eq!((look.rows, differences(&databases, &run).await.1), (2, 0));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
