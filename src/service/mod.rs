@@ -54,7 +54,9 @@ const WORKFLOW_SERVICE: &str = "temporal.api.workflowservice.v1.WorkflowService"
 pub enum Caller {
     /// Code in the process that owns the journal.
     Embedded,
-    /// Another process, through a socket.
+    /// Another process of this machine, through the socket of the state directory.
+    Neighbour,
+    /// Another process, wherever it is.
     Remote,
 }
 

@@ -65,9 +65,10 @@ pub struct Updates {
 impl Updates {
     /// The messages that go out with a workflow task, in the order in which the updates came.
     ///
-    /// What a worker was given and did not answer it gets again, unless the task only goes on where it asked for more time.
-    pub fn send(&mut self, run_id: &str, task: &WorkflowTaskState) -> Vec<Message> {
-        let again = !(task.heartbeat && task.sticky);
+    /// What a worker was given and did not answer it gets again, unless the task only goes on where it asked for more time,
+    /// and it has the run in its cache.
+    pub fn send(&mut self, run_id: &str, task: &WorkflowTaskState, in_cache: bool) -> Vec<Message> {
+        let again = !(task.heartbeat && in_cache);
         let goes_out = |delivery| match delivery {
             Delivery::Unsent => true,
             Delivery::Sent => again,

@@ -19,13 +19,12 @@ use temporalio_protos::temporal::api::workflowservice::v1::{
 use tonic::Status;
 
 use super::super::clock::timestamp;
-use super::super::history::Change;
+use super::super::history::{Change, RETENTION_MS};
 use super::super::matching::QueueKind;
 use super::super::{NAMESPACE, Service};
 use super::{MAX_PAYLOAD_BYTES, check_namespace};
 
 const SERVER_VERSION: &str = env!("CARGO_PKG_VERSION");
-const RETENTION_DAYS: i64 = 30;
 /// There is one, and it is active.
 const CLUSTER: &str = "longhaul";
 
@@ -40,7 +39,8 @@ impl Service {
             activity_failure_include_heartbeat: true,
             supports_schedules: false,
             encoded_failure_attributes: true,
-            build_id_based_versioning: false,
+            // They say their builds, which are written down.
+            build_id_based_versioning: true,
             upsert_memo: true,
             eager_workflow_start: false,
             sdk_metadata: true,
@@ -90,7 +90,6 @@ impl Service {
         &self,
         request: DescribeTaskQueueRequest,
     ) -> Result<DescribeTaskQueueResponse, Status> {
-        check_namespace(&request.namespace)?;
         let queue = request.task_queue.unwrap_or_default();
         let kind = if request.task_queue_type == TaskQueueType::Activity as i32 {
             QueueKind::Activity
@@ -153,7 +152,7 @@ fn the_namespace() -> DescribeNamespaceResponse {
         ..Default::default()
     };
     let retention = prost_types::Duration {
-        seconds: RETENTION_DAYS * 24 * 3600,
+        seconds: RETENTION_MS / 1000,
         nanos: 0,
     };
     let config = NamespaceConfig {

@@ -43,7 +43,7 @@ impl Service {
             ..Default::default()
         };
         self.change_found(&request.namespace, request.workflow_execution, "", |change| {
-            change.signal(attributes)
+            change.signal(attributes, request.links)
         })
         .await?;
         Ok(SignalWorkflowExecutionResponse::default())
@@ -54,7 +54,8 @@ impl Service {
         request: RequestCancelWorkflowExecutionRequest,
     ) -> Result<RequestCancelWorkflowExecutionResponse, Status> {
         let (reason, identity) = (request.reason, request.identity);
-        let cancel = |change: &mut Change| change.request_cancel(reason, identity, &request.request_id);
+        let cancel =
+            |change: &mut Change| change.request_cancel(reason, identity, &request.request_id, request.links);
         let first_run_id = &request.first_execution_run_id;
         self.change_found(
             &request.namespace,
@@ -73,7 +74,8 @@ impl Service {
         // A server gives the same reason where a client gives none.
         let reason = Some(request.reason).filter(|reason| !reason.is_empty());
         let reason = reason.unwrap_or_else(|| "terminated by user via frontend".to_owned());
-        let terminate = |change: &mut Change| change.terminate(reason, request.details, request.identity);
+        let terminate =
+            |change: &mut Change| change.terminate(reason, request.details, request.identity, request.links);
         let first_run_id = &request.first_execution_run_id;
         self.change_found(
             &request.namespace,

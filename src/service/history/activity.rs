@@ -4,7 +4,7 @@
 //! have any number of attempts.
 
 use temporalio_protos::temporal::api::command::v1::ScheduleActivityTaskCommandAttributes;
-use temporalio_protos::temporal::api::common::v1::{ActivityType, Payload, Payloads};
+use temporalio_protos::temporal::api::common::v1::{ActivityType, Payload, Payloads, WorkerVersionStamp};
 use temporalio_protos::temporal::api::enums::v1::{RetryState, TimeoutType, WorkflowTaskFailedCause};
 use temporalio_protos::temporal::api::failure::v1::Failure;
 use temporalio_protos::temporal::api::failure::v1::failure::FailureInfo;
@@ -15,8 +15,8 @@ use temporalio_protos::temporal::api::history::v1::{
     ActivityTaskScheduledEventAttributes, ActivityTaskStartedEventAttributes,
     ActivityTaskTimedOutEventAttributes,
 };
-use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
 
+use super::super::Caller;
 use super::super::clock::{duration, millis};
 use super::close::capped;
 use super::retry::{self, timeout_failure};
@@ -37,8 +37,10 @@ pub struct ActivityStart {
     pub attempt: i32,
     pub identity: String,
     pub request_id: String,
-    /// Whether the worker lives in the process that owns the journal.
-    pub embedded: bool,
+    /// Where the worker lives.
+    pub caller: Caller,
+    /// Its build.
+    pub worker_version: Option<WorkerVersionStamp>,
 }
 
 impl Change {
@@ -46,7 +48,6 @@ impl Change {
     pub(super) fn schedule_activity(
         &mut self,
         command: ScheduleActivityTaskCommandAttributes,
-        user_metadata: Option<UserMetadata>,
         completed_event_id: i64,
     ) -> Result<i64, HistoryError> {
         let bad = |message: &str| HistoryError::BadCommand {
@@ -63,7 +64,7 @@ impl Change {
         }
         let timeouts = Timeouts::of(&command, self.state.run_timeout_ms)
             .ok_or_else(|| bad("it has no close timeout"))?;
-        let retry_policy = retry::with_defaults(command.retry_policy.clone());
+        let retry_policy = retry::checked(command.retry_policy.clone()).map_err(|what| bad(&what))?;
         let queue = command
             .task_queue
             .as_ref()
@@ -85,10 +86,7 @@ impl Change {
             retry_policy: Some(retry_policy.clone()),
             priority: command.priority,
         };
-        let id = self.append_with(
-            Attributes::ActivityTaskScheduledEventAttributes(scheduled),
-            user_metadata,
-        );
+        let id = self.append_command(Attributes::ActivityTaskScheduledEventAttributes(scheduled));
         self.state.activities.insert(ActivityState {
             scheduled_event_id: id,
             activity_id: command.activity_id,
@@ -137,8 +135,39 @@ impl Change {
             return Err(GONE);
         }
         (it.started_ms, it.heartbeat_ms) = (now_ms, now_ms);
-        (it.identity, it.request_id, it.embedded) = (start.identity, start.request_id, start.embedded);
+        (it.identity, it.request_id) = (start.identity, start.request_id);
+        it.embedded = start.caller == Caller::Embedded;
+        it.neighbour = start.caller == Caller::Neighbour;
+        it.worker_version = start.worker_version;
         Ok(it.clone())
+    }
+
+    /// The attempt that is out or waits at an activity that a client names by its id.
+    pub fn activity_with_id(&self, activity_id: &str) -> Result<(i64, i32), HistoryError> {
+        let it = self.state.activities.with_id(activity_id);
+        it.filter(|_| !self.is_closed())
+            .map(|it| (it.scheduled_event_id, it.attempt))
+            .ok_or(GONE)
+    }
+
+    /// A client says how an activity ended, whether or not a worker has begun with it.
+    pub fn complete_activity_by_id(
+        &mut self,
+        activity_id: &str,
+        result: Option<Payloads>,
+        identity: String,
+    ) -> Result<(), HistoryError> {
+        let task = self.activity_with_id(activity_id)?;
+        if let Some(it) = self
+            .state
+            .activities
+            .get_mut(task.0)
+            .filter(|it| it.started_ms == 0)
+        {
+            it.started_ms = self.now_ms;
+            (it.identity, it.request_id, it.worker_version) = (identity.clone(), String::new(), None);
+        }
+        self.complete_activity(task, result, identity)
     }
 
     /// The attempt that `scheduled_event_id` and `attempt` name, which must be out.
@@ -270,10 +299,10 @@ impl Change {
                     message: format!("no activity was scheduled by event {scheduled_event_id}"),
                 });
             }
-            self.append(requested);
+            self.append_command(requested);
             return Ok(());
         }
-        let event_id = self.append(requested);
+        let event_id = self.append_command(requested);
         let it = self.state.activities.get_mut(scheduled_event_id);
         let unstarted = it.is_some_and(|it| {
             it.cancel_requested_event_id = event_id;
@@ -328,7 +357,7 @@ impl Change {
 
     /// The worker that had it is dead: hand out the next attempt at once.
     pub fn recover_activities(&mut self, is_dead: &IsDead) {
-        let lost = |it: &&ActivityState| it.started_ms != 0 && is_dead(&it.identity, it.embedded);
+        let lost = |it: &&ActivityState| it.started_ms != 0 && is_dead(&it.holder());
         let lost: Vec<i64> = self
             .state
             .activities
@@ -352,6 +381,7 @@ impl Change {
         }
     }
 
+    #[expect(deprecated, reason = "a server hands on what a worker says of its build")]
     fn append_started(&mut self, it: &ActivityState) -> i64 {
         let attributes = Attributes::ActivityTaskStartedEventAttributes(ActivityTaskStartedEventAttributes {
             scheduled_event_id: it.scheduled_event_id,
@@ -359,6 +389,7 @@ impl Change {
             request_id: it.request_id.clone(),
             attempt: it.attempt,
             last_failure: it.last_failure.clone(),
+            worker_version: it.worker_version.clone(),
             ..Default::default()
         });
         if self.workflow_task_is_out() {

@@ -10,6 +10,8 @@ mod close;
 mod command;
 mod deadline;
 mod event;
+mod payload;
+mod reset_points;
 mod retry;
 mod rows;
 mod state;
@@ -20,7 +22,7 @@ mod workflow_task;
 
 use temporalio_protos::temporal::api::enums::v1::WorkflowExecutionStatus;
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
-use temporalio_protos::temporal::api::sdk::v1::EventGroupMarker;
+use temporalio_protos::temporal::api::sdk::v1::{EventGroupMarker, UserMetadata};
 use xxhash_rust::xxh3::Xxh3;
 
 pub use activity::ActivityStart;
@@ -29,7 +31,8 @@ pub use close::StartRun;
 pub use command::Completion;
 pub use deadline::Deadline;
 pub use event::is_close_event;
-pub use retry::with_defaults;
+pub use payload::merged;
+pub use retry::checked;
 pub use state::{ActivityState, FormerFields, RunRecord, RunState, UpdateState, WorkflowTaskState};
 pub use workflow_task::WorkflowTaskStart;
 
@@ -41,6 +44,8 @@ pub const SUGGEST_CONTINUE_AS_NEW_BYTES: i64 = 4 << 20;
 pub const MAX_EVENTS: i64 = 51_200;
 /// At so many bytes of history likewise.
 pub const MAX_HISTORY_BYTES: i64 = 50 << 20;
+/// How long a closed run is kept that is not the last of its workflow.
+pub const RETENTION_MS: i64 = 30 * 24 * 3600 * 1000;
 /// Remembered request ids of signals and cancels.
 const MAX_REQUEST_IDS: usize = 64;
 
@@ -66,8 +71,20 @@ pub enum HistoryError {
     },
 }
 
-/// Whether a worker is dead, by its identity, and by whether it lived in the process that owned the journal when it took its task.
-pub type IsDead<'a> = dyn Fn(&str, bool) -> bool + 'a;
+/// A worker that has a task.
+#[derive(Debug, Clone, Copy)]
+pub struct Holder<'a> {
+    /// What it calls itself.
+    pub identity: &'a str,
+    /// Whether it lived in the process that owned the journal when it took its task.
+    pub embedded: bool,
+    /// Whether it is another process of this machine, as it has come through the socket of the state directory. Only of such
+    /// a one does its identity say which process it is: a pid from elsewhere, or from a container, may be anybody's here.
+    pub neighbour: bool,
+}
+
+/// Whether a worker is dead.
+pub type IsDead<'a> = dyn Fn(&Holder<'_>) -> bool + 'a;
 
 /// A task that is to be put into its queue once the change that made it is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,8 +136,10 @@ pub struct Change {
     /// While commands are carried out, a workflow task is only noted: it comes after all of their events.
     in_commands: bool,
     wants_workflow_task: bool,
-    /// What the command that is carried out belongs to, as its worker says.
+    /// What the command that is carried out belongs to, as its worker says, until its event is written.
     event_groups: Vec<EventGroupMarker>,
+    /// What its worker says about it.
+    user_metadata: Option<UserMetadata>,
 }
 
 pub use update::{UpdateNews, outlived};
@@ -141,6 +160,7 @@ impl Change {
             in_commands: false,
             wants_workflow_task: false,
             event_groups: Vec::new(),
+            user_metadata: None,
         }
     }
 

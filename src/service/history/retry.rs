@@ -10,11 +10,14 @@ use super::super::clock::{duration, millis};
 /// In a list of errors that are not retried: before the name of a timeout.
 const TIMEOUT_PREFIX: &str = "TemporalTimeout:";
 
+/// From one attempt to the next, where a policy does not say.
+const DEFAULT_INTERVAL_MS: i64 = 1000;
+
 /// The policy that a Temporal server fills in.
 pub fn with_defaults(policy: Option<RetryPolicy>) -> RetryPolicy {
     let mut policy = policy.unwrap_or_default();
     if millis(policy.initial_interval) == 0 {
-        policy.initial_interval = duration(1000);
+        policy.initial_interval = duration(DEFAULT_INTERVAL_MS);
     }
     if policy.backoff_coefficient < 1.0 {
         policy.backoff_coefficient = 2.0;
@@ -23,6 +26,54 @@ pub fn with_defaults(policy: Option<RetryPolicy>) -> RetryPolicy {
         policy.maximum_interval = duration(millis(policy.initial_interval).saturating_mul(100));
     }
     policy
+}
+
+/// The policy of an activity, with what a server fills in, or what is wrong with it.
+pub fn checked(policy: Option<RetryPolicy>) -> Result<RetryPolicy, String> {
+    let policy = policy.unwrap_or_default();
+    check(&policy)?;
+    Ok(with_defaults(Some(policy)))
+}
+
+/// Says what is wrong with a policy, as a Temporal server would.
+pub fn check(policy: &RetryPolicy) -> Result<(), String> {
+    if policy.maximum_attempts == 1 {
+        // It is not used.
+        return Ok(());
+    }
+    let is_negative =
+        |span: Option<prost_types::Duration>| span.is_some_and(|span| span.seconds < 0 || span.nanos < 0);
+    let (initial_ms, maximum_ms) = (millis(policy.initial_interval), millis(policy.maximum_interval));
+    let wrong = if is_negative(policy.initial_interval) || is_negative(policy.maximum_interval) {
+        "an interval of its retry policy is negative"
+    } else if policy.backoff_coefficient != 0.0 && !(policy.backoff_coefficient >= 1.0) {
+        "the backoff coefficient of its retry policy is less than 1"
+    } else if maximum_ms > 0
+        && maximum_ms
+            < if initial_ms > 0 {
+                initial_ms
+            } else {
+                DEFAULT_INTERVAL_MS
+            }
+    {
+        "the maximum interval of its retry policy is less than the initial one"
+    } else if policy.maximum_attempts < 0 {
+        "the maximum of attempts of its retry policy is negative"
+    } else {
+        return policy
+            .non_retryable_error_types
+            .iter()
+            .try_for_each(|it| check_timeout_name(it));
+    };
+    Err(wrong.to_owned())
+}
+
+fn check_timeout_name(error_type: &str) -> Result<(), String> {
+    const NAMES: [&str; 4] = ["StartToClose", "ScheduleToStart", "ScheduleToClose", "Heartbeat"];
+    match error_type.strip_prefix(TIMEOUT_PREFIX) {
+        Some(name) if !NAMES.contains(&name) => Err(format!("its retry policy names the timeout {name}")),
+        _ => Ok(()),
+    }
 }
 
 /// How long to wait for the attempt after this one, which failed so, or why there is none.

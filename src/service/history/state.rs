@@ -7,12 +7,16 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use temporalio_protos::temporal::api::common::v1::{Memo, Payloads, Priority, RetryPolicy, SearchAttributes};
+use temporalio_protos::temporal::api::common::v1::{
+    Memo, Payloads, Priority, RetryPolicy, SearchAttributes, WorkerVersionStamp,
+};
 use temporalio_protos::temporal::api::failure::v1::Failure;
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
 use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
+use temporalio_protos::temporal::api::workflow::v1::ResetPointInfo;
 
 use super::super::inventory::Inventory;
+use super::Holder;
 use super::rows::{Activities, RowChange, RowKind, Rows};
 
 /// One run of a workflow. A clone shares all of it, and copies what it changes.
@@ -200,6 +204,19 @@ pub struct RunRecord {
     pub priority: Option<Priority>,
     #[prost(message, optional, tag = "39")]
     pub user_metadata: Option<UserMetadata>,
+    /// The first workflow task that each build of a worker has completed, in this run and those before it.
+    #[prost(message, repeated, tag = "40")]
+    pub reset_points: Vec<ResetPointInfo>,
+    /// The run that follows this one, once it is closed.
+    #[prost(string, tag = "41")]
+    pub successor_run_id: String,
+    /// Of the closed runs before this one in its chain that are kept: the oldest, how many, and the bytes of their histories.
+    #[prost(string, tag = "42")]
+    pub oldest_kept_run_id: String,
+    #[prost(int64, tag = "43")]
+    pub kept_runs: i64,
+    #[prost(int64, tag = "44")]
+    pub kept_bytes: i64,
     /// How many rows are stored, and the sum of their hashes: the proof that none is missing.
     #[prost(uint64, tag = "64")]
     pub rows: u64,
@@ -294,6 +311,22 @@ pub struct WorkflowTaskState {
     /// Whether it goes on where its worker asked for more time: that worker still has the updates that it got.
     #[prost(bool, tag = "16")]
     pub heartbeat: bool,
+    /// The build of the worker that has it.
+    #[prost(message, optional, tag = "17")]
+    pub worker_version: Option<WorkerVersionStamp>,
+    /// Whether the worker that has it is another process of this machine.
+    #[prost(bool, tag = "18")]
+    pub neighbour: bool,
+}
+
+impl WorkflowTaskState {
+    pub fn holder(&self) -> Holder<'_> {
+        Holder {
+            identity: &self.identity,
+            embedded: self.embedded,
+            neighbour: self.neighbour,
+        }
+    }
 }
 
 /// Where the worker that has the run in its cache wants its next workflow task.
@@ -355,6 +388,22 @@ pub struct ActivityState {
     pub retry_policy: Option<RetryPolicy>,
     #[prost(int64, tag = "21")]
     pub last_attempt_complete_ms: i64,
+    /// The build of the worker that has it.
+    #[prost(message, optional, tag = "22")]
+    pub worker_version: Option<WorkerVersionStamp>,
+    /// Whether the worker that has it is another process of this machine.
+    #[prost(bool, tag = "23")]
+    pub neighbour: bool,
+}
+
+impl ActivityState {
+    pub fn holder(&self) -> Holder<'_> {
+        Holder {
+            identity: &self.identity,
+            embedded: self.embedded,
+            neighbour: self.neighbour,
+        }
+    }
 }
 
 /// Names a signal or a cancel.

@@ -173,7 +173,13 @@ impl Change {
                 "a run takes {MAX_UPDATES} updates, and this one has had them: it is to continue as new"
             )));
         }
-        self.schedule_speculative_task();
+        if self.state.first_task_ms > 0 {
+            // It is held back no longer. A first task is not taken back, whatever becomes of the update.
+            self.state.first_task_ms = 0;
+            self.schedule_workflow_task();
+        } else {
+            self.schedule_speculative_task();
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! shown: the time of the started event is what the workflow takes for its own. So is a speculative task, which is there for
 //! updates alone: if the workflow refuses all of them, nothing has happened.
 
+use temporalio_protos::temporal::api::common::v1::WorkerVersionStamp;
 use temporalio_protos::temporal::api::enums::v1::{TaskQueueKind, TimeoutType};
 use temporalio_protos::temporal::api::failure::v1::Failure;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
@@ -14,6 +15,7 @@ use temporalio_protos::temporal::api::history::v1::{
 };
 use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
 
+use super::super::Caller;
 use super::super::clock::duration;
 use super::event::unnumbered;
 use super::update::SUGGEST_CONTINUE_AS_NEW_UPDATES;
@@ -32,8 +34,10 @@ const SPECULATIVE_SCHEDULE_TO_START_MS: i64 = 5000;
 pub struct WorkflowTaskStart {
     pub identity: String,
     pub request_id: String,
-    /// Whether the worker lives in the process that owns the journal.
-    pub embedded: bool,
+    /// Where the worker lives.
+    pub caller: Caller,
+    /// Its build.
+    pub worker_version: Option<WorkerVersionStamp>,
 }
 
 impl Change {
@@ -140,7 +144,10 @@ impl Change {
         if task.started_event_id != 0 || self.is_closed() || task.scheduled_ms > self.now_ms {
             return Err(GONE);
         }
-        (task.identity, task.request_id, task.embedded) = (start.identity, start.request_id, start.embedded);
+        (task.identity, task.request_id) = (start.identity, start.request_id);
+        task.embedded = start.caller == Caller::Embedded;
+        task.neighbour = start.caller == Caller::Neighbour;
+        task.worker_version = start.worker_version;
         task.started_ms = self.now_ms;
         task.suggest_continue_as_new = self.state.next_event_id
             >= crate::failpoint::renew_after(SUGGEST_CONTINUE_AS_NEW_EVENTS)
@@ -274,7 +281,7 @@ impl Change {
         let Some(task) = self.state.workflow_task.clone() else {
             return;
         };
-        if task.started_event_id != 0 && is_dead(&task.identity, task.embedded) {
+        if task.started_event_id != 0 && is_dead(&task.holder()) {
             self.time_out_workflow_task(TimeoutType::StartToClose);
             // A death is no failure of the workflow's code: no pause before the next attempt.
             if let Some(next) = self.state.workflow_task.as_mut() {
@@ -291,6 +298,7 @@ impl Change {
     }
 }
 
+#[expect(deprecated, reason = "a server hands on what a worker says of its build")]
 fn started(task: &WorkflowTaskState, history_bytes: i64) -> Attributes {
     Attributes::WorkflowTaskStartedEventAttributes(WorkflowTaskStartedEventAttributes {
         scheduled_event_id: task.scheduled_event_id,
@@ -298,6 +306,7 @@ fn started(task: &WorkflowTaskState, history_bytes: i64) -> Attributes {
         request_id: task.request_id.clone(),
         suggest_continue_as_new: task.suggest_continue_as_new,
         history_size_bytes: history_bytes,
+        worker_version: task.worker_version.clone(),
         ..Default::default()
     })
 }

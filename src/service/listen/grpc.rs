@@ -11,7 +11,6 @@ use tonic::codec::{
 use tonic::server::Grpc;
 use tonic::{Code, Request, Response, Status};
 
-use super::super::Caller;
 use super::{Door, health, reflection};
 
 /// More is not taken in, compressed or not; the frontend refuses less, and in the words that SDKs know.
@@ -73,8 +72,9 @@ impl tonic::server::UnaryService<Bytes> for Unary {
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
         let (service, path) = (self.door.service.clone(), self.path.clone());
+        let caller = self.door.caller;
         Box::pin(async move {
-            let answer = service.call(Caller::Remote, &path, &request.into_inner()).await?;
+            let answer = service.call(caller, &path, &request.into_inner()).await?;
             let is_small = answer.len() < COMPRESSED_FROM_BYTES;
             let mut response = Response::new(Bytes::from(answer));
             if is_small {

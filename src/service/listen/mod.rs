@@ -23,7 +23,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use super::Service;
+use super::{Caller, Service};
 
 #[cfg(test)]
 pub(super) use reflection::DESCRIPTORS;
@@ -75,6 +75,8 @@ pub enum ListenError {
 #[derive(Clone)]
 struct Door {
     service: Service,
+    /// Who comes through it.
+    caller: Caller,
     /// `None` where whoever reaches the door may enter.
     keys: Option<Arc<ApiKeys>>,
     idle_for: Duration,

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
-use super::super::Service;
+use super::super::{Caller, Service};
 use super::{ApiKeys, Door, IDLE_FOR, LEAVE_WITHIN, ListenError, Tls};
 
 /// More connections wait until one of these ends. A worker has two or three.
@@ -75,6 +75,7 @@ pub async fn listen_on_tcp(service: Service, options: TcpOptions) -> Result<List
     let (close, closing) = watch::channel(false);
     let door = Door {
         service,
+        caller: Caller::Remote,
         keys: options.keys.map(Arc::new),
         idle_for: IDLE_FOR,
         closing,

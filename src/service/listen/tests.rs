@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use super::super::journal::{MemoryJournal, Store};
-use super::super::{Clock, Mode, NAMESPACE, WORKFLOW_SERVICE};
+use super::super::{Caller, Clock, Mode, NAMESPACE, WORKFLOW_SERVICE};
 use super::*;
 
 const IDLE: Duration = Duration::from_millis(300);
@@ -42,6 +42,7 @@ fn served(keys: Option<ApiKeys>, idle_for: Duration) -> Served {
     let (close, closing) = watch::channel(false);
     let door = Door {
         service: service(),
+        caller: Caller::Remote,
         keys: keys.map(Arc::new),
         idle_for,
         closing,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, watch};
 
-use super::super::Service;
+use super::super::{Caller, Service};
 use super::{Door, IDLE_FOR, ListenError};
 
 /// Answers on a Unix socket until the returned guard is dropped. A socket that a dead process left is replaced: the caller
@@ -27,6 +27,7 @@ pub fn listen(service: Service, path: &Path) -> Result<Listening, ListenError> {
     let (open, closing) = watch::channel(false);
     let door = Door {
         service,
+        caller: Caller::Neighbour,
         keys: None,
         idle_for: IDLE_FOR,
         closing,
