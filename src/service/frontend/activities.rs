@@ -150,6 +150,8 @@ impl Service {
     ) -> Result<RespondActivityTaskFailedResponse, Status> {
         let token = token(&request.task_token)?;
         let task = (token.event_id, token.attempt);
+        check_payload("the failure", request.failure.as_ref())?;
+        check_payload("the heartbeat's details", request.last_heartbeat_details.as_ref())?;
         let failure = request.failure.unwrap_or_default();
         let fail = |change: &mut Change| {
             if let Some(details) = request.last_heartbeat_details {
@@ -166,6 +168,7 @@ impl Service {
         request: RespondActivityTaskCanceledRequest,
     ) -> Result<RespondActivityTaskCanceledResponse, Status> {
         let token = token(&request.task_token)?;
+        check_payload("the details", request.details.as_ref())?;
         let task = (token.event_id, token.attempt);
         self.change(&token.run_id, |change| {
             change.cancel_activity(task, request.details, request.identity)

@@ -19,17 +19,13 @@ use tonic::{Code, Status};
 
 use super::detail::detailed;
 use super::events::read_events;
-use super::history::{Change, HistoryError, RunState};
+use super::history::{self, Change, HistoryError, RunState};
 use super::stored::prove_events;
 use super::{Caller, NAMESPACE, Service, WORKFLOW_SERVICE, journal_status};
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
 
 /// No request may be larger; Temporal's servers refuse at the same size.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
-/// No payload may be larger, as on a Temporal server.
-const MAX_PAYLOAD_BYTES: usize = 2 << 20;
-/// No id or name may be longer, as on a Temporal server.
-const MAX_ID_BYTES: usize = 1000;
 
 /// Asks the method of an RPC; what is for another namespace it never sees.
 macro_rules! rpcs {
@@ -170,23 +166,23 @@ fn check_task_namespace(namespace: &str) -> Result<(), Status> {
 }
 
 fn check_id<'a>(what: &str, id: &'a str) -> Result<&'a str, Status> {
-    match id.len() {
-        0 => Err(Status::invalid_argument(format!("{what} is not set"))),
-        1..=MAX_ID_BYTES => Ok(id),
-        _ => Err(Status::invalid_argument(format!(
-            "{what} is longer than {MAX_ID_BYTES} bytes"
-        ))),
+    history::check_id(what, id)
+        .map(|()| id)
+        .map_err(Status::invalid_argument)
+}
+
+/// Of an id that need not be given.
+fn check_optional_id(what: &str, id: &str) -> Result<(), Status> {
+    if id.is_empty() {
+        Ok(())
+    } else {
+        check_id(what, id).map(drop)
     }
 }
 
 fn check_payload(what: &str, message: Option<&impl Message>) -> Result<(), Status> {
-    let bytes = message.map_or(0, Message::encoded_len);
-    if bytes <= MAX_PAYLOAD_BYTES {
-        return Ok(());
-    }
-    Err(Status::invalid_argument(format!(
-        "{what} has {bytes} bytes, more than {MAX_PAYLOAD_BYTES}"
-    )))
+    let size = message.map_or(Ok(()), |message| history::check_size(what, message));
+    size.map_err(Status::invalid_argument)
 }
 
 fn not_found(workflow_id: &str) -> Status {

@@ -1,6 +1,6 @@
 //! Starting workflows, and what happens when one with the same id is there.
 
-use temporalio_protos::temporal::api::common::v1::{Payload, Payloads};
+use temporalio_protos::temporal::api::common::v1::{Payload, Payloads, Priority};
 use temporalio_protos::temporal::api::enums::v1::{
     WorkflowExecutionStatus as Status_, WorkflowIdConflictPolicy, WorkflowIdReusePolicy,
 };
@@ -12,12 +12,12 @@ use temporalio_protos::temporal::api::workflowservice::v1::{
 };
 use tonic::{Code, Status};
 
-use super::super::clock::millis;
+use super::super::clock::{millis, span_ms};
 use super::super::core::Pending;
 use super::super::detail::detailed;
 use super::super::history::{Change, RunState, StartRun, checked};
 use super::super::{Service, journal_status, search_attributes, status_of};
-use super::{check_id, check_payload};
+use super::{check_id, check_optional_id, check_payload};
 
 impl Service {
     pub(super) async fn start_workflow_execution(
@@ -194,6 +194,9 @@ fn validated(request: StartWorkflowExecutionRequest) -> Result<StartRun, Status>
     check_id("workflow type", &workflow_type)?;
     let task_queue = request.task_queue.unwrap_or_default().name;
     check_id("task queue", &task_queue)?;
+    check_optional_id("the request's id", &request.request_id)?;
+    check_priority(request.priority.as_ref())?;
+    let span = |span| span_ms(span).map_err(Status::invalid_argument);
     check_payload("the input", request.input.as_ref())?;
     check_payload("the memo", request.memo.as_ref())?;
     search_attributes::check(request.search_attributes.as_ref()).map_err(Status::invalid_argument)?;
@@ -210,9 +213,9 @@ fn validated(request: StartWorkflowExecutionRequest) -> Result<StartRun, Status>
         search_attributes: request.search_attributes,
         identity: request.identity,
         request_id: request.request_id,
-        workflow_task_timeout_ms: millis(request.workflow_task_timeout),
-        run_timeout_ms: millis(request.workflow_run_timeout),
-        execution_timeout_ms: millis(request.workflow_execution_timeout),
+        workflow_task_timeout_ms: span(request.workflow_task_timeout)?,
+        run_timeout_ms: span(request.workflow_run_timeout)?,
+        execution_timeout_ms: span(request.workflow_execution_timeout)?,
         last_completion_result: request.last_completion_result,
         continued_failure: request.continued_failure,
         retry_policy: retry_policy.transpose().map_err(Status::invalid_argument)?,
@@ -221,6 +224,14 @@ fn validated(request: StartWorkflowExecutionRequest) -> Result<StartRun, Status>
         links: request.links,
         ..Default::default()
     })
+}
+
+fn check_priority(priority: Option<&Priority>) -> Result<(), Status> {
+    let negative = |it: &Priority| it.priority_key < 0 || it.fairness_weight < 0.0;
+    if priority.is_some_and(negative) {
+        return Err(Status::invalid_argument("the priority is negative"));
+    }
+    Ok(())
 }
 
 /// What a start could ask for and would not get.

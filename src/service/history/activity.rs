@@ -17,10 +17,11 @@ use temporalio_protos::temporal::api::history::v1::{
 };
 
 use super::super::Caller;
-use super::super::clock::{duration, millis};
+use super::super::clock::{duration, span_ms};
 use super::close::capped;
+use super::event::closes_activity;
 use super::retry::{self, timeout_failure};
-use super::{ActivityState, Change, Dispatch, HistoryError, IsDead};
+use super::{ActivityState, Change, Dispatch, HistoryError, IsDead, check_id, check_size};
 
 const GONE: HistoryError =
     HistoryError::NotFound("activity task not found: it was closed, timed out or is at another attempt");
@@ -56,14 +57,14 @@ impl Change {
         };
         let activity_type = command.activity_type.clone().filter(|it| !it.name.is_empty());
         let activity_type = activity_type.ok_or_else(|| bad("it has no type"))?;
-        if command.activity_id.is_empty() {
-            return Err(bad("it has no id"));
-        }
+        check_id("its id", &command.activity_id)
+            .and_then(|()| check_id("its type", &activity_type.name))
+            .and_then(|()| check_size("its input", &command))
+            .map_err(|what| bad(&what))?;
         if self.state.activities.with_id(&command.activity_id).is_some() {
             return Err(bad("its id is taken by an open activity"));
         }
-        let timeouts = Timeouts::of(&command, self.state.run_timeout_ms)
-            .ok_or_else(|| bad("it has no close timeout"))?;
+        let timeouts = Timeouts::of(&command, self.state.run_timeout_ms).map_err(|what| bad(&what))?;
         let retry_policy = retry::checked(command.retry_policy.clone()).map_err(|what| bad(&what))?;
         let queue = command
             .task_queue
@@ -293,10 +294,15 @@ impl Change {
         );
         if !self.state.activities.contains_key(&scheduled_event_id) {
             // It may have closed while the task that cancels it was out; its closing event is then buffered.
-            if scheduled_event_id <= 0 || scheduled_event_id >= self.state.next_event_id {
+            if !self
+                .state
+                .buffered
+                .values()
+                .any(|it| closes_activity(it, scheduled_event_id))
+            {
                 return Err(HistoryError::BadCommand {
                     cause: WorkflowTaskFailedCause::BadRequestCancelActivityAttributes as i32,
-                    message: format!("no activity was scheduled by event {scheduled_event_id}"),
+                    message: format!("no activity is open that event {scheduled_event_id} scheduled"),
                 });
             }
             self.append_command(requested);
@@ -432,18 +438,22 @@ struct Timeouts {
 }
 
 impl Timeouts {
-    /// `None` where no attempt would ever end. None of them is longer than the run may take.
-    fn of(command: &ScheduleActivityTaskCommandAttributes, run_timeout_ms: i64) -> Option<Self> {
-        let schedule_to_close_ms = capped(millis(command.schedule_to_close_timeout), run_timeout_ms);
-        let given_ms = millis(command.start_to_close_timeout);
-        if given_ms == 0 && millis(command.schedule_to_close_timeout) == 0 {
-            return None;
+    /// Errs where no attempt would ever end. None of them is longer than the run may take.
+    fn of(command: &ScheduleActivityTaskCommandAttributes, run_timeout_ms: i64) -> Result<Self, String> {
+        let (to_close_ms, given_ms) = (
+            span_ms(command.schedule_to_close_timeout)?,
+            span_ms(command.start_to_close_timeout)?,
+        );
+        if given_ms == 0 && to_close_ms == 0 {
+            return Err("it has no close timeout".to_owned());
         }
+        let schedule_to_close_ms = capped(to_close_ms, run_timeout_ms);
         let start_to_close_ms = capped(given_ms, schedule_to_close_ms);
-        let heartbeat_ms = millis(command.heartbeat_timeout);
-        Some(Self {
+        let heartbeat_ms = span_ms(command.heartbeat_timeout)?;
+        let schedule_to_start_ms = capped(span_ms(command.schedule_to_start_timeout)?, schedule_to_close_ms);
+        Ok(Self {
             schedule_to_close_ms,
-            schedule_to_start_ms: capped(millis(command.schedule_to_start_timeout), schedule_to_close_ms),
+            schedule_to_start_ms,
             start_to_close_ms,
             heartbeat_ms: heartbeat_ms.min(start_to_close_ms),
         })

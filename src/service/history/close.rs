@@ -22,9 +22,8 @@ use temporalio_protos::temporal::api::workflow::v1::{ResetPointInfo, ResetPoints
 use super::super::clock::{duration, timestamp};
 use super::event::unnumbered;
 use super::retry::timeout_failure;
-use super::state::RequestId;
 use super::update::{UpdateNews, outlived};
-use super::{Change, HistoryError, MAX_REQUEST_IDS, RunRecord, RunState};
+use super::{Change, HistoryError, RunRecord, RunState};
 
 /// What a worker has to answer a workflow task, where the client does not say.
 const DEFAULT_WORKFLOW_TASK_TIMEOUT_MS: i64 = 10_000;
@@ -328,20 +327,7 @@ impl Change {
     }
 
     fn is_repeated(&mut self, request_id: &str) -> bool {
-        if request_id.is_empty() {
-            return false;
-        }
-        if self.state.request_ids.values().any(|it| it.id == request_id) {
-            return true;
-        }
-        self.state.request_ids.push(RequestId {
-            id: request_id.to_owned(),
-        });
-        let oldest = self.state.request_ids.keys().next().copied();
-        if let Some(oldest) = oldest.filter(|_| self.state.request_ids.len() > MAX_REQUEST_IDS) {
-            self.state.request_ids.remove(&oldest);
-        }
-        false
+        !request_id.is_empty() && !self.state.request_ids.insert(request_id.to_owned())
     }
 }
 

@@ -20,11 +20,11 @@ use temporalio_protos::temporal::api::protocol::v1::Message;
 use temporalio_protos::temporal::api::sdk::v1::WorkflowTaskCompletedMetadata;
 use temporalio_protos::temporal::api::update::v1::Request;
 
-use super::super::clock::millis;
+use super::super::clock::span_ms;
 use super::super::search_attributes;
 use super::state::{StickyState, TimerState, WorkflowTaskState};
 use super::update::is_rejection;
-use super::{Change, HistoryError, merged, retry};
+use super::{Change, HistoryError, check_id, check_size, merged, retry};
 
 /// How many events a speculative task may tell of and be forgotten; they are told again with the next one.
 const MAX_DISCARDED_EVENTS: i64 = 10;
@@ -181,10 +181,10 @@ impl Change {
                 self.request_cancel_activity(it.scheduled_event_id, completed, &completion.identity)?;
             }
             Do::StartTimerCommandAttributes(it) => {
-                let fire_ms = self.now_ms.saturating_add(millis(it.start_to_fire_timeout));
-                if it.timer_id.is_empty() {
-                    return Err(bad(Cause::BadStartTimerAttributes, "a timer has no id"));
-                }
+                let bad_timer = |what: String| bad(Cause::BadStartTimerAttributes, &what);
+                check_id("a timer's id", &it.timer_id).map_err(bad_timer)?;
+                let takes_ms = span_ms(it.start_to_fire_timeout).map_err(bad_timer)?;
+                let fire_ms = self.now_ms.saturating_add(takes_ms);
                 if self.state.timers.contains_key(&it.timer_id) {
                     return Err(bad(Cause::StartTimerDuplicateId, "a timer's id is taken"));
                 }
@@ -205,7 +205,11 @@ impl Change {
             Do::CancelTimerCommandAttributes(it) => {
                 self.cancel_timer(it.timer_id, completed, &completion.identity)?
             }
-            Do::CompleteWorkflowExecutionCommandAttributes(it) => self.complete(it.result, completed),
+            Do::CompleteWorkflowExecutionCommandAttributes(it) => {
+                check_size("the result", &it)
+                    .map_err(|what| bad(Cause::BadCompleteWorkflowExecutionAttributes, &what))?;
+                self.complete(it.result, completed);
+            }
             Do::FailWorkflowExecutionCommandAttributes(it) => self.fail(it.failure, completed),
             Do::CancelWorkflowExecutionCommandAttributes(it) => self.cancel(it.details, completed),
             Do::ContinueAsNewWorkflowExecutionCommandAttributes(it) => {
@@ -215,9 +219,9 @@ impl Change {
                 self.continue_as_new(it, completion.new_run_id.clone(), completed);
             }
             Do::RecordMarkerCommandAttributes(it) => {
-                if it.marker_name.is_empty() {
-                    return Err(bad(Cause::BadRecordMarkerAttributes, "a marker has no name"));
-                }
+                check_id("a marker's name", &it.marker_name)
+                    .and_then(|()| check_size("a marker", &it))
+                    .map_err(|what| bad(Cause::BadRecordMarkerAttributes, &what))?;
                 let attributes = MarkerRecordedEventAttributes {
                     marker_name: it.marker_name,
                     details: it.details,
@@ -233,6 +237,8 @@ impl Change {
                 self.upsert_search_attributes(it.search_attributes, completed)
             }
             Do::ModifyWorkflowPropertiesCommandAttributes(it) => {
+                check_size("the memo", &it)
+                    .map_err(|what| bad(Cause::BadModifyWorkflowPropertiesAttributes, &what))?;
                 self.upsert_memo(it.upserted_memo, completed)
             }
             Do::ProtocolMessageCommandAttributes(it) => {
@@ -342,10 +348,16 @@ fn refuse_unknown(it: &ContinueAsNewWorkflowExecutionCommandAttributes) -> Resul
     if !it.cron_schedule.is_empty() {
         return refused("this service does not know cron schedules");
     }
-    if let Some(policy) = &it.retry_policy {
-        retry::check(policy).or_else(|what| refused(&what))?;
-    }
-    Ok(())
+    let policy = it.retry_policy.as_ref().map_or(Ok(()), retry::check);
+    let spans = [
+        it.workflow_run_timeout,
+        it.workflow_task_timeout,
+        it.backoff_start_interval,
+    ];
+    policy
+        .and_then(|()| spans.into_iter().try_for_each(|span| span_ms(span).map(drop)))
+        .and_then(|()| check_size("the input", it))
+        .or_else(|what| refused(&what))
 }
 
 fn bad(cause: Cause, message: &str) -> HistoryError {

@@ -132,6 +132,13 @@ fn started_event_id_of(attributes: &mut Attributes) -> Option<(i64, &mut i64)> {
     }
 }
 
+/// Whether an event ends the activity that was scheduled by another.
+pub(super) fn closes_activity(event: &HistoryEvent, scheduled_event_id: i64) -> bool {
+    let mut attributes = event.attributes.clone();
+    let named = attributes.as_mut().and_then(started_event_id_of);
+    named.is_some_and(|(scheduled, _)| scheduled == scheduled_event_id)
+}
+
 /// Whether an event is the last of its run.
 pub fn is_close_event(event: &HistoryEvent) -> bool {
     matches!(

@@ -44,10 +44,12 @@ pub const SUGGEST_CONTINUE_AS_NEW_BYTES: i64 = 4 << 20;
 pub const MAX_EVENTS: i64 = 51_200;
 /// At so many bytes of history likewise.
 pub const MAX_HISTORY_BYTES: i64 = 50 << 20;
+/// No payload may be larger, as on a Temporal server.
+pub const MAX_PAYLOAD_BYTES: usize = 2 << 20;
+/// No id or name may be longer, as on a Temporal server.
+const MAX_ID_BYTES: usize = 1000;
 /// How long a closed run is kept that is not the last of its workflow.
 pub const RETENTION_MS: i64 = 30 * 24 * 3600 * 1000;
-/// Remembered request ids of signals and cancels.
-const MAX_REQUEST_IDS: usize = 64;
 
 /// An RPC that does not fit the state of its run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -180,6 +182,24 @@ impl RunRecord {
     pub fn last_event_id(&self) -> i64 {
         self.next_event_id - 1
     }
+}
+
+/// What may be the id or the name of something.
+pub fn check_id(what: &str, id: &str) -> Result<(), String> {
+    match id.len() {
+        0 => Err(format!("{what} is not set")),
+        1..=MAX_ID_BYTES => Ok(()),
+        _ => Err(format!("{what} is longer than {MAX_ID_BYTES} bytes")),
+    }
+}
+
+/// What may be kept of what somebody sends.
+pub fn check_size(what: &str, message: &impl prost::Message) -> Result<(), String> {
+    let bytes = message.encoded_len();
+    if bytes <= MAX_PAYLOAD_BYTES {
+        return Ok(());
+    }
+    Err(format!("{what} has {bytes} bytes, more than {MAX_PAYLOAD_BYTES}"))
 }
 
 /// The checksum after one more event, over the bytes that are stored.

@@ -5,7 +5,7 @@ use temporalio_protos::temporal::api::enums::v1::{RetryState, TimeoutType};
 use temporalio_protos::temporal::api::failure::v1::failure::FailureInfo;
 use temporalio_protos::temporal::api::failure::v1::{Failure, TimeoutFailureInfo};
 
-use super::super::clock::{duration, millis};
+use super::super::clock::{duration, millis, span_ms};
 
 /// In a list of errors that are not retried: before the name of a timeout.
 const TIMEOUT_PREFIX: &str = "TemporalTimeout:";
@@ -41,12 +41,11 @@ pub fn check(policy: &RetryPolicy) -> Result<(), String> {
         // It is not used.
         return Ok(());
     }
-    let is_negative =
-        |span: Option<prost_types::Duration>| span.is_some_and(|span| span.seconds < 0 || span.nanos < 0);
-    let (initial_ms, maximum_ms) = (millis(policy.initial_interval), millis(policy.maximum_interval));
-    let wrong = if is_negative(policy.initial_interval) || is_negative(policy.maximum_interval) {
-        "an interval of its retry policy is negative"
-    } else if policy.backoff_coefficient != 0.0 && !(policy.backoff_coefficient >= 1.0) {
+    let (initial_ms, maximum_ms) = (
+        span_ms(policy.initial_interval)?,
+        span_ms(policy.maximum_interval)?,
+    );
+    let wrong = if policy.backoff_coefficient != 0.0 && !(policy.backoff_coefficient >= 1.0) {
         "the backoff coefficient of its retry policy is less than 1"
     } else if maximum_ms > 0
         && maximum_ms

@@ -17,7 +17,7 @@ use temporalio_protos::temporal::api::workflow::v1::ResetPointInfo;
 
 use super::super::inventory::Inventory;
 use super::Holder;
-use super::rows::{Activities, RowChange, RowKind, Rows};
+use super::rows::{Activities, RequestIds, RowChange, RowKind, Rows};
 
 /// One run of a workflow. A clone shares all of it, and copies what it changes.
 #[derive(Debug, Clone, Default)]
@@ -32,8 +32,8 @@ pub struct RunState {
     pub updates: Rows<String, UpdateState>,
     /// Updates that were completed, and the events that hold their outcomes.
     pub completed_updates: Rows<String, UpdateState>,
-    /// The last few request ids of signals and cancels, so that a repeated RPC adds no second event.
-    pub request_ids: Rows<i64, RequestId>,
+    /// Those of signals and cancels, so that a repeated RPC adds no second event.
+    pub request_ids: RequestIds,
 }
 
 impl Deref for RunState {
@@ -75,7 +75,9 @@ impl RunState {
         self.updates.changes(RowKind::Update, to.0, to.1);
         self.completed_updates
             .changes(RowKind::CompletedUpdate, to.0, to.1);
-        self.request_ids.changes(RowKind::RequestId, to.0, to.1);
+        self.request_ids
+            .rows_mut()
+            .changes(RowKind::RequestId, to.0, to.1);
         if inventory != before {
             (self.rows, self.rows_sum) = (inventory.count, inventory.sum);
         }
@@ -89,7 +91,7 @@ impl RunState {
         self.buffered.settle();
         self.updates.settle();
         self.completed_updates.settle();
-        self.request_ids.settle();
+        self.request_ids.rows_mut().settle();
     }
 
     /// Takes a row in as it was read: the byte of its kind, its key, its value. Gives its hash.
@@ -109,7 +111,7 @@ impl RunState {
             RowKind::Buffered => self.buffered.load(RowKind::Buffered, key, value),
             RowKind::Update => self.updates.load(RowKind::Update, key, value),
             RowKind::CompletedUpdate => self.completed_updates.load(RowKind::CompletedUpdate, key, value),
-            RowKind::RequestId => self.request_ids.load(RowKind::RequestId, key, value),
+            RowKind::RequestId => self.request_ids.load(key, value),
         }
     }
 
@@ -260,7 +262,7 @@ impl FormerFields {
             run.completed_updates.insert(id, it);
         }
         for id in self.request_ids {
-            run.request_ids.push(RequestId { id });
+            run.request_ids.insert(id);
         }
     }
 }
