@@ -59,6 +59,13 @@ impl Queries {
             .map(|it| (it.run_id.clone(), it.query.clone()))
     }
 
+    /// Those that wait: the id, the run, and the queue if it waits in its own right.
+    #[cfg(test)]
+    pub fn all(&self) -> Vec<(String, String, Option<String>)> {
+        let told = |(id, it): (&String, &Waiting)| (id.clone(), it.run_id.clone(), it.queue.clone());
+        self.waiting.iter().map(told).collect()
+    }
+
     /// The queries that travel with the next workflow task of a run.
     pub fn attached(&self, run_id: &str) -> HashMap<String, WorkflowQuery> {
         let attached = self
