@@ -38,7 +38,6 @@ pub struct ActivityStart {
     pub attempt: i32,
     pub identity: String,
     pub request_id: String,
-    /// Where the worker lives.
     pub caller: Caller,
     /// Its build.
     pub worker_version: Option<WorkerVersionStamp>,
@@ -136,9 +135,7 @@ impl Change {
             return Err(GONE);
         }
         (it.started_ms, it.heartbeat_ms) = (now_ms, now_ms);
-        (it.identity, it.request_id) = (start.identity, start.request_id);
-        it.embedded = start.caller == Caller::Embedded;
-        it.neighbour = start.caller == Caller::Neighbour;
+        (it.identity, it.request_id, it.caller) = (start.identity, start.request_id, start.caller.into());
         it.worker_version = start.worker_version;
         Ok(it.clone())
     }
@@ -363,7 +360,7 @@ impl Change {
 
     /// The worker that had it is dead: hand out the next attempt at once.
     pub fn recover_activities(&mut self, is_dead: &IsDead) {
-        let lost = |it: &&ActivityState| it.started_ms != 0 && is_dead(&it.holder());
+        let lost = |it: &&ActivityState| it.started_ms != 0 && is_dead(&it.identity, it.caller());
         let lost: Vec<i64> = self
             .state
             .activities

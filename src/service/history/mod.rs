@@ -25,6 +25,7 @@ use temporalio_protos::temporal::api::history::v1::HistoryEvent;
 use temporalio_protos::temporal::api::sdk::v1::{EventGroupMarker, UserMetadata};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::Caller;
 pub use activity::ActivityStart;
 pub use chain::NextAttempt;
 pub use close::StartRun;
@@ -73,20 +74,8 @@ pub enum HistoryError {
     },
 }
 
-/// A worker that has a task.
-#[derive(Debug, Clone, Copy)]
-pub struct Holder<'a> {
-    /// What it calls itself.
-    pub identity: &'a str,
-    /// Whether it lived in the process that owned the journal when it took its task.
-    pub embedded: bool,
-    /// Whether it is another process of this machine, as it has come through the socket of the state directory. Only of such
-    /// a one does its identity say which process it is: a pid from elsewhere, or from a container, may be anybody's here.
-    pub neighbour: bool,
-}
-
-/// Whether a worker is dead.
-pub type IsDead<'a> = dyn Fn(&Holder<'_>) -> bool + 'a;
+/// Whether a worker is dead, by its identity, and by how it asked for its task.
+pub type IsDead<'a> = dyn Fn(&str, Caller) -> bool + 'a;
 
 /// A task that is to be put into its queue once the change that made it is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,8 +15,8 @@ use temporalio_protos::temporal::api::history::v1::HistoryEvent;
 use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
 use temporalio_protos::temporal::api::workflow::v1::ResetPointInfo;
 
+use super::super::Caller;
 use super::super::inventory::Inventory;
-use super::Holder;
 use super::rows::{Activities, RequestIds, RowChange, RowKind, Rows};
 
 /// One run of a workflow. A clone shares all of it, and copies what it changes.
@@ -292,9 +292,9 @@ pub struct WorkflowTaskState {
     pub identity: String,
     #[prost(string, tag = "9")]
     pub request_id: String,
-    /// Whether the worker that has it lives in the process that owned the journal then.
-    #[prost(bool, tag = "10")]
-    pub embedded: bool,
+    /// How the worker that has it asked for it.
+    #[prost(enumeration = "Caller", tag = "10")]
+    pub caller: i32,
     /// Whether the WorkflowTaskStarted event suggested to continue as new.
     #[prost(bool, tag = "11")]
     pub suggest_continue_as_new: bool,
@@ -316,19 +316,6 @@ pub struct WorkflowTaskState {
     /// The build of the worker that has it.
     #[prost(message, optional, tag = "17")]
     pub worker_version: Option<WorkerVersionStamp>,
-    /// Whether the worker that has it is another process of this machine.
-    #[prost(bool, tag = "18")]
-    pub neighbour: bool,
-}
-
-impl WorkflowTaskState {
-    pub fn holder(&self) -> Holder<'_> {
-        Holder {
-            identity: &self.identity,
-            embedded: self.embedded,
-            neighbour: self.neighbour,
-        }
-    }
 }
 
 /// Where the worker that has the run in its cache wants its next workflow task.
@@ -371,9 +358,9 @@ pub struct ActivityState {
     pub identity: String,
     #[prost(string, tag = "13")]
     pub request_id: String,
-    /// Whether the worker that has it lives in the process that owned the journal then.
-    #[prost(bool, tag = "14")]
-    pub embedded: bool,
+    /// How the worker that has it asked for it.
+    #[prost(enumeration = "Caller", tag = "14")]
+    pub caller: i32,
     /// The ActivityTaskCancelRequested event; 0 if none.
     #[prost(int64, tag = "15")]
     pub cancel_requested_event_id: i64,
@@ -393,19 +380,6 @@ pub struct ActivityState {
     /// The build of the worker that has it.
     #[prost(message, optional, tag = "22")]
     pub worker_version: Option<WorkerVersionStamp>,
-    /// Whether the worker that has it is another process of this machine.
-    #[prost(bool, tag = "23")]
-    pub neighbour: bool,
-}
-
-impl ActivityState {
-    pub fn holder(&self) -> Holder<'_> {
-        Holder {
-            identity: &self.identity,
-            embedded: self.embedded,
-            neighbour: self.neighbour,
-        }
-    }
 }
 
 /// Names a signal or a cancel.

@@ -1,5 +1,6 @@
 //! The state machine of a run, step by step, on a clock that the test moves.
 
+use crate::service::Caller;
 use temporalio_protos::temporal::api::command::v1::command::Attributes as Do;
 use temporalio_protos::temporal::api::command::v1::{
     CancelTimerCommandAttributes, Command, CompleteWorkflowExecutionCommandAttributes,
@@ -14,7 +15,6 @@ use temporalio_protos::temporal::api::failure::v1::{ApplicationFailureInfo, Fail
 use temporalio_protos::temporal::api::history::v1::WorkflowExecutionSignaledEventAttributes;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 
-use super::super::Caller;
 use super::super::clock::duration;
 use super::*;
 
@@ -513,8 +513,8 @@ fn what_a_dead_process_had_is_handed_out_again_at_once() {
     run.change(|change| change.signal(signal("a"), vec![])).unwrap();
     run.begin_task();
     run.change(|change| {
-        change.recover_workflow_task(&|it| it.embedded);
-        change.recover_activities(&|it| it.embedded);
+        change.recover_workflow_task(&|_, caller| caller == Caller::Embedded);
+        change.recover_activities(&|_, caller| caller == Caller::Embedded);
         change.dispatch.clear();
         change.dispatch_all();
         Ok(())

@@ -34,7 +34,6 @@ const SPECULATIVE_SCHEDULE_TO_START_MS: i64 = 5000;
 pub struct WorkflowTaskStart {
     pub identity: String,
     pub request_id: String,
-    /// Where the worker lives.
     pub caller: Caller,
     /// Its build.
     pub worker_version: Option<WorkerVersionStamp>,
@@ -144,10 +143,8 @@ impl Change {
         if task.started_event_id != 0 || self.is_closed() || task.scheduled_ms > self.now_ms {
             return Err(GONE);
         }
-        (task.identity, task.request_id) = (start.identity, start.request_id);
-        task.embedded = start.caller == Caller::Embedded;
-        task.neighbour = start.caller == Caller::Neighbour;
-        task.worker_version = start.worker_version;
+        (task.identity, task.request_id, task.caller) =
+            (start.identity, start.request_id, start.caller.into());
         task.started_ms = self.now_ms;
         task.suggest_continue_as_new = self.state.next_event_id
             >= crate::failpoint::renew_after(SUGGEST_CONTINUE_AS_NEW_EVENTS)
@@ -281,7 +278,7 @@ impl Change {
         let Some(task) = self.state.workflow_task.clone() else {
             return;
         };
-        if task.started_event_id != 0 && is_dead(&task.holder()) {
+        if task.started_event_id != 0 && is_dead(&task.identity, task.caller()) {
             self.time_out_workflow_task(TimeoutType::StartToClose);
             // A death is no failure of the workflow's code: no pause before the next attempt.
             if let Some(next) = self.state.workflow_task.as_mut() {

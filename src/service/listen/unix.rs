@@ -26,8 +26,8 @@ pub fn listen(service: Service, path: &Path) -> Result<Listening, ListenError> {
     std::fs::set_permissions(path, private).map_err(failed)?;
     let (open, closing) = watch::channel(false);
     let door = Door {
-        service,
-        caller: Caller::Neighbour,
+        behind: Arc::new(service),
+        caller: Caller::Process,
         keys: None,
         idle_for: IDLE_FOR,
         closing,

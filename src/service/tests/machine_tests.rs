@@ -77,7 +77,7 @@ impl World {
 
     /// Answers that come too late or are refused are a part of it.
     async fn call<A: Message + Default>(&mut self, rpc: &str, request: impl Message) -> Option<A> {
-        let caller = [Caller::Embedded, Caller::Neighbour, Caller::Remote][self.below(3)];
+        let caller = [Caller::Embedded, Caller::Process, Caller::Remote][self.below(3)];
         let path = format!("/{WORKFLOW_SERVICE}/{rpc}");
         match self.service.call(caller, &path, &request.encode_to_vec()).await {
             Ok(answer) => Some(A::decode(answer.as_slice()).unwrap()),

@@ -122,7 +122,7 @@ async fn take(service: &Service, caller: Caller) -> PollActivityTaskQueueRespons
 
 #[tokio::test]
 async fn the_pid_of_a_worker_says_that_it_is_dead_only_where_it_is_a_process_of_this_machine() {
-    for (caller, attempt) in [(Caller::Neighbour, 2), (Caller::Remote, 1)] {
+    for (caller, attempt) in [(Caller::Process, 2), (Caller::Remote, 1)] {
         let service = Lab::new().open().unwrap();
         start(&service).await;
         answer(&service, &poll(&service).await, vec![activity()]).await;
