@@ -14,11 +14,11 @@ TIMEOUTS = ["START_TO_CLOSE", "HEARTBEAT", "SCHEDULE_TO_START", "SCHEDULE_TO_CLO
 
 
 async def local_activities(world: World) -> list[WorkflowHandle]:
-    handle = await world.start(Local.run, task_timeout=timedelta(seconds=4))
+    handle = await world.start(Local.run, task_timeout=timedelta(seconds=6))
     await world.activities.gate.entered.wait()
     await world.half_way()
     # Longer than a workflow task may take.
-    await asyncio.sleep(4.5)
+    await asyncio.sleep(6.2)
     world.activities.gate.open.set()
     equal(await handle.result(), ["hello Ada", 3, "Never: never", "hello Bo"])
     return [handle]

@@ -7,6 +7,8 @@ from typing import Any, Iterator
 
 from temporalio.client import WorkflowHandle
 
+# By whom a workflow task was asked for depends on how soon the news came: by a poll, or with an answer.
+REQUEST_OF_AN_ANSWER = "request-from-RespondWorkflowTaskCompleted"
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
 # Times, and numbers that a server gives by its own lights.
 DROPPED = {"eventTime", "taskId", "version", "historySizeBytes"}
@@ -35,7 +37,7 @@ def plain(value: Any, key: str = "") -> Any:
             return "a build"
         if key == "stackTrace":
             return "a stack"
-        return UUID.sub("an id", value)
+        return UUID.sub("an id", value.replace(REQUEST_OF_AN_ANSWER, "an id"))
     return value
 
 
