@@ -4,6 +4,7 @@
 //! sealed with a version and a checksum, flushes are shared, and a failed flush poisons the journal for good: the state on
 //! disk is then unknown, so nothing more is acted on. Refuses: any knowledge of what is in a record.
 
+mod ahead;
 mod blobs;
 #[cfg(test)]
 mod conformance;
