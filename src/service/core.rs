@@ -36,6 +36,13 @@ pub struct Pending {
 }
 
 #[derive(Default)]
+impl Pending {
+    /// Whether nobody but who reads the run has to know of it.
+    pub fn hands_out_nothing(&self) -> bool {
+        self.dispatch.is_empty() && self.news.is_empty() && self.closed.is_empty()
+    }
+}
+
 pub struct Core {
     /// The open ones. Those that are closed are in the journal only.
     pub runs: HashMap<String, RunState>,
@@ -52,6 +59,8 @@ pub struct Core {
     pub changed: HashMap<String, Arc<Notify>>,
 }
 
+    /// By open run: the batch that changed it last.
+    pub written: HashMap<String, u64>,
 impl Core {
     /// A draft of a run's next state. Of a closed run nothing can be changed.
     pub fn begin(&self, store: &Store, run_id: &str, now_ms: i64) -> Result<Option<Change>, JournalError> {
@@ -106,6 +115,7 @@ impl Core {
             }
             self.take(change, &mut pending);
         }
+            self.written.insert(change.state.run_id.clone(), pending.sequence);
         Ok(pending)
     }
 
@@ -166,6 +176,7 @@ impl Core {
         if self.current.get(&workflow) == Some(&run_id) {
             self.current.remove(&workflow);
         }
+        self.written.remove(&run_id);
     }
 
     /// Hands out what a durable change has made.
@@ -223,16 +234,19 @@ impl Core {
         }
     }
 
-    /// Whether a dead worker has a task of a run, or the run waits for one in its sticky queue.
-    pub fn is_left_by(&self, run: &RunState, is_dead: &dyn Fn(&str) -> bool, now_ms: i64) -> bool {
-        let task = run.workflow_task.as_ref();
-        let waits_in_vain = task.is_some_and(|task| {
-            let is_polled = self.matching.is_polled(QueueKind::Workflow, &task.queue, now_ms);
-            task.started_event_id == 0 && task.sticky && !is_polled
-        });
-        let has_task = task.is_some_and(|task| task.started_event_id != 0 && is_dead(&task.identity));
-        let has_activity = |it: &ActivityState| it.started_ms != 0 && is_dead(&it.identity);
-        waits_in_vain || has_task || run.activities.values().any(has_activity)
+    /// Runs of which a dead worker has a task, or which wait for one in its sticky queue. The dead are forgotten as pollers.
+    pub fn left_by(&mut self, is_dead: &dyn Fn(&str) -> bool, now_ms: i64) -> BTreeSet<String> {
+        self.matching.forget_all(is_dead);
+        self.holders.runs_of(|holder| match holder {
+            Holder::Worker(identity) => is_dead(identity),
+            Holder::StickyQueue(queue) => !self.matching.is_polled(QueueKind::Workflow, queue, now_ms),
+        })
+    }
+
+    /// The batch in which all that is known of an open run was written, at the latest. What was read from the journal at the
+    /// start was durable then.
+    pub fn written(&self, run_id: &str) -> u64 {
+        self.written.get(run_id).copied().unwrap_or_default()
     }
 
     /// What tells of every change of an open run.

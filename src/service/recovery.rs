@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
-use tokio::sync::oneshot;
 
 use super::Service;
 use super::clock::millis;
@@ -116,7 +115,7 @@ impl Service {
             });
             match recovered {
                 // Nobody waits for it: the releasing task hands out the tasks once they are durable.
-                Ok(((), pending)) => drop(self.inner.pending.send((pending, oneshot::channel().0))),
+                Ok(((), pending)) => self.release_soon(pending),
                 Err(status) => {
                     self.inner.store.check()?;
                     return Err(self
@@ -154,7 +153,7 @@ impl Service {
                 Ok(())
             });
             match recovered {
-                Ok(((), pending)) => drop(self.inner.pending.send((pending, oneshot::channel().0))),
+                Ok(((), pending)) => self.release_soon(pending),
                 Err(status) => {
                     tracing::error!(
                         run_id,

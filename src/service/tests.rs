@@ -1,6 +1,7 @@
 //! The service as a whole, on a journal in memory and a clock that the test moves: what is durable, what a restart finds.
 
 mod closed_tests;
+mod durable_tests;
 mod machine_tests;
 mod proof_tests;
 mod start_tests;
@@ -28,6 +29,7 @@ use temporalio_protos::temporal::api::update::v1::{Meta, Request};
 use temporalio_protos::temporal::api::workflowservice::v1::*;
 use tonic::Code;
 
+use self::start_tests::Slow;
 use super::clock::duration;
 use super::journal::{Journal, MemoryJournal, SledJournal, Store, Write, event_key, run_key};
 use super::*;
@@ -570,23 +572,36 @@ fn workflow() -> Option<WorkflowExecution> {
 
 #[tokio::test]
 async fn what_is_asked_after_a_signal_goes_out_with_the_signal_or_after_it() {
-    let service = Lab::new().open().unwrap();
+    let slow = Arc::new(Slow::default());
+    let store = Store::open(Arc::clone(&slow) as Arc<dyn Journal>).unwrap();
+    let service = Service::open(store, Clock::Manual(Lab::new().now), Mode::Serve).unwrap();
     start(&service).await;
     let mut taking = Box::pin(poll(&service));
+    slow.hold(true);
+    let mut signaling = Box::pin(signal(&service, "w", |_| ()));
+    assert!(futures::poll!(&mut signaling).is_pending());
     assert!(
         futures::poll!(&mut taking).is_pending(),
-        "the task is started, and not yet durable"
+        "the task is started, and what it shows not yet durable"
     );
     signal(&service, "w", |_| ()).await;
+    slow.hold(false);
+    signaling.await;
     let (mut asking, mut updating) = (Box::pin(query(&service)), Box::pin(update(&service)));
     assert!(futures::poll!(&mut asking).is_pending());
     assert!(futures::poll!(&mut updating).is_pending());
     let first = taking.await;
-    assert!(!types(&first).contains(&EventType::WorkflowExecutionSignaled));
+    let signals = |task: &_| {
+        types(task)
+            .iter()
+            .filter(|it| **it == EventType::WorkflowExecutionSignaled)
+            .count()
+    };
+    assert_eq!(signals(&first), 1);
     assert!(first.queries.is_empty(), "asked before the signal is told");
     assert!(first.messages.is_empty(), "updated before the signal is told");
     answer(&service, &first, vec![]).await;
     let second = poll(&service).await;
-    assert!(types(&second).contains(&EventType::WorkflowExecutionSignaled));
+    assert_eq!(signals(&second), 2);
     assert_eq!((second.queries.len(), second.messages.len()), (1, 1));
 }
