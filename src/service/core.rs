@@ -296,8 +296,12 @@ impl Core {
     }
 
     /// Removes closed runs that are neither current nor younger than the retention: some at a time. Returns whether there may
-    /// be more.
-    pub fn remove_outdated(&mut self, store: &Store, before_ms: i64) -> Result<bool, JournalError> {
+    /// be more, and what was changed.
+    pub fn remove_outdated(
+        &mut self,
+        store: &Store,
+        before_ms: i64,
+    ) -> Result<(bool, Option<Pending>), JournalError> {
         let (low, high) = outdated_range(NAMESPACE, before_ms);
         let outdated = store.scan(&low, &high, OUTDATED_AT_ONCE)?;
         let mut transaction = Transaction::begin(store, self.inventories);
@@ -313,10 +317,16 @@ impl Core {
                 None => transaction.put(Write::Delete(key)),
             }
         }
-        if !transaction.is_empty() {
-            (_, self.inventories) = transaction.apply(self.inventories)?;
+        if transaction.is_empty() {
+            return Ok((more, None));
         }
-        Ok(more)
+        let (sequence, inventories) = transaction.apply(self.inventories)?;
+        self.inventories = inventories;
+        let pending = Pending {
+            sequence,
+            ..Pending::default()
+        };
+        Ok((more, Some(pending)))
     }
 }
 

@@ -132,7 +132,11 @@ impl Service {
     /// may be more.
     pub(super) fn remove_outdated(&self) -> Result<bool, JournalError> {
         let before_ms = self.now_ms() - RETENTION_MS;
-        self.core().remove_outdated(&self.inner.store, before_ms)
+        let (more, pending) = self.core().remove_outdated(&self.inner.store, before_ms)?;
+        if let Some(pending) = pending {
+            self.release_soon(pending);
+        }
+        Ok(more)
     }
 
     /// Hands out at once what dead workers have, instead of when its timeouts have passed. `is_dead` is asked of their identities.

@@ -304,6 +304,7 @@ async fn a_journal_whose_run_and_events_do_not_belong_together_is_refused() {
                 event.encode_to_vec(),
             )])
             .unwrap();
+        drop(store);
         let error = lab.open().err().expect("it must not open");
         assert!(error.is_damage(), "{error}");
     }
@@ -576,17 +577,17 @@ async fn what_is_asked_after_a_signal_goes_out_with_the_signal_or_after_it() {
     let store = Store::open(Arc::clone(&slow) as Arc<dyn Journal>).unwrap();
     let service = Service::open(store, Clock::Manual(Lab::new().now), Mode::Serve).unwrap();
     start(&service).await;
-    let mut taking = Box::pin(poll(&service));
     slow.hold(true);
     let mut signaling = Box::pin(signal(&service, "w", |_| ()));
     assert!(futures::poll!(&mut signaling).is_pending());
+    let mut taking = Box::pin(poll(&service));
     assert!(
         futures::poll!(&mut taking).is_pending(),
         "the task is started, and what it shows not yet durable"
     );
-    signal(&service, "w", |_| ()).await;
     slow.hold(false);
     signaling.await;
+    signal(&service, "w", |_| ()).await;
     let (mut asking, mut updating) = (Box::pin(query(&service)), Box::pin(update(&service)));
     assert!(futures::poll!(&mut asking).is_pending());
     assert!(futures::poll!(&mut updating).is_pending());

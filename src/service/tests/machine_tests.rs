@@ -343,7 +343,8 @@ impl World {
     }
 
     /// Holds memory against what is read back, and looks for every task that should wait.
-    fn check(&mut self) {
+    async fn check(&mut self) {
+        self.service.settled().await.unwrap();
         let store = Store::open(self.copy()).unwrap();
         let read = load(&store).unwrap();
         let now_ms = self.service.now_ms();
@@ -551,7 +552,7 @@ async fn whatever_clients_and_workers_do_nothing_is_lost_and_all_runs_can_end() 
         let mut world = World::new(seed);
         for _ in 0..1500 {
             world.step().await;
-            world.check();
+            world.check().await;
         }
         world.end().await;
         assert!(world.runs.len() > 10);

@@ -58,6 +58,7 @@ async fn a_journal_that_lost_a_row_is_refused_and_so_is_one_with_an_older_row_or
             };
             store.apply(vec![write]).unwrap();
             let error = lab
+            drop(store);
                 .open()
                 .err()
                 .unwrap_or_else(|| panic!("row {number}, {change}, opens"));
