@@ -8,7 +8,8 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::NAMESPACE;
-use super::history::{ActivityState, Change, Deadline, Dispatch, RunState, UpdateNews};
+use super::history::{Change, Deadline, Dispatch, RunState, UpdateNews};
+use super::holder::{Holder, Holders};
 use super::inventory::Inventories;
 use super::journal::{JournalError, Store, Write, current_key, outdated_range, outdated_run};
 use super::matching::{Matching, QueueKind, Task};
@@ -35,7 +36,6 @@ pub struct Pending {
     changed: Vec<Arc<Notify>>,
 }
 
-#[derive(Default)]
 impl Pending {
     /// Whether nobody but who reads the run has to know of it.
     pub fn hands_out_nothing(&self) -> bool {
@@ -43,6 +43,7 @@ impl Pending {
     }
 }
 
+#[derive(Default)]
 pub struct Core {
     /// The open ones. Those that are closed are in the journal only.
     pub runs: HashMap<String, RunState>,
@@ -55,12 +56,13 @@ pub struct Core {
     pub queries: Queries,
     pub updates: Updates,
     pub inventories: Inventories,
+    pub holders: Holders,
     /// By open run: tells of every change, for long polls of its history.
     pub changed: HashMap<String, Arc<Notify>>,
-}
-
     /// By open run: the batch that changed it last.
     pub written: HashMap<String, u64>,
+}
+
 impl Core {
     /// A draft of a run's next state. Of a closed run nothing can be changed.
     pub fn begin(&self, store: &Store, run_id: &str, now_ms: i64) -> Result<Option<Change>, JournalError> {
@@ -113,16 +115,18 @@ impl Core {
                 let continues = continued.contains(&run_id);
                 pending.closed.push((run_id, continues));
             }
+            self.written.insert(change.state.run_id.clone(), pending.sequence);
             self.take(change, &mut pending);
         }
-            self.written.insert(change.state.run_id.clone(), pending.sequence);
         Ok(pending)
     }
 
     fn take(&mut self, mut change: Change, pending: &mut Pending) {
         let run_id = change.state.run_id.clone();
         let mut waited = Vec::new();
-        if let Some(before) = self.runs.get(&run_id) {
+        let before = self.runs.get(&run_id);
+        self.holders.change(before, &change.state);
+        if let Some(before) = before {
             for (at_ms, deadline) in before.deadlines_beside(&change.state) {
                 let entry = (at_ms, run_id.clone(), deadline);
                 if self.deadlines.remove(&entry) {
@@ -172,11 +176,11 @@ impl Core {
         }
         self.runs.remove(&run_id);
         self.changed.remove(&run_id);
+        self.written.remove(&run_id);
         self.started.remove(&started);
         if self.current.get(&workflow) == Some(&run_id) {
             self.current.remove(&workflow);
         }
-        self.written.remove(&run_id);
     }
 
     /// Hands out what a durable change has made.
@@ -224,10 +228,10 @@ impl Core {
                 self.ask_elsewhere(&query_id);
             }
         }
-        for (run_id, run) in &self.runs {
-            let task = run.workflow_task.as_ref();
-            if task.is_some_and(|it| it.started_event_id == 0 && it.sticky && it.queue == sticky_queue) {
-                let run_id = run_id.clone();
+        let queue = Holder::StickyQueue(sticky_queue.to_owned());
+        for run_id in self.holders.runs(&queue) {
+            if let Some(run) = self.runs.get(run_id) {
+                let run_id = run_id.to_owned();
                 self.matching
                     .push(QueueKind::Workflow, &run.task_queue, Task::Workflow { run_id });
             }

@@ -13,6 +13,8 @@ mod filter;
 mod former;
 mod frontend;
 mod history;
+mod holder;
+mod index;
 mod inventory;
 pub mod journal;
 mod listen;

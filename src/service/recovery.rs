@@ -12,8 +12,7 @@ use super::Service;
 use super::clock::millis;
 use super::core::Core;
 use super::events::read_events;
-use super::former::bring_over;
-use super::history::RunState;
+use super::former::{bring_over, index_closed_runs};
 use super::inventory::Inventories;
 use super::journal::{FORMAT_VERSION, JournalError, Store, Table, table_range};
 use super::stored::{prove_events, read_run, run_id_of};
@@ -43,6 +42,7 @@ pub fn load(store: &Store) -> Result<Core, JournalError> {
         }
         core.keep(run);
         Ok(())
+        core.holders.take_in(&run);
     })?;
     each_record(store, Table::Listed, |key, value| {
         seen.listed.add(hash(&key, &value));
@@ -142,13 +142,7 @@ impl Service {
     /// Hands out at once what dead workers have, instead of when its timeouts have passed. `is_dead` is asked of their identities.
     pub fn outlive(&self, is_dead: &dyn Fn(&str) -> bool) {
         let of_the_dead = |identity: &str, _: bool| is_dead(identity);
-        let left: Vec<String> = {
-            let mut core = self.core();
-            core.matching.forget_all(is_dead);
-            let has_left = |run: &&RunState| core.is_left_by(run, is_dead, self.now_ms());
-            let left = core.runs.values().filter(has_left);
-            left.map(|run| run.run_id.clone()).collect()
-        };
+        let left = self.core().left_by(is_dead, self.now_ms());
         for run_id in left {
             let recovered = self.apply(&run_id, |change| {
                 change.state.sticky = None;
