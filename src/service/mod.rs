@@ -34,9 +34,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
-use tokio::time::{Instant, timeout_at};
 pub use clock::Clock;
 pub use listen::{
     ApiKeyError, ApiKeys, BytesCodec, ListenError, Listening, ListeningOnTcp, TcpOptions, Tls, TlsError,
@@ -51,10 +51,10 @@ use journal::{JournalError, Store};
 pub const NAMESPACE: &str = "default";
 /// The gRPC service whose RPCs are answered.
 const WORKFLOW_SERVICE: &str = "temporal.api.workflowservice.v1.WorkflowService";
-
-/// Whose RPC it is: tasks of a worker in this process are known to be lost when the process dies.
 /// What nobody waits for is flushed after so long at the latest.
 const LATEST_FLUSH: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Whose RPC it is: tasks of a worker in this process are known to be lost when the process dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
     /// Code in the process that owns the journal.
@@ -207,8 +207,6 @@ impl Service {
             .map_err(|_| ended())?
             .map_err(|error| journal_status(&error))
     }
-}
-
 
     /// As `release`, of what nobody waits for, and without waiting.
     fn release_soon(&self, pending: Pending) {
@@ -229,6 +227,8 @@ enum Applied {
     Soon(Pending),
     /// With the next flush, whoever asks for it.
     Later(Pending),
+}
+
 /// Makes changes durable in their order, then lets their consequences happen. One task, so that a client that goes away
 /// takes nothing with it.
 async fn release_loop(inner: std::sync::Weak<Inner>, mut receiver: mpsc::UnboundedReceiver<Applied>) {

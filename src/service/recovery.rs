@@ -25,8 +25,10 @@ const PAGE: usize = 4096;
 
 /// Reads the open runs and proves them whole, and proves that the lists of the others are.
 pub fn load(store: &Store) -> Result<Core, JournalError> {
-    if store.format() < FORMAT_VERSION {
-        bring_over(store)?;
+    match store.format() {
+        FORMAT_VERSION => {}
+        2 => index_closed_runs(store)?,
+        _ => bring_over(store)?,
     }
     let mut core = Core {
         inventories: Inventories::read(store)?,
@@ -40,12 +42,16 @@ pub fn load(store: &Store) -> Result<Core, JournalError> {
         for (at_ms, deadline) in run.deadlines() {
             core.deadlines.insert((at_ms, run.run_id.clone(), deadline));
         }
+        core.holders.take_in(&run);
         core.keep(run);
         Ok(())
-        core.holders.take_in(&run);
     })?;
     each_record(store, Table::Listed, |key, value| {
         seen.listed.add(hash(&key, &value));
+        Ok(())
+    })?;
+    each_record(store, Table::Indexed, |key, value| {
+        seen.indexed.add(hash(&key, &value));
         Ok(())
     })?;
     let mut open = 0;
@@ -60,6 +66,7 @@ pub fn load(store: &Store) -> Result<Core, JournalError> {
         ("open runs", should.open, has.open),
         ("entries in the list of closed runs", should.listed, has.listed),
         ("current runs", should.current, has.current),
+        ("entries in the index of closed runs", should.indexed, has.indexed),
     ] {
         if should != has {
             let (should, has) = (should.count, has.count);
@@ -74,7 +81,7 @@ pub fn load(store: &Store) -> Result<Core, JournalError> {
     Ok(core)
 }
 
-fn each_record(
+pub fn each_record(
     store: &Store,
     table: Table,
     mut take: impl FnMut(Vec<u8>, Vec<u8>) -> Result<(), JournalError>,

@@ -26,8 +26,9 @@ use self::unwritten::Unwritten;
 use crate::failpoint::failpoint;
 
 pub use keys::{
-    Table, closed_key, current_key, event_key, event_range, listed_key, listed_range, listed_run,
-    outdated_key, outdated_range, outdated_run, row_key, row_range, run_key, table_range,
+    Table, closed_key, current_key, event_key, event_range, indexed_prefix, listed_prefix, outdated_key,
+    outdated_range, outdated_run, place_of, placed_key, placed_range, row_key, row_range, run_key,
+    table_range,
 };
 pub use memory::MemoryJournal;
 pub use record::{FORMAT_VERSION, format_write};
@@ -112,8 +113,8 @@ pub struct Store {
     format: u32,
     unwritten: Arc<Unwritten>,
     flusher: Arc<Flusher>,
-    durable: watch::Receiver<u64>,
     thread: Option<JoinHandle<()>>,
+    durable: watch::Receiver<u64>,
     poison: Arc<OnceLock<JournalError>>,
     marks: Arc<Marks>,
 }
@@ -186,8 +187,8 @@ impl Store {
             format,
             unwritten,
             flusher,
-            durable,
             thread: Some(thread),
+            durable,
             poison,
             marks,
         })
@@ -296,9 +297,9 @@ impl Drop for Store {
             .unwrap_or_else(PoisonError::into_inner)
             .stop = true;
         self.flusher.wake.notify_one();
-    }
         // What nobody waited for is written first; where that fails, nobody is there to be told.
         let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 /// What the flushing thread works with.
@@ -327,7 +328,6 @@ impl Flushing {
                 }
             }
         }
-        failpoint!("journal::after_flush");
     }
 
     /// Waits until there is something to flush. At the end that is whatever was applied.
@@ -352,6 +352,7 @@ impl Flushing {
         failpoint!("journal::before_flush");
         journal.flush()?;
         self.marks.flushed(journal, upto)?;
+        failpoint!("journal::after_flush");
         Ok(upto)
     }
 }
