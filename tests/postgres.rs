@@ -20,6 +20,8 @@ mod fence;
 mod growth;
 #[path = "support/hostile.rs"]
 mod hostile;
+#[path = "postgres/keys.rs"]
+mod keys;
 #[path = "postgres/layout.rs"]
 mod layout;
 #[path = "postgres/ledger.rs"]
@@ -55,6 +57,8 @@ mod rights;
 mod servers;
 #[path = "postgres/session.rs"]
 mod session;
+#[path = "postgres/shapes.rs"]
+mod shapes;
 #[path = "support/servers.rs"]
 mod shared;
 #[path = "support/standby.rs"]

@@ -348,6 +348,7 @@ fn every_document_that_is_pointed_to_is_there() {
         "docs/journal.md",
         "docs/service.md",
         "docs/operations.md",
+        "docs/tables.md",
     ] {
         let text = std::fs::read_to_string(root.join(page)).unwrap();
         let links = text

@@ -1,16 +1,17 @@
 //! `conclude`: asks the target, before a migrate says that it is complete, whether all of it is there.
 //!
 //! The ledger's totals are the position's, its ranges join up from the start to where the position says, both tables are as
-//! planned, and the source has not gone back in time. Then it keeps the key that is settled. Timeouts: an hour. Retried without
-//! limit while the error can pass. Idempotent.
+//! planned, the source has not gone back in time, and its key is still one. Then it keeps the key that is settled. Timeouts:
+//! an hour. Retried without limit while the error can pass. Idempotent.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
 use super::{OneJob, failure, step};
-use crate::postgres::{Error, ledger, rewind};
+use crate::postgres::{Error, check_key_again, ledger, rewind};
 use crate::table::{Fence, Position, TableSpec};
 
 /// What it is asked.
@@ -41,9 +42,11 @@ impl OneJob {
         step("asking the target whether it has all of it");
         rewind::check(&source, &target, &table, &plan).await?;
         ledger::conclude(&target, &source, &table, &plan, &fence, &position).await?;
-        match &position.settled {
-            Some(key) => ledger::set_settled(&target, &table, &plan, fence.epoch, Some(key), None).await,
-            None => Ok(()),
+        check_key_again(&source, &target, &table, &plan).await?;
+        if let Some(key) = &position.settled {
+            ledger::set_settled(&target, &table, &plan, fence.epoch, Some(key), None).await?;
         }
+        self.has_concluded.store(true, Ordering::SeqCst);
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
 use super::{OneJob, failure, step};
-use crate::postgres::{Error, check_growth, cursor, ledger, rewind, source_clock, writers};
+use crate::postgres::{Error, check_growth, check_key_again, cursor, ledger, rewind, source_clock, writers};
 use crate::table::{Fence, Key, Noted, SourceClock, TableSpec};
 
 /// What it is asked.
@@ -69,6 +69,7 @@ impl OneJob {
         // In this order: a ledger that does not know this run is not written to.
         ledger::check(&target, table, &plan, fence).await?;
         ledger::set_settled(&target, table, &plan, fence.epoch, settled, input.clock.as_ref()).await?;
+        check_key_again(&source, &target, table, &plan).await?;
         // Before the highest key: what comes after it has a later time.
         let clock = input.clock.as_ref();
         let stamped = source_clock::look(&source, table, &plan, clock, settled).await?;

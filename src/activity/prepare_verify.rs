@@ -12,7 +12,7 @@ use temporalio_workflow::ActivityOptions;
 use super::{OneJob, Walk, failure, lend};
 use crate::job::VerifySpec;
 use crate::postgres::verify::refuse_null_keys;
-use crate::postgres::{Error, Kind, Side, check_repair, cursor, examine_to_read, ledger};
+use crate::postgres::{Error, Kind, Side, check_key, check_repair, cursor, examine_to_read, ledger};
 use crate::table::{Against, Fence, Key, KeyRange, Plan, Position, TableSpec};
 
 /// What it is asked.
@@ -76,6 +76,7 @@ impl OneJob {
             fence,
             known,
         } = &input;
+        let table = &self.trusting(table);
         let has_ledger = verify.job.is_some() || fence.is_some();
         if verify.against == Against::Receipts && !verify.repair {
             let target = lend(&self.target).await?;
@@ -101,6 +102,7 @@ impl OneJob {
         }
         let (source, target) = self.sessions().await?;
         let plan = examine_to_read(&source, &target, table).await?;
+        check_key(&source, &plan).await?;
         if verify.repair {
             check_repair(&target, &plan, table, verify.delete_extra).await?;
         }

@@ -29,6 +29,12 @@ const OUR_PATH: &str = "pg_catalog, pg_temp";
 pub(super) const TO_USERS_PATH: &str = "SELECT pg_catalog.set_config('search_path', s.reset_val, true)
     FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'search_path'";
 
+/// The same for an expression that the user typed, in a statement that reads rows: it gives no row, and PostgreSQL's own types
+/// and functions come first, as they do for every path that does not name them.
+pub(super) const TO_PATH_OF_EXPRESSIONS: &str = "SELECT FROM (SELECT pg_catalog.set_config('search_path',
+        pg_catalog.concat_ws(', ', 'pg_catalog', nullif(s.reset_val, '')), true)
+    FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'search_path' OFFSET 0) p(path) WHERE p.path IS NULL";
+
 /// Brings our own search path back within a transaction.
 pub(super) fn to_our_path() -> String {
     format!("SET LOCAL search_path = {OUR_PATH}")
@@ -294,12 +300,12 @@ impl Session {
 
     /// Locks a table against whoever would rewrite or empty it, then reads: what is read is younger than the lock.
     ///
-    /// One round trip, one transaction, which reads only. `table` is as LOCK TABLE takes it. After an error the session is
-    /// not used again.
-    pub(super) async fn rows_locked(&self, what: &str, table: &str, sql: &str) -> Result<Vec<TextRow>> {
+    /// One round trip, one transaction, which reads only. `lock` is the statement that locks it. After an error the session
+    /// is not used again.
+    pub(super) async fn rows_locked(&self, what: &str, lock: &str, sql: &str) -> Result<Vec<TextRow>> {
         let in_transaction = self.open();
         let rows = self
-            .rows_of_table(what, &format!("{}; {sql}; COMMIT", lock_sql(table)))
+            .rows_of_table(what, &format!("{}; {sql}; COMMIT", lock_sql(lock)))
             .await?;
         in_transaction.ended();
         Ok(rows)
@@ -361,8 +367,8 @@ impl Open<'_> {
 /// DDL that rewrites a table, and TRUNCATE, are not MVCC-safe: a statement that waited for such a lock with an older
 /// snapshot reads an empty table, and says so cheerfully. Under READ COMMITTED each statement takes its snapshot when it
 /// begins: that of the one after the LOCK is younger than the lock.
-pub(super) fn lock_sql(table: &str) -> String {
-    format!("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; LOCK TABLE {table} IN ACCESS SHARE MODE")
+pub(super) fn lock_sql(lock: &str) -> String {
+    format!("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {lock}")
 }
 
 pub(super) fn text_rows(messages: &[SimpleQueryMessage]) -> Vec<TextRow> {

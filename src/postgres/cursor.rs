@@ -5,9 +5,10 @@
 
 use super::comparison::{Strategy, compare, literals, operand, row};
 use super::connect::{Session, TextRow};
+use super::copy::{filtered, under_path_of_expressions};
 use super::error::{Error, Kind, Result, Side};
 use super::identifier::{quote_identifier, quote_table};
-use crate::table::{Key, KeyColumn, KeyRange, Plan};
+use crate::table::{Key, KeyColumn, KeyRange, Plan, SourceKind};
 
 /// More keys than this are sorted in several statements' worth of memory; a ledger has far fewer segments.
 const SORT_LIMIT: usize = 100_000;
@@ -29,16 +30,11 @@ pub async fn next_range_end(
     if stop.is_some() && low == stop {
         return Ok(None);
     }
-    let condition = where_between(source.side(), plan, low, stop);
-    let (keys, order) = (key_outputs(plan), key_list(plan, ""));
-    let from = table_of(source.side(), plan);
-    let offset = rows.max(1) - 1;
-    let sql = format!("SELECT {keys} FROM {from}{condition} ORDER BY {order} OFFSET {offset} LIMIT 1");
-    let what = format!("find the next batch of source table {}", plan.source);
-    let locked = rows_of(source.side(), plan);
-    if let Some(row) = source.rows_locked(&what, &locked, &sql).await?.pop() {
-        return key_of(source.side(), plan, row).map(Some);
+    if let Some(key) = nth_key(source, plan, low, stop, rows).await? {
+        return Ok(Some(key));
     }
+    let condition = where_between(source.side(), plan, low, stop);
+    let what = format!("find the next batch of source table {}", plan.source);
     match stop {
         // Of the target only walks up to its own highest key are asked for, in its own order: the end is never below `low`.
         Some(stop) if source.side() == Side::Target => Ok(Some(stop.clone())),
@@ -52,6 +48,56 @@ pub async fn next_range_end(
     }
 }
 
+/// The key of the row of that number, from 1, of those above `low` and not above `stop`; `None` where there are fewer.
+///
+/// # Errors
+/// What goes wrong in asking.
+pub async fn nth_key(
+    session: &Session,
+    plan: &Plan,
+    low: Option<&Key>,
+    stop: Option<&Key>,
+    number: u64,
+) -> Result<Option<Key>> {
+    let side = session.side();
+    let condition = where_between(side, plan, low, stop);
+    let (keys, order, from) = (key_outputs(plan), key_list(plan, ""), table_of(side, plan));
+    let offset = number.max(1) - 1;
+    let sql = format!("SELECT {keys} FROM {from}{condition} ORDER BY {order} OFFSET {offset} LIMIT 1");
+    let what = format!("find the next batch of source table {}", plan.source);
+    let found = session
+        .rows_locked(&what, &lock_of(side, plan), &sql)
+        .await?
+        .pop();
+    found.map(|row| key_of(side, plan, row)).transpose()
+}
+
+/// The key of the row that is `rows`-th in a range of one side, of the rows that are copied; `None` where there are not so many.
+///
+/// # Errors
+/// What goes wrong in asking.
+pub(super) async fn key_within(
+    session: &Session,
+    plan: &Plan,
+    range: &KeyRange,
+    rows: u64,
+) -> Result<Option<Key>> {
+    let side = session.side();
+    let sql = format!(
+        "SELECT {} FROM {}{} ORDER BY {} OFFSET {} LIMIT 1",
+        key_outputs(plan),
+        table_of(side, plan),
+        filtered(side, plan, &where_range(side, plan, range)),
+        key_list(plan, ""),
+        rows.max(1) - 1
+    );
+    let sql = under_path_of_expressions(side, plan, &sql);
+    let what = format!("halve a range of the {side} table");
+    let found = session.rows_locked(&what, &lock_of(side, plan), &sql).await?;
+    let found = found.into_iter().next();
+    found.map(|row| key_of(side, plan, row)).transpose()
+}
+
 /// The greatest key that is visible now; `None` where the table is empty.
 ///
 /// # Errors
@@ -62,14 +108,9 @@ pub async fn highest_key(session: &Session, plan: &Plan) -> Result<Option<Key>> 
         Side::Source => &plan.source,
         Side::Target => &plan.target,
     };
-    last_key(
-        session,
-        plan,
-        &format!("find the highest key of {side} table {table}"),
-        "",
-        0,
-    )
-    .await
+    let what = format!("find the highest key of {side} table {table}");
+    let condition = where_between(side, plan, None, None);
+    last_key(session, plan, &what, &condition, 0).await
 }
 
 /// The key `rows` rows before `key` (which itself need not exist any more); `None` where there are not so many.
@@ -151,7 +192,7 @@ async fn last_key(
     let from = table_of(session.side(), plan);
     let sql = format!("SELECT {keys} FROM {from}{condition} ORDER BY {order} OFFSET {offset} LIMIT 1");
     session
-        .rows_locked(what, &rows_of(session.side(), plan), &sql)
+        .rows_locked(what, &lock_of(session.side(), plan), &sql)
         .await?
         .pop()
         .map(|row| key_of(session.side(), plan, row))
@@ -194,6 +235,19 @@ pub(super) fn rows_of(side: Side, plan: &Plan) -> String {
     format!("{only}{}", quote_table(table))
 }
 
+/// The statement that locks one side's table against whoever would rewrite or empty it.
+///
+/// Of a materialized view and a foreign table, which LOCK TABLE does not take, any statement that reads it does so.
+pub(super) fn lock_of(side: Side, plan: &Plan) -> String {
+    let rows = rows_of(side, plan);
+    match (side, plan.source_kind) {
+        (Side::Source, SourceKind::MaterializedView | SourceKind::ForeignTable) => {
+            format!("SELECT FROM {rows} LIMIT 0")
+        }
+        _ => format!("LOCK TABLE {rows} IN ACCESS SHARE MODE"),
+    }
+}
+
 /// ` WHERE ...` for a range of one side's table.
 pub(super) fn where_range(side: Side, plan: &Plan, range: &KeyRange) -> String {
     where_between(side, plan, range.low.as_ref(), Some(&range.high))
@@ -210,13 +264,19 @@ fn where_between(side: Side, plan: &Plan, low: Option<&Key>, high: Option<&Key>)
             &literals(side, &plan.key, key),
         )
     };
-    let conditions: Vec<_> = [
+    // A row with a null in its key lies in no range, and is none that was copied: that none is there is asked for.
+    let nullable = match side {
+        Side::Source => plan.key_basis.nullable(),
+        Side::Target => &[],
+    };
+    let no_nulls = nullable
+        .iter()
+        .map(|column| format!("{} IS DISTINCT FROM NULL", quote_column(column)));
+    let ends = [
         low.map(|key| condition(Strategy::Greater, key)),
         high.map(|key| condition(Strategy::LessOrEqual, key)),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    ];
+    let conditions: Vec<_> = ends.into_iter().flatten().chain(no_nulls).collect();
     match conditions.as_slice() {
         [] => String::new(),
         all => format!(" WHERE {}", all.join(" AND ")),

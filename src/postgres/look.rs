@@ -4,6 +4,7 @@
 //! Reads both catalogs, sees to it that the ledger is there, and holds what it says against what the target has. Moves
 //! nothing; the one thing that [`look`] may write is the empty ledger, and [`survey`] writes nothing at all.
 
+use super::asked::check_key;
 use super::catalog::{self, Purpose, Right, Survey, check_growth, need_not_grow, target_is_empty};
 use super::connect::Session;
 use super::cursor;
@@ -97,6 +98,16 @@ pub async fn look(
     ask: &Ask,
 ) -> std::result::Result<Look, Troubles> {
     let mut survey = survey(source, target, spec, ask).await;
+    if let (Some(plan), true, false) = (&survey.plan, survey.known, ask.restart)
+        && survey
+            .troubles
+            .iter()
+            .any(|trouble| trouble.kind() == Kind::NoKey)
+    {
+        // Rows that have lost their keys since it began may get others, where it has come by.
+        let noted = ledger::unsettle(target, spec, plan, None).await;
+        survey.keep(noted);
+    }
     if survey.troubles.is_empty() {
         let ensured = ledger::ensure(target, spec.ledger_owner.as_deref()).await;
         survey.keep(ensured);
@@ -142,10 +153,22 @@ pub async fn survey(source: &Session, target: &Session, spec: &TableSpec, ask: &
             inspect(source, target, spec, ask, &mut survey).await;
         }
     }
+    ask_rows(source, &mut survey).await;
     survey
         .troubles
         .sort_by_key(|trouble| trouble.side() == Side::Target);
     survey
+}
+
+/// What no index vouches for is asked of the rows, where they may be read.
+async fn ask_rows(source: &Session, survey: &mut Survey) {
+    let mut rights = survey.rights.iter();
+    if rights.all(|right| right.side == Side::Target || right.granted)
+        && let Some(plan) = &survey.plan
+    {
+        let checked = check_key(source, plan).await;
+        survey.keep(checked);
+    }
 }
 
 /// Holds the ledger, where there is one, against the plan, and the target against both.
@@ -166,6 +189,8 @@ async fn inspect(source: &Session, target: &Session, spec: &TableSpec, ask: &Ask
         if !ask.sync {
             let checked = ledger::check_source(source, target, spec, &plan).await;
             survey.keep(checked);
+            let told = look_again(source, target, spec, &plan, survey).await;
+            survey.keep(told);
         }
         let rewound = rewind::check(source, target, spec, &plan).await;
         survey.keep(rewound);
@@ -188,6 +213,45 @@ async fn inspect(source: &Session, target: &Session, spec: &TableSpec, ask: &Ask
         let refused = refuse_rows(target, spec, &plan, ask).await;
         survey.keep(refused);
     }
+}
+
+/// Says which of its keys a migrate looks at again, and why; what that takes is asked for.
+async fn look_again(
+    source: &Session,
+    target: &Session,
+    spec: &TableSpec,
+    plan: &Plan,
+    survey: &mut Survey,
+) -> Result<()> {
+    let Some(range) = ledger::to_look_at(target, source, spec, plan).await? else {
+        return Ok(());
+    };
+    if plan.on_conflict == OnConflict::Error {
+        let sql = "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMPORARY')";
+        let row = target
+            .row("ask for a right on the target's database", sql)
+            .await?;
+        let granted = row.first().and_then(Option::as_deref) == Some("t");
+        survey.need_temporary(target.database(), granted);
+    }
+    let job = &spec.job;
+    let (table, high) = (&plan.source, range.high.shown());
+    let words = match range.low {
+        Some(low) => format!(
+            "job {job} looks again at the keys of {table} after ({}) up to ({high}), for rows that were committed after it had come by",
+            low.shown()
+        ),
+        None => format!(
+            "job {job} looks again at all keys of {table} that it has copied, up to ({high}), for rows that were committed after it \
+             had come by: its ledger does not say up to which key there can be none (as one of an earlier version does not, or one \
+             of a job beside which transactions were open)"
+        ),
+    };
+    survey
+        .plan
+        .iter_mut()
+        .for_each(|plan| plan.warnings.push(words.clone()));
+    Ok(())
 }
 
 /// Rows that this job did not put there would be in its way, or be taken for its own.

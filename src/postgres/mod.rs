@@ -5,6 +5,7 @@
 //! transaction on the target. Errors carry a [`Kind`]; rows never enter the heap one by one, and no row's value enters a
 //! text. This room knows tables, and nothing of jobs, workflows or terminals.
 
+mod asked;
 mod catalog;
 mod certificate;
 mod checksum;
@@ -41,9 +42,10 @@ pub mod verify;
 mod words;
 pub mod writers;
 
+pub use asked::{check_key, check_key_again};
 pub use catalog::{
-    Right, Survey, check_growth, check_repair, examine, examine_to_read, identify, look_at_one, role,
-    target_is_empty,
+    LeftOut, Read, Right, Survey, check_growth, check_repair, examine, examine_to_read, identify,
+    look_at_one, role, target_is_empty,
 };
 pub use connect::{Session, Waits, connect};
 pub use connection_string::ConnectionString;

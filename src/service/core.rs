@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::NAMESPACE;
-use super::history::{Change, Deadline, Dispatch, RunState, UpdateNews};
+use super::history::{Change, Deadline, Dispatch, IsDead, RunState, UpdateNews};
 use super::holder::{Holder, Holders};
 use super::inventory::Inventories;
 use super::journal::{JournalError, Store, Write, current_key, outdated_range, outdated_run};
@@ -238,11 +238,10 @@ impl Core {
         }
     }
 
-    /// Runs of which a dead worker has a task, or which wait for one in its sticky queue. The dead are forgotten as pollers.
-    pub fn left_by(&mut self, is_dead: &dyn Fn(&str) -> bool, now_ms: i64) -> BTreeSet<String> {
-        self.matching.forget_all(is_dead);
+    /// Runs of which a dead worker has a task, or which wait for one in its sticky queue.
+    pub fn left_by(&self, is_dead: &IsDead, now_ms: i64) -> BTreeSet<String> {
         self.holders.runs_of(|holder| match holder {
-            Holder::Worker(identity) => is_dead(identity),
+            Holder::Worker(identity, caller) => is_dead(identity, *caller),
             Holder::StickyQueue(queue) => !self.matching.is_polled(QueueKind::Workflow, queue, now_ms),
         })
     }
@@ -297,6 +296,19 @@ impl Core {
             ))
         };
         self.get(store, &run_id)?.map(Some).ok_or_else(gone)
+    }
+
+    /// Removes a closed run, also where its workflow's id means it. Gives the batch to wait for.
+    pub fn remove_closed(&mut self, store: &Store, run_id: &str) -> Result<u64, JournalError> {
+        let Some(run) = read_closed_record(store, run_id)? else {
+            return Ok(store.applied());
+        };
+        let mut transaction = Transaction::begin(store, self.inventories);
+        transaction.remove(&run)?;
+        transaction.forget_current(&run)?;
+        let (sequence, inventories) = transaction.apply(self.inventories)?;
+        self.inventories = inventories;
+        Ok(sequence)
     }
 
     /// Removes closed runs that are neither current nor younger than the retention: some at a time. Returns whether there may

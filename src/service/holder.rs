@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Caller;
 use super::history::RunState;
 
 /// Who has tasks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Holder {
-    /// By its identity.
-    Worker(String),
+    /// By its identity, which tells something of some of them only.
+    Worker(String, Caller),
     /// By its name: a queue for one worker alone.
     StickyQueue(String),
 }
@@ -72,12 +73,15 @@ fn held_among<'a>(run: &RunState, activities: impl Iterator<Item = &'a i64>) -> 
     let mut held = Vec::new();
     if let Some(task) = &run.workflow_task {
         if task.started_event_id != 0 {
-            held.push((Holder::Worker(task.identity.clone()), 0));
+            held.push((Holder::Worker(task.identity.clone(), task.caller()), 0));
         } else if task.sticky {
             held.push((Holder::StickyQueue(task.queue.clone()), 0));
         }
     }
     let started = activities.filter_map(|id| run.activities.get(id).filter(|it| it.started_ms != 0));
-    held.extend(started.map(|it| (Holder::Worker(it.identity.clone()), it.scheduled_event_id)));
+    held.extend(started.map(|it| {
+        let holder = Holder::Worker(it.identity.clone(), it.caller());
+        (holder, it.scheduled_event_id)
+    }));
     held
 }

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 
-use super::Service;
 use super::clock::millis;
 use super::core::Core;
 use super::events::read_events;
@@ -17,6 +16,7 @@ use super::inventory::Inventories;
 use super::journal::{FORMAT_VERSION, JournalError, Store, Table, table_range};
 use super::stored::{prove_events, read_run, run_id_of};
 use super::transaction::hash;
+use super::{Caller, Service};
 
 /// Closed runs that are not the last of their workflow are kept for so long.
 const RETENTION_MS: i64 = 30 * 24 * 3600 * 1000;
@@ -110,7 +110,7 @@ impl Service {
             let recovered = self.apply(&run_id, |change| {
                 change.keep_up_with_the_clock(&timers_ms);
                 // It lived in the process that owned the journal before this one.
-                let is_dead = |_: &str, embedded: bool| embedded;
+                let is_dead = |_: &str, caller| caller == Caller::Embedded;
                 // The updates that it was for were known to that process only: their clients ask again.
                 change.state.workflow_task.take_if(|task| task.speculative);
                 change.recover_workflow_task(&is_dead);
@@ -146,10 +146,15 @@ impl Service {
         Ok(more)
     }
 
-    /// Hands out at once what dead workers have, instead of when its timeouts have passed. `is_dead` is asked of their identities.
+    /// Hands out at once what dead workers of this machine have, instead of when its timeouts have passed. `is_dead` is asked
+    /// of their identities; whoever came by TCP may have any.
     pub fn outlive(&self, is_dead: &dyn Fn(&str) -> bool) {
-        let of_the_dead = |identity: &str, _: bool| is_dead(identity);
-        let left = self.core().left_by(is_dead, self.now_ms());
+        let of_the_dead = |identity: &str, caller| caller != Caller::Remote && is_dead(identity);
+        let left = {
+            let mut core = self.core();
+            core.matching.forget_all(is_dead);
+            core.left_by(&of_the_dead, self.now_ms())
+        };
         for run_id in left {
             let recovered = self.apply(&run_id, |change| {
                 change.state.sticky = None;

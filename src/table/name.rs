@@ -32,7 +32,7 @@ impl std::str::FromStr for TableName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let mut parts = split(text.trim_ascii())?;
+        let mut parts = split(text.trim_ascii(), '.').ok_or_else(|| NameError::Quotes(text.to_owned()))?;
         if parts.len() > 2 {
             return Err(NameError::TooManyParts(text.to_owned()));
         }
@@ -46,7 +46,8 @@ impl std::str::FromStr for TableName {
     }
 }
 
-fn split(text: &str) -> Result<Vec<String>, NameError> {
+/// The parts between separators, folded and unquoted as SQL does; `None` where quotes do not match.
+pub(super) fn split(text: &str, separator: char) -> Option<Vec<String>> {
     let mut parts = Vec::new();
     let mut rest = text.chars().peekable();
     loop {
@@ -58,23 +59,23 @@ fn split(text: &str) -> Result<Vec<String>, NameError> {
                     Some('"') if rest.peek() == Some(&'"') => part.extend(rest.next()),
                     Some('"') => break,
                     Some(c) => part.push(c),
-                    None => return Err(NameError::Quotes(text.to_owned())),
+                    None => return None,
                 }
             }
-            if !matches!(rest.peek(), None | Some('.')) {
-                return Err(NameError::Quotes(text.to_owned()));
+            if rest.peek().is_some_and(|next| *next != separator) {
+                return None;
             }
         } else {
-            while let Some(c) = rest.next_if(|c| *c != '.') {
+            while let Some(c) = rest.next_if(|c| *c != separator) {
                 if c == '"' {
-                    return Err(NameError::Quotes(text.to_owned()));
+                    return None;
                 }
                 part.push(c.to_ascii_lowercase());
             }
         }
         parts.push(part);
         if rest.next().is_none() {
-            return Ok(parts);
+            return Some(parts);
         }
     }
 }
@@ -88,7 +89,8 @@ impl std::fmt::Display for TableName {
     }
 }
 
-fn part(text: &str) -> String {
+/// A part as SQL takes it, quoted where it has to be.
+pub(super) fn part(text: &str) -> String {
     let plain = |c: char| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit() || !c.is_ascii();
     if text.chars().all(plain) && !text.starts_with(|c: char| c.is_ascii_digit()) {
         text.to_owned()

@@ -102,7 +102,7 @@ fn tables_that_cannot_be_copied_are_refused_before_a_row_moves() {
     }
     tell(
         source,
-        "INSERT INTO full_table SELECT generate_series(1, 100); CREATE VIEW seen AS SELECT 1 AS id",
+        "INSERT INTO full_table SELECT generate_series(1, 100); INSERT INTO nullable_key VALUES (1), (NULL); CREATE VIEW seen AS SELECT 1 AS id",
     );
     tell(target, "INSERT INTO full_table VALUES (7777)");
     tell(target, "CREATE TABLE only_there (id int PRIMARY KEY)");
@@ -134,14 +134,32 @@ fn tables_that_cannot_be_copied_are_refused_before_a_row_moves() {
                 &["target", "audio_download", "audio_downloads"],
             )
             .with(&["--target-table", "audio_download"]),
-            case("a view", "seen", 3, &["seen", "not a table"]),
+            case("a view", "seen", 3, &["seen", "not a table", "--key a,b"]),
             case("no key", "keyless", 3, &["keyless", "key"]),
             case(
-                "a key that may be null",
+                "a key that is null somewhere",
                 "nullable_key",
                 3,
-                &["nullable_key", "key"],
+                &[
+                    "1 row of source table public.nullable_key with a null in the key (a)",
+                    "--key COLUMNS",
+                ],
             ),
+            case(
+                "a key that is none",
+                JOB,
+                3,
+                &["no unique index", "(url)", "these serve: (id)"],
+            )
+            .with(&["--key", "url"]),
+            case(
+                "a column that is not there",
+                JOB,
+                3,
+                &["no column \"idd\"", "did you mean \"id\"?"],
+            )
+            .with(&["--key", "idd"]),
+            case("a key that is no list", JOB, 2, &["--key", "between commas"]).with(&["--key", "id,"]),
             case(
                 "target lacks a column",
                 "narrow",

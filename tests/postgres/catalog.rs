@@ -2,7 +2,7 @@
 
 use crate::servers::{Databases, session, sql, try_sql, value};
 use longhaul::postgres::{Error, Kind, Result, ServerOptions, Side, ThrowawayServer, examine};
-use longhaul::table::{CopyFormat, Growth, OnConflict, Plan, TableSpec};
+use longhaul::table::{CopyFormat, Growth, OnConflict, Plan, Shape, TableSpec};
 
 fn spec(source: &str, target: &str, on_conflict: OnConflict) -> TableSpec {
     TableSpec {
@@ -12,6 +12,8 @@ fn spec(source: &str, target: &str, on_conflict: OnConflict) -> TableSpec {
         on_conflict,
         fire_triggers: false,
         ledger_owner: None,
+        shape: Shape::default(),
+        key: Default::default(),
     }
 }
 
@@ -48,7 +50,7 @@ async fn each_reason_names_the_object_and_says_what_to_do() {
             Side::Source,
             Kind::NotATable,
             "public.t on the source is a view",
-            "table",
+            "--key a,b",
         ),
         (
             plain,
@@ -67,14 +69,6 @@ async fn each_reason_names_the_object_and_says_what_to_do() {
             "primary key",
         ),
         (
-            "CREATE TABLE t (id int UNIQUE, a text)",
-            plain,
-            Side::Source,
-            Kind::NoKey,
-            "no key",
-            "not-null",
-        ),
-        (
             "CREATE TABLE t (id int NOT NULL, a text); CREATE UNIQUE INDEX ON t (id) WHERE id > 5",
             plain,
             Side::Source,
@@ -84,14 +78,6 @@ async fn each_reason_names_the_object_and_says_what_to_do() {
         ),
         (
             "CREATE TABLE t (id int NOT NULL, a text); CREATE UNIQUE INDEX ON t ((id + 1))",
-            plain,
-            Side::Source,
-            Kind::NoKey,
-            "no key",
-            "unique index",
-        ),
-        (
-            "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE, a text)",
             plain,
             Side::Source,
             Kind::NoKey,
@@ -955,7 +941,7 @@ async fn a_name_without_a_schema_is_looked_for_where_its_user_would() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_column_that_is_not_null_from_now_on_is_no_key() {
+async fn a_column_that_is_not_null_from_now_on_may_be_null_in_a_key() {
     let databases = Databases::new("", "CREATE TABLE t (id int UNIQUE); INSERT INTO t VALUES (NULL)").await;
     sql(&databases.target_url, "CREATE TABLE t (id int PRIMARY KEY)").await;
     if databases.source.server_version() >= 180_000 {
@@ -965,7 +951,8 @@ async fn a_column_that_is_not_null_from_now_on_is_no_key() {
             "NOT NULL .. NOT VALID came with version 18: here the column is only not said to be not null"
         );
     }
-    assert_eq!(databases.examine("t").await.unwrap_err().kind(), Kind::NoKey);
+    let plan = databases.examine("t").await.unwrap();
+    assert_eq!(plan.key_basis.nullable(), ["id"]);
     sql(
         &databases.source_url,
         "DELETE FROM t; ALTER TABLE t ALTER id SET NOT NULL",
@@ -978,7 +965,7 @@ async fn a_column_that_is_not_null_from_now_on_is_no_key() {
         )
         .await;
     }
-    databases.examine("t").await.unwrap();
+    assert!(databases.examine("t").await.unwrap().key_basis.is_index());
 }
 
 #[tokio::test(flavor = "multi_thread")]

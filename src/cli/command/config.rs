@@ -95,6 +95,10 @@ fn value(settings: &Settings, setting: Setting) -> Option<String> {
             .as_ref()
             .or(settings.table.as_ref())?
             .to_string(),
+        Setting::Columns | Setting::Where | Setting::Rename | Setting::Select => {
+            settings.shown_of_shape(setting)?
+        }
+        Setting::Key => settings.key.columns.as_ref()?.to_string(),
         Setting::Name => settings.job_name().ok()?.to_string(),
         Setting::Concurrency => settings.concurrency.to_string(),
         Setting::BatchRows => settings.batch_rows.to_string(),

@@ -15,6 +15,11 @@ pub enum Setting {
     Target,
     Table,
     TargetTable,
+    Columns,
+    Where,
+    Rename,
+    Select,
+    Key,
     Name,
     Concurrency,
     BatchRows,
@@ -44,11 +49,16 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 34] = [
         Self::Source,
         Self::Target,
         Self::Table,
         Self::TargetTable,
+        Self::Columns,
+        Self::Where,
+        Self::Rename,
+        Self::Select,
+        Self::Key,
         Self::Name,
         Self::Concurrency,
         Self::BatchRows,
@@ -83,6 +93,11 @@ impl Setting {
             Self::Target => "target",
             Self::Table => "table",
             Self::TargetTable => "target_table",
+            Self::Columns => "columns",
+            Self::Where => "where",
+            Self::Rename => "rename",
+            Self::Select => "select",
+            Self::Key => "key",
             Self::Name => "name",
             Self::Concurrency => "concurrency",
             Self::BatchRows => "batch_rows",

@@ -10,7 +10,7 @@ use crate::table::CollationDefinition;
 pub(super) const FIRST_UNPINNED_OID: u32 = 10_000;
 
 /// A column as one side's catalog describes it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Attribute {
     pub number: i16,
     pub name: String,
@@ -62,10 +62,12 @@ pub(super) struct Collation {
     pub definition: Option<CollationDefinition>,
 }
 
-/// A unique, valid, immediate index over columns only.
+/// A unique, valid index over columns only.
 #[derive(Debug)]
 pub(super) struct UniqueIndex {
     pub is_primary: bool,
+    /// Whether it refuses a second row at once. Else there may be two within a transaction, and never among committed rows.
+    pub is_immediate: bool,
     /// The key columns' names, in the index's order.
     pub columns: Vec<String>,
     /// A btree whose order is that of `ORDER BY`, with the columns' own collations.
@@ -131,7 +133,7 @@ pub(super) async fn read_columns(session: &Session, what: &str, table: u32) -> R
          WHERE a.attrelid = {table} AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
         definition_sql(session.server_version())
     );
-    let types = structure::read(session, what, table).await?;
+    let types = structure::read(session, what, table, &[]).await?;
     let rows = session.rows(what, &sql).await?;
     let attributes = rows.into_iter().map(Fields::of).map(|mut row| {
         let mut attribute = attribute(&mut row);
@@ -178,7 +180,7 @@ fn attribute(row: &mut Fields) -> Attribute {
 pub(super) async fn read_indexes(session: &Session, what: &str, table: u32) -> Result<Vec<UniqueIndex>> {
     // One row a column; the primary key first, then the index of fewest columns, then the oldest.
     let sql = format!(
-        "SELECT i.indexrelid, i.indisprimary, a.attname,
+        "SELECT i.indexrelid, i.indisprimary, i.indimmediate, a.attname,
                 am.amname = 'btree' AND o.opcdefault AND i.indoption[k.n] = 0 AND i.indcollation[k.n] = a.attcollation,
                 coalesce(co.collisdeterministic, true)
          FROM pg_catalog.pg_index i
@@ -187,14 +189,15 @@ pub(super) async fn read_indexes(session: &Session, what: &str, table: u32) -> R
          JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.n]
          JOIN pg_catalog.pg_opclass o ON o.oid = i.indclass[k.n]
          LEFT JOIN pg_catalog.pg_collation co ON co.oid = i.indcollation[k.n]
-         WHERE i.indrelid = {table} AND i.indisunique AND i.indisvalid AND i.indisready AND i.indimmediate
+         WHERE i.indrelid = {table} AND i.indisunique AND i.indisvalid AND i.indisready
            AND i.indpred IS NULL AND i.indexprs IS NULL
          ORDER BY NOT i.indisprimary, i.indnkeyatts, i.indexrelid, k.n"
     );
     let mut indexes: Vec<(u32, UniqueIndex)> = Vec::new();
     for row in session.rows(what, &sql).await? {
         let mut row = Fields::of(row);
-        let (id, is_primary, column): (u32, _, _) = (row.number(), row.flag(), row.text());
+        let (id, is_primary, is_immediate): (u32, _, _) = (row.number(), row.flag(), row.flag());
+        let column = row.text();
         let (is_ordered, is_deterministic) = (row.flag(), row.flag());
         match indexes.last_mut() {
             Some((last, index)) if *last == id => {
@@ -206,6 +209,7 @@ pub(super) async fn read_indexes(session: &Session, what: &str, table: u32) -> R
                 id,
                 UniqueIndex {
                     is_primary,
+                    is_immediate,
                     columns: vec![column],
                     is_ordered,
                     is_deterministic,

@@ -2,17 +2,110 @@
 //! sides order them alike.
 
 use super::columns::{Attribute, FIRST_UNPINNED_OID, UniqueIndex};
+use super::pairing::Pair;
 use super::structure::Structure;
-use super::table::Relation;
+use super::table::{LIKENESS, Relation};
 use crate::postgres::error::{Error, Kind, Result, Side};
-use crate::table::{Column, EnumLabel, KeyColumn, OnConflict, TableName};
+use crate::table::{EnumLabel, KeyBasis, KeyChoice, KeyColumn, KeyNames, OnConflict, TableName};
 
-/// The primary key, or else the unique index of fewest columns that orders not-null columns.
-pub(super) fn choose(source: &Relation, target: &Relation) -> Result<Vec<KeyColumn>> {
-    let Some(index) = chosen(source) else {
+/// What a table is copied along, and what vouches for it.
+pub(super) struct Chosen {
+    pub key: Vec<KeyColumn>,
+    pub basis: KeyBasis,
+    /// Why this key, in words.
+    pub reason: String,
+}
+
+/// The key that the operator names; else the primary key, or the unique index of fewest columns, those over not-null
+/// columns first.
+pub(super) fn choose(source: &Relation, target: &Relation, choice: &KeyChoice) -> Result<Chosen> {
+    let (columns, basis, reason) = match &choice.columns {
+        Some(names) => named(source, names)?,
+        None => found(source)?,
+    };
+    Ok(Chosen {
+        key: columns_of(source, target, &columns),
+        basis,
+        reason,
+    })
+}
+
+/// The names of the columns, what vouches for them, and why they are chosen.
+type Found = (Vec<String>, KeyBasis, String);
+
+fn found(source: &Relation) -> Result<Found> {
+    let ordered = || source.indexes.iter().filter(|index| index.is_ordered);
+    let proved = ordered().find(|index| nullable(source, &index.columns).is_empty());
+    let Some(index) = proved.or_else(|| ordered().next()) else {
         return Err(no_key(source));
     };
-    let columns = index.columns.iter().filter_map(|name| source.column(name));
+    Ok((
+        index.columns.clone(),
+        basis_of(source, index),
+        reason(source, index),
+    ))
+}
+
+fn named(source: &Relation, names: &KeyNames) -> Result<Found> {
+    for name in &names.0 {
+        if source.column(name).is_none() {
+            return Err(unknown_column(source, name));
+        }
+    }
+    let on_these = |index: &&UniqueIndex| {
+        index.is_ordered
+            && index.columns.len() == names.0.len()
+            && names.0.iter().all(|name| index.columns.contains(name))
+    };
+    let mut serving: Vec<_> = source.indexes.iter().filter(on_these).collect();
+    // That of the order in which they are named, where there are several.
+    serving.sort_by_key(|index| index.columns != names.0);
+    if let Some(index) = serving.first() {
+        let reason = format!("named by --key{}", asked_words(source, &index.columns, false));
+        return Ok((index.columns.clone(), basis_of(source, index), reason));
+    }
+    if source.source_kind().is_table() {
+        return Err(no_such_key(source, names));
+    }
+    let basis = KeyBasis::Rows {
+        nullable: nullable(source, &names.0),
+        repeatable: true,
+    };
+    let reason = format!("named by --key{}", asked_words(source, &names.0, true));
+    Ok((names.0.clone(), basis, reason))
+}
+
+/// What has to be asked of the rows, in words that follow a reason.
+fn asked_words(source: &Relation, columns: &[String], repeatable: bool) -> String {
+    let asked = match (nullable(source, columns).as_slice(), repeatable) {
+        ([], false) => return String::new(),
+        (nullable, false) => format!("no row may have a null in {}", nullable.join(", ")),
+        ([], true) => "no two rows may have the same".to_owned(),
+        (nullable, true) => format!(
+            "no two rows may have the same, and none a null in {}",
+            nullable.join(", ")
+        ),
+    };
+    format!("; {asked}, which is asked when the job begins and when it ends")
+}
+
+fn nullable(source: &Relation, columns: &[String]) -> Vec<String> {
+    let can_be_null = |name: &&String| source.column(name).is_none_or(|column| !column.never_null);
+    columns.iter().filter(can_be_null).cloned().collect()
+}
+
+fn basis_of(source: &Relation, index: &UniqueIndex) -> KeyBasis {
+    match nullable(source, &index.columns) {
+        nullable if nullable.is_empty() => KeyBasis::Index,
+        nullable => KeyBasis::Rows {
+            nullable,
+            repeatable: false,
+        },
+    }
+}
+
+fn columns_of(source: &Relation, target: &Relation, names: &[String]) -> Vec<KeyColumn> {
+    let columns = names.iter().filter_map(|name| source.column(name));
     let mut key: Vec<_> = columns
         .map(|column| {
             let counterpart = target.column(&column.name);
@@ -44,31 +137,42 @@ pub(super) fn choose(source: &Relation, target: &Relation) -> Result<Vec<KeyColu
             column.is_coarser_on_target |= source.column(&column.name).is_some_and(tells_apart);
         }
     }
-    Ok(key)
+    key
 }
 
-/// The first index that serves: the primary key is the first, then those of fewest columns.
-fn chosen(source: &Relation) -> Option<&UniqueIndex> {
-    let never_null = |name: &String| source.column(name).is_some_and(|column| column.never_null);
-    let serves = |index: &&UniqueIndex| index.is_ordered && index.columns.iter().all(never_null);
-    source.indexes.iter().find(serves)
+/// What a key costs that no index orders.
+pub(super) fn warning(source: &Relation, basis: &KeyBasis) -> Option<String> {
+    let KeyBasis::Rows { repeatable: true, .. } = basis else {
+        return None;
+    };
+    Some(format!(
+        "no index of {} orders its rows: each batch may read and sort all of them, and so do the questions whether the key is \
+         unique, at the start and at the end",
+        source.name
+    ))
 }
 
-/// Why this is the key, in words.
-pub(super) fn reason(source: &Relation, key: &[KeyColumn]) -> String {
+/// Why an index that was found is the key, in words.
+fn reason(source: &Relation, index: &UniqueIndex) -> String {
     let has_primary = source.indexes.iter().any(|index| index.is_primary);
     let others = source.indexes.len().saturating_sub(1);
-    match chosen(source) {
-        Some(index) if index.is_primary => "it is the primary key".to_owned(),
-        _ if has_primary => {
-            "a unique index over not-null columns; the primary key does not serve (it is not a plain ascending btree)".to_owned()
-        }
-        _ if others > 0 => format!(
-            "the table has no primary key; of its unique indexes over not-null columns this has the fewest columns ({})",
-            key.len()
+    let can_be_null = !nullable(source, &index.columns).is_empty();
+    let over = if can_be_null { "" } else { " over not-null columns" };
+    let why = match index.is_primary {
+        true => "it is the primary key".to_owned(),
+        false if has_primary => format!(
+            "a unique index{over}; the primary key does not serve (it is not a plain ascending btree)"
         ),
-        _ => "the table has no primary key; this is its unique index over not-null columns".to_owned(),
-    }
+        false if others > 0 && can_be_null => {
+            "none of the table's unique indexes is over not-null columns; this is one that serves".to_owned()
+        }
+        false if others > 0 => format!(
+            "the table has no primary key; of its unique indexes over not-null columns this has the fewest columns ({})",
+            index.columns.len()
+        ),
+        false => format!("the table has no primary key; this is its unique index{over}"),
+    };
+    why + &asked_words(source, &index.columns, false)
 }
 
 /// Whether the column has a collation by which only equal bytes are equal.
@@ -98,10 +202,20 @@ pub(super) fn check_unique(target: &Relation, key: &[KeyColumn], on_conflict: On
     if on_conflict != OnConflict::Error {
         check_coarser(&target.name, key)?;
     }
-    if on_conflict == OnConflict::Error || target.unique_indexes_on(key).next().is_some() {
+    if on_conflict == OnConflict::Error || target.finds_rows_by(key) {
         return Ok(());
     }
     let names: Vec<_> = key.iter().map(|column| column.name.as_str()).collect();
+    if target.unique_indexes_on(key).next().is_some() {
+        let words = format!(
+            "the unique index of target table {} on {} is deferrable: PostgreSQL cannot find the row by it that is in the way",
+            target.name,
+            names.join(", ")
+        );
+        return Err(Error::new(Side::Target, Kind::Unsupported, words).hinted(
+            "add a unique index that is not deferrable on the same columns to the target table; or copy into an empty table",
+        ));
+    }
     let words = format!(
         "target table {} has no unique index on exactly {}",
         target.name,
@@ -124,14 +238,11 @@ pub(super) fn literal_type(column: &Attribute) -> String {
 }
 
 fn no_key(table: &Relation) -> Error {
-    let error = Error::new(
-        Side::Source,
-        Kind::NoKey,
-        format!(
-            "source table {} has no key to copy along: no unique index orders not-null columns",
-            table.name
-        ),
+    let words = format!(
+        "source table {} has no key to copy along: no unique index orders its rows",
+        table.name
     );
+    let error = Error::new(Side::Source, Kind::NoKey, words);
     let Some(index) = table.indexes.first() else {
         return error;
     };
@@ -141,17 +252,49 @@ fn no_key(table: &Relation) -> Error {
         "unique index"
     };
     error.hinted(format!(
-        "the {which} on ({}) does not serve: it must be an ascending btree over not-null columns, with their own \
-         collation and default operator class",
+        "the {which} on ({}) does not serve: it must be an ascending btree, with its columns' own collation and default \
+         operator class",
         index.columns.join(", ")
     ))
 }
 
+fn unknown_column(table: &Relation, name: &str) -> Error {
+    let words = format!(
+        "source table {} has no column \"{name}\", which --key names",
+        table.name
+    );
+    let error = Error::new(Side::Source, Kind::NoKey, words);
+    let likeness = |column: &&Attribute| strsim::normalized_damerau_levenshtein(name, &column.name);
+    let columns = table.columns.iter();
+    let nearest = columns.max_by(|one, other| likeness(one).total_cmp(&likeness(other)));
+    match nearest.filter(|column| likeness(column) > LIKENESS) {
+        Some(column) => error.hinted(format!("did you mean \"{}\"?", column.name)),
+        None => error.hinted("name columns of the table, as in --key id or --key a,b"),
+    }
+}
+
+fn no_such_key(table: &Relation, names: &KeyNames) -> Error {
+    let words = format!(
+        "no unique index of source table {} on exactly ({}) serves as a key",
+        table.name,
+        names.0.join(", ")
+    );
+    let serving = table.indexes.iter().filter(|index| index.is_ordered);
+    let serving: Vec<_> = serving
+        .map(|index| format!("({})", index.columns.join(", ")))
+        .collect();
+    let rule = "it must be a whole, ascending btree over columns, with their own collation and default operator class";
+    Error::new(Side::Source, Kind::NoKey, words).hinted(match serving.as_slice() {
+        [] => format!("{rule}; the table has none"),
+        some => format!("{rule}; these serve: {}", some.join(", ")),
+    })
+}
+
 /// The key's columns must be among those that are written.
-pub(super) fn check_on_target(target: &Relation, columns: &[Column], key: &[KeyColumn]) -> Result<()> {
+pub(super) fn check_on_target(target: &Relation, pairs: &[Pair<'_>], key: &[KeyColumn]) -> Result<()> {
     let Some(missing) = key
         .iter()
-        .find(|key| columns.iter().all(|column| column.name != key.name))
+        .find(|key| pairs.iter().all(|pair| pair.column.name != key.name))
     else {
         return Ok(());
     };

@@ -7,30 +7,39 @@
 mod columns;
 mod compare;
 mod digest;
+mod expressions;
 mod fields;
 mod growth;
 mod key;
 mod order;
+mod pairing;
 mod server;
 mod structure;
 mod survey;
 mod table;
 mod triggers;
+mod widen;
 
 use super::connect::Session;
 use super::cursor::rows_of;
 use super::error::{Error, Kind, Result, Side};
 use super::words::plain;
-use crate::table::{DatabaseIdentity, Plan, PlanDigest, TableName, TableSpec};
+use crate::table::{DatabaseIdentity, KeyChoice, Plan, PlanDigest, TableName, TableSpec};
+use key::Chosen;
 use server::ServerIdentity;
 use table::Relation;
+use xxhash_rust::xxh3::xxh3_64;
 
 pub(super) use digest::{digest_sql, files_sql};
 pub use growth::check_growth;
 pub(super) use growth::need_not_grow;
+pub use pairing::LeftOut;
 pub(super) use survey::Purpose;
-pub use survey::{Right, Survey};
+pub use survey::{Read, Right, Survey};
 pub use triggers::check_repair;
+
+const FILTERED_SYNC: &str = "--where is asked of each row when its key is passed: a row that comes to fit later is not found by this \
+                             sync (longhaul verify --against source names it)";
 
 /// How often both catalogs are read before tables that change all the time are left alone for now.
 const ATTEMPTS: u32 = 5;
@@ -57,8 +66,8 @@ pub async fn examine_to_read(source: &Session, target: &Session, spec: &TableSpe
 pub(super) async fn survey(source: &Session, target: &Session, spec: &TableSpec, purpose: Purpose) -> Survey {
     let mut survey = Survey::default();
     let (read, written) = tokio::join!(
-        table::resolve(source, &spec.source_table),
-        table::resolve(target, &spec.target_table)
+        table::resolve(source, &spec.source_table, &spec.key),
+        table::resolve(target, &spec.target_table, &spec.key)
     );
     let (read, written) = match (read, written) {
         (Ok(read), Ok(written)) => (read, written),
@@ -96,10 +105,10 @@ fn unresolved(spec: &TableSpec, read: Option<Error>, written: Option<Error>) -> 
 /// What can be said of a table when the other side's is not known.
 async fn survey_one(session: &Session, name: &TableName, spec: &TableSpec) -> Result<Survey> {
     let mut survey = Survey::default();
-    let table = table::read(session, name).await?;
+    let table = table::read(session, name, &spec.key).await?;
     survey.need_table(&table, session.side(), spec.on_conflict, Purpose::Copy);
     if session.side() == Side::Source {
-        survey.keep(key::choose(&table, &table));
+        survey.keep(key::choose(&table, &table, &spec.key));
     }
     Ok(survey)
 }
@@ -111,7 +120,7 @@ pub async fn look_at_one(session: &Session, spec: &TableSpec) -> Survey {
         Side::Target => &spec.target_table,
     };
     let mut survey = Survey::default();
-    if let Some(name) = survey.keep(table::resolve(session, wanted).await) {
+    if let Some(name) = survey.keep(table::resolve(session, wanted, &spec.key).await) {
         let found = survey_one(session, &name, spec).await;
         survey.keep(found).into_iter().for_each(|one| survey.add(one));
     }
@@ -133,7 +142,10 @@ async fn settle(
         if before == after {
             let mut survey = decided?;
             if let Some(plan) = &mut survey.plan {
-                plan.digest = after.digest;
+                plan.digest = PlanDigest {
+                    shape: shape_digest(plan),
+                    ..after.digest
+                };
                 plan.source_files = after.source_files;
                 plan.target_files = after.target_files;
             }
@@ -146,6 +158,14 @@ async fn settle(
         Kind::Transient,
         format!("source table {read} or target table {written} changed each time while its catalog was read"),
     ))
+}
+
+/// What is read of both tables, as a short text: empty where all rows are copied as they are, as it always was.
+fn shape_digest(plan: &Plan) -> String {
+    match plan.shape_shown() {
+        shown if shown.is_empty() => shown,
+        shown => format!("{:016x}", xxh3_64(shown.as_bytes())),
+    }
 }
 
 /// Both tables as they are at a moment.
@@ -182,6 +202,7 @@ async fn read_state(
         digest: PlanDigest {
             source: source_digest,
             target: target_digest,
+            shape: String::new(),
         },
         source_files,
         target_files,
@@ -200,7 +221,10 @@ async fn decide(
     purpose: Purpose,
 ) -> Result<Survey> {
     let mut survey = Survey::default();
-    let (read, written) = tokio::join!(table::read(source, source_name), table::read(target, target_name));
+    let (read, written) = tokio::join!(
+        table::read(source, source_name, &spec.key),
+        table::read(target, target_name, &spec.key)
+    );
     let (read, written) = (read?, written?);
     let (from, to) = tokio::join!(server::read_identity(source), server::read_identity(target));
     let (from, to) = (from?, to?);
@@ -210,30 +234,48 @@ async fn decide(
     survey.need_all(&read, &written, &to, spec.on_conflict, purpose);
     let foreign = table::foreign_partition(target, &written).await?;
     survey.troubles.extend(foreign);
-    let columns = compare::columns_to_copy(&read, &written, &mut survey.troubles);
-    let money = compare::check_money(&read, &columns, &from, &to);
-    survey.keep(money);
+    let described = expressions::describe(source, &read, &spec.shape, &mut survey.troubles).await?;
+    let pairing = pairing::pair(&read, &written, &spec.shape, &described, &mut survey.troubles);
+    let pairs = &pairing.pairs;
+    survey.keep(compare::check_money(pairs, &from, &to));
     let mut reactions = triggers::Reactions::default();
     if purpose.writes() {
         reactions = triggers::read(target, &written, spec.on_conflict).await?;
     }
-    let mut key = survey.keep(key::choose(&read, &written));
-    if let Some(key) = &mut key {
+    let mut chosen = survey.keep(key::choose(&read, &written, &spec.key));
+    if let Some(Chosen { key, .. }) = &mut chosen {
         order::read((source, &read), (target, &written), key).await?;
-        survey.keep(key::check_on_target(&written, &columns, key));
+        match pairing::check_key(&read, key, &pairing) {
+            Ok(()) => _ = survey.keep(key::check_on_target(&written, pairs, key)),
+            Err(error) => survey.troubles.push(error),
+        }
         if purpose.writes() {
-            survey.keep(compare::check_updates(&written, &columns, key, spec.on_conflict));
+            survey.keep(compare::check_updates(&written, pairs, key, spec.on_conflict));
             survey.keep(key::check_unique(&written, key, spec.on_conflict));
         }
     }
     let checked = reactions.check(&written, spec.on_conflict, spec.fire_triggers);
     survey.troubles.extend(checked);
-    let Some(key) = key else { return Ok(survey) };
-    let target_key_is_unique = written.unique_indexes_on(&key).next().is_some();
+    let Some(Chosen { key, basis, reason }) = chosen else {
+        return Ok(survey);
+    };
+    let is_single = written.unique_indexes_on(&key).next().is_some();
     let mut warnings = reactions.warnings(&written);
-    warnings.extend(compare::warnings(&read, &written, &columns, target_key_is_unique));
-    survey.key_reason = key::reason(&read, &key);
-    survey.text_reason = compare::text_reason(&read, &written, &columns);
+    warnings.extend(compare::warnings(&read, &written, pairs, is_single));
+    warnings.extend(key::warning(&read, &basis));
+    if spec.shape.filter.is_some() && purpose == Purpose::Sync {
+        warnings.push(FILTERED_SYNC.to_owned());
+    }
+    survey.key_reason = reason;
+    survey.text_reason = compare::text_reason(&read, &written, pairs);
+    survey.readings = survey::readings(pairs);
+    // Of the rows that are chosen, where some are.
+    let rows_estimate = described.rows.or(read.rows_estimate);
+    let bytes_estimate = match (read.bytes_estimate, read.rows_estimate, described.rows) {
+        (Some(bytes), Some(all), Some(some)) => bytes.checked_div(all).map(|each| each.saturating_mul(some)),
+        (bytes, _, _) => bytes,
+    };
+    survey.left_out = pairing.left_out;
     survey.plan = Some(Plan {
         growth: growth::read(source, &read, &key).await?,
         same_order: key::same_order(&read, &written, &key, from.encoding == to.encoding),
@@ -244,17 +286,20 @@ async fn decide(
         digest: PlanDigest::default(),
         source_files: String::new(),
         target_files: String::new(),
-        format: compare::format(&read, &written, &columns),
-        columns,
+        format: compare::format(&read, &written, pairs),
+        columns: pairing.pairs.into_iter().map(|pair| pair.column).collect(),
+        filter: spec.shape.filter.clone(),
+        target_key_is_unique: written.finds_rows_by(&key),
         key,
+        key_basis: basis,
+        source_kind: read.source_kind(),
         on_conflict: spec.on_conflict,
-        target_key_is_unique,
         source_is_partitioned: read.kind == 'p',
         target_is_partitioned: written.kind == 'p',
         source_is_standby: from.is_standby,
         target_fires_triggers: reactions.fires(),
-        rows_estimate: read.rows_estimate,
-        bytes_estimate: read.bytes_estimate,
+        rows_estimate,
+        bytes_estimate,
         warnings: warnings.iter().map(|warning| plain(warning)).collect(),
         source: read.name,
         target: written.name,
@@ -286,7 +331,7 @@ pub async fn role(session: &Session) -> Result<String> {
 
 /// The plan with the order of the target's key as it is now: of a plan from long ago, or of types that moved since.
 pub(super) async fn with_order_of_target(target: &Session, plan: Plan) -> Result<Plan> {
-    let written = table::read(target, &plan.target).await?;
+    let written = table::read(target, &plan.target, &KeyChoice::default()).await?;
     let mut key = plan.key;
     order::read_target(target, &written, &mut key).await?;
     Ok(Plan { key, ..plan })

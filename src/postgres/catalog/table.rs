@@ -6,7 +6,7 @@ use super::fields::Fields;
 use crate::postgres::connect::{Session, TO_USERS_PATH};
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::{quote_literal, quote_table};
-use crate::table::{KeyColumn, TableName, is_obeyed};
+use crate::table::{KeyChoice, KeyColumn, SourceKind, TableName, is_obeyed};
 
 /// How like two names must be for one to be offered in place of the other.
 pub(super) const LIKENESS: f64 = 0.6;
@@ -16,7 +16,8 @@ pub(super) const LIKENESS: f64 = 0.6;
 pub(super) struct Relation {
     pub oid: u32,
     pub name: TableName,
-    /// `r` for an ordinary table, `p` for a partitioned one.
+    /// `r` for an ordinary table, `p` for a partitioned one; of a source also `v`, `m`, `f`: a view, a materialized one, a
+    /// foreign table.
     pub kind: char,
     /// Whether it, or a partition of it, is.
     pub is_unlogged: bool,
@@ -46,6 +47,21 @@ impl Relation {
             index.columns.len() == key.len() && key.iter().all(|column| index.columns.contains(&column.name))
         })
     }
+
+    /// Whether one of them finds the row that is in the way: one that is deferrable cannot.
+    pub(super) fn finds_rows_by(&self, key: &[KeyColumn]) -> bool {
+        self.unique_indexes_on(key).any(|index| index.is_immediate)
+    }
+
+    /// What it is, as a source.
+    pub(super) fn source_kind(&self) -> SourceKind {
+        match self.kind {
+            'v' => SourceKind::View,
+            'm' => SourceKind::MaterializedView,
+            'f' => SourceKind::ForeignTable,
+            _ => SourceKind::Table,
+        }
+    }
 }
 
 /// Gives the functions that run when rows of table `c` or of a partition of it are read, and on the target written: those that
@@ -71,7 +87,7 @@ fn functions(side: Side) -> String {
 }
 
 /// The table's name with its schema: which one it is, the user's own search path decides, whatever the session's is.
-pub(super) async fn resolve(session: &Session, wanted: &TableName) -> Result<TableName> {
+pub(super) async fn resolve(session: &Session, wanted: &TableName, key: &KeyChoice) -> Result<TableName> {
     let what = about(session, wanted);
     let regclass = format!(
         "SELECT pg_catalog.to_regclass({})::pg_catalog.oid",
@@ -108,7 +124,7 @@ pub(super) async fn resolve(session: &Session, wanted: &TableName) -> Result<Tab
         return Err(Error::new(session.side(), Kind::Unsupported, words).hinted("rename it"));
     }
     // Said before anything that the other side lacks: nobody shall make a table there for what is none here.
-    check_kind(session.side(), &name, row.letter())?;
+    check_kind(session.side(), &name, row.letter(), key)?;
     Ok(name)
 }
 
@@ -119,7 +135,7 @@ fn under_users_path(statement: &str) -> String {
 }
 
 /// All about a table whose name has a schema.
-pub(super) async fn read(session: &Session, name: &TableName) -> Result<Relation> {
+pub(super) async fn read(session: &Session, name: &TableName, key: &KeyChoice) -> Result<Relation> {
     let side = session.side();
     let what = about(session, name);
     let sql = format!(
@@ -141,13 +157,13 @@ pub(super) async fn read(session: &Session, name: &TableName) -> Result<Relation
                 pg_catalog.has_table_privilege(c.oid, 'UPDATE'),
                 e.rows, e.bytes
          FROM pg_catalog.pg_class c,
-              LATERAL (SELECT CASE WHEN pg_catalog.bool_or(p.relkind = 'r' AND (p.reltuples < 0::pg_catalog.float4
+              LATERAL (SELECT CASE WHEN pg_catalog.bool_or(p.relkind IN ('r', 'm') AND (p.reltuples < 0::pg_catalog.float4
                                             OR (p.relpages = 0 AND pg_catalog.pg_relation_size(p.oid) > 0)))
                                    THEN NULL
                                    ELSE pg_catalog.round(pg_catalog.sum(p.reltuples::pg_catalog.numeric / greatest(p.relpages, 1)
                                        * (pg_catalog.pg_relation_size(p.oid) / pg_catalog.current_setting('block_size')::pg_catalog.int4))
-                                       FILTER (WHERE p.relkind = 'r')) END AS rows,
-                              pg_catalog.sum(pg_catalog.pg_relation_size(p.oid)) FILTER (WHERE p.relkind = 'r') AS bytes,
+                                       FILTER (WHERE p.relkind IN ('r', 'm'))) END AS rows,
+                              pg_catalog.sum(pg_catalog.pg_relation_size(p.oid)) FILTER (WHERE p.relkind IN ('r', 'm')) AS bytes,
                               pg_catalog.bool_or(p.relpersistence = 'u') AS is_unlogged
                        FROM pg_catalog.pg_class p
                        WHERE p.oid IN (SELECT c.oid UNION ALL
@@ -161,7 +177,7 @@ pub(super) async fn read(session: &Session, name: &TableName) -> Result<Relation
     };
     let mut row = Fields::of(row);
     let (oid, kind) = (row.number(), row.letter());
-    check_kind(side, name, kind)?;
+    check_kind(side, name, kind, key)?;
     Ok(Relation {
         oid,
         name: name.clone(),
@@ -214,9 +230,14 @@ pub(super) async fn foreign_partition(target: &Session, table: &Relation) -> Res
     Ok(Some(trouble))
 }
 
-fn check_kind(side: Side, name: &TableName, kind: char) -> Result<()> {
+/// A source may be other than a table where there is a key to go along: a materialized view has indexes, of the others it
+/// must be named.
+fn check_kind(side: Side, name: &TableName, kind: char, key: &KeyChoice) -> Result<()> {
+    let is_named = key.columns.is_some();
     let is = match kind {
         'r' | 'p' => return Ok(()),
+        'm' if side == Side::Source => return Ok(()),
+        'v' | 'f' if side == Side::Source && is_named => return Ok(()),
         'v' => "a view",
         'm' => "a materialized view",
         'f' => "a foreign table",
@@ -225,11 +246,14 @@ fn check_kind(side: Side, name: &TableName, kind: char) -> Result<()> {
         'c' => "a composite type",
         _ => "something else",
     };
-    Err(Error::new(
-        side,
-        Kind::NotATable,
-        format!("{name} on the {side} is {is}, not a table"),
-    ))
+    let words = format!("{name} on the {side} is {is}, not a table");
+    let error = Error::new(side, Kind::NotATable, words);
+    Err(match (side, kind) {
+        (Side::Source, 'v' | 'f') => {
+            error.hinted("name the columns that tell its rows apart, and it is copied along them: --key a,b")
+        }
+        _ => error,
+    })
 }
 
 async fn unknown_table(session: &Session, wanted: &TableName) -> Result<Error> {

@@ -5,6 +5,7 @@
 //! batch holds the table's advisory lock shared and commits only under the epoch that still holds, so that a forgotten
 //! process cannot write behind our back, and whoever takes over waits for the batches in flight, and in turn.
 
+mod again;
 mod layout;
 mod others;
 mod partitions;
@@ -12,6 +13,7 @@ mod rewritten;
 mod seen;
 mod segments;
 mod take_over;
+mod told;
 mod trust;
 
 use super::connect::Session;
@@ -20,8 +22,9 @@ use super::identifier::{quote_literal, quote_text_array};
 use crate::table::{Batch, Fence, Key, KeyRange, Plan, Position, SourceClock, TableSpec, Tally};
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use again::to_look_at;
 pub use layout::{FORMAT, Probe, State, ensure, probe};
-pub use partitions::is_unsettled;
+pub use partitions::{is_unsettled, unsettle};
 pub use rewritten::check_rewritten;
 pub use seen::{set_source_seen, source_clock, source_seen};
 #[cfg(any(test, fuzzing))]
@@ -30,6 +33,8 @@ pub(super) use segments::{key_of, tally_of};
 #[cfg(any(test, fuzzing))]
 pub(super) use take_over::plan_from_json;
 pub use take_over::{Found, check_begun, check_source, inspect, lost, stored_plan, take_over};
+pub use told::{Told, told};
+pub use trust::is_trusted;
 
 const YEAR_10000_MICROSECONDS: u64 = 253_402_300_800_000_000;
 

@@ -11,9 +11,9 @@ mod rows;
 mod units;
 
 use super::checksum::RowCounter;
-use super::connect::{Session, lock_sql};
-use super::copy::{CHUNK_BYTES, rows_sql};
-use super::cursor::{self, rows_of, where_range};
+use super::connect::Session;
+use super::copy::{CHUNK_BYTES, begin_sql, rows_sql};
+use super::cursor::{self, where_range};
 use super::error::{Error, Result, Side};
 use super::throttle::Meter;
 use crate::table::{CopyFormat, Difference, Findings, Key, KeyRange, Plan, TableSpec, Tally};
@@ -239,8 +239,7 @@ impl Sides<'_> {
         } else {
             (self.target, there.rows)
         };
-        let (low, high) = (range.low.as_ref(), Some(&range.high));
-        let middle = cursor::next_range_end(session, self.plan, low, high, rows / 2).await?;
+        let middle = cursor::key_within(session, self.plan, range, rows / 2).await?;
         Ok(middle.filter(|middle| *middle != range.high))
     }
 }
@@ -277,7 +276,7 @@ pub async fn checksum_range(
         _ => where_range(side, &plan, range),
     };
     let sql = rows_sql(side, &plan, &condition);
-    let lock = lock_sql(&rows_of(side, &plan));
+    let lock = begin_sql(side, &plan);
     let open = session.open();
     let sent = async {
         tokio::join!(

@@ -3,7 +3,7 @@
 //! No row of the source is like that. The target may have some where nothing forbids it, a unique index no more than none.
 
 use crate::postgres::connect::Session;
-use crate::postgres::cursor::{quote_column, rows_of, table_of};
+use crate::postgres::cursor::{lock_of, quote_column, rows_of, table_of};
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::{quote_identifier, quote_literal, quote_table};
 use crate::table::Plan;
@@ -31,7 +31,7 @@ pub async fn refuse_null_keys(target: &Session, plan: &Plan) -> Result<()> {
     );
     let what = format!("count rows of target table {}", plan.target);
     let rows = target
-        .rows_locked(&what, &rows_of(Side::Target, plan), &sql)
+        .rows_locked(&what, &lock_of(Side::Target, plan), &sql)
         .await?;
     let count = rows
         .into_iter()
