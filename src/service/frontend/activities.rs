@@ -86,6 +86,7 @@ impl Service {
             run_id: run.run_id.clone(),
             event_id,
             attempt: activity.attempt,
+            ..Default::default()
         };
         Ok(PollActivityTaskQueueResponse {
             task_token: task_token.encode_to_vec(),

@@ -47,7 +47,7 @@ impl Service {
             upsert_memo: true,
             eager_workflow_start: false,
             sdk_metadata: true,
-            count_group_by_execution_status: false,
+            count_group_by_execution_status: true,
             nexus: false,
             ..Default::default()
         };

@@ -49,6 +49,9 @@ pub(super) struct TaskToken {
     pub event_id: i64,
     #[prost(int32, tag = "3")]
     pub attempt: i32,
+    /// Of a workflow task: which poll took it. A start that a crash has taken back has the event and the attempt of the next.
+    #[prost(string, tag = "4")]
+    pub request_id: String,
 }
 
 pub(super) fn token(bytes: &[u8]) -> Result<TaskToken, Status> {
@@ -56,6 +59,16 @@ pub(super) fn token(bytes: &[u8]) -> Result<TaskToken, Status> {
         .map_err(|_| Status::invalid_argument("the task token is not one of this service"))?;
     check_id("the task token's run", &token.run_id)?;
     Ok(token)
+}
+
+/// That the workflow task of a token is out, and not another of the same number.
+fn must_be_out(change: &Change, token: &TaskToken) -> Result<(), HistoryError> {
+    let task = change.workflow_task_that_is_out((token.event_id, token.attempt))?;
+    // One that a version gave out which did not name the poll is of a start that was durable.
+    if !token.request_id.is_empty() && token.request_id != task.request_id {
+        return Err(HistoryError::NotFound("workflow task not found"));
+    }
+    Ok(())
 }
 
 impl Service {
@@ -107,20 +120,30 @@ impl Service {
     ) -> Result<Option<PollWorkflowTaskQueueResponse>, Status> {
         let started = {
             let mut core = self.core();
+            let written = core.written(run_id);
             let started = self.apply_to(&mut core, run_id, |change| {
                 let transient = change.start_workflow_task(start)?;
                 Ok((change.state.clone(), transient))
             });
-            started
-                .map(|((run, transient), pending)| (Started::of(&mut core, run, transient, sticky), pending))
+            started.map(|((run, transient), pending)| {
+                let started = Started::of(&mut core, run, transient, sticky);
+                (started, pending, written)
+            })
         };
-        let (started, pending) = match started {
+        let (started, pending, written) = match started {
             Ok(started) => started,
             // Taken by another poll, timed out, or closed meanwhile.
             Err(status) if status.code() == tonic::Code::NotFound => return Ok(None),
             Err(status) => return Err(status),
         };
-        self.release(pending).await?;
+        if pending.hands_out_nothing() {
+            // Its start need not be durable: whatever the worker makes of it comes in a later batch, which is lost with it, and
+            // then its token is one of no task. What it shows beside its start must be.
+            self.release_later(pending);
+            self.durable(written).await?;
+        } else {
+            self.release(pending).await?;
+        }
         self.workflow_task(started).map(Some)
     }
 
@@ -139,6 +162,7 @@ impl Service {
             run_id: run.run_id.clone(),
             event_id: task.started_event_id,
             attempt: task.attempt,
+            request_id: task.request_id.clone(),
         };
         Ok(PollWorkflowTaskQueueResponse {
             task_token: task_token.encode_to_vec(),
@@ -209,6 +233,7 @@ impl Service {
             // Under the same lock: an update that comes in between would find a task that is out, and get none of its own.
             completion.updates_wait = core.updates.has_unsent(&token.run_id);
             let applied = self.apply_to(&mut core, &token.run_id, |change| {
+                must_be_out(change, &token)?;
                 let completed = change.complete_workflow_task((token.event_id, token.attempt), completion);
                 if let Err(HistoryError::BadCommand { cause, message }) = &completed {
                     bad_command = Some((*cause, message.clone()));
@@ -260,7 +285,7 @@ impl Service {
             ..Default::default()
         };
         let fail = |change: &mut Change| {
-            change.workflow_task_that_is_out((token.event_id, token.attempt))?;
+            must_be_out(change, token)?;
             change.fail_workflow_task(cause, Some(failure), identity);
             Ok(())
         };
@@ -274,7 +299,7 @@ impl Service {
     ) -> Result<RespondWorkflowTaskFailedResponse, Status> {
         let token = token(&request.task_token)?;
         let fail = |change: &mut Change| {
-            change.workflow_task_that_is_out((token.event_id, token.attempt))?;
+            must_be_out(change, &token)?;
             change.fail_workflow_task(request.cause, request.failure, &request.identity);
             Ok(())
         };
