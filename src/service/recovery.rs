@@ -12,7 +12,7 @@ use super::clock::millis;
 use super::core::Core;
 use super::events::read_events;
 use super::former::{bring_over, index_closed_runs};
-use super::history::{RETENTION_MS, RunState};
+use super::history::RETENTION_MS;
 use super::inventory::Inventories;
 use super::journal::{FORMAT_VERSION, JournalError, Store, Table, table_range};
 use super::stored::{prove_events, read_run, run_id_of};

@@ -348,5 +348,5 @@ async fn no_rpc_knows_another_namespace() {
         let details = String::from_utf8_lossy(status.details()).into_owned();
         assert!(details.contains("NamespaceNotFoundFailure"), "{path}: {status}");
     }
-    assert!(asked > 30, "{asked} RPCs");
+    assert!(asked >= 30, "{asked} RPCs");
 }

@@ -126,7 +126,8 @@ impl Service {
                 Ok((change.state.clone(), transient))
             });
             started.map(|((run, transient), pending)| {
-                (Started::of(&mut core, run, transient, sticky), pending, written)
+                let started = Started::of(&mut core, run, transient, sticky);
+                (started, pending, written)
             })
         };
         let (started, pending, written) = match started {

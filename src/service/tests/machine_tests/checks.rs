@@ -15,7 +15,8 @@ use super::World;
 
 impl World {
     /// Holds memory against what is read back, and looks for every task that should wait.
-    pub(super) fn check(&mut self) {
+    pub(super) async fn check(&mut self) {
+        self.service.settled().await.unwrap();
         let store = Store::open(self.copy()).unwrap();
         let read = load(&store).unwrap();
         let now_ms = self.service.now_ms();
@@ -40,11 +41,14 @@ impl World {
             let task = run.workflow_task.as_ref();
             if let Some(task) = task.filter(|task| task.started_event_id == 0 && task.scheduled_ms <= now_ms)
             {
-                let queue = if task.sticky { &task.queue } else { &run.task_queue };
+                // What waited for a worker that shuts down waits in the normal queue.
+                let queues = [Some(&run.task_queue), Some(&task.queue).filter(|_| task.sticky)];
                 let due = Task::Workflow {
                     run_id: run_id.clone(),
                 };
-                let waits = core.matching.waiting(QueueKind::Workflow, queue).contains(&due);
+                let holds_it =
+                    |queue: &String| core.matching.waiting(QueueKind::Workflow, queue).contains(&due);
+                let waits = queues.into_iter().flatten().any(holds_it);
                 let comes = core
                     .deadlines
                     .iter()
