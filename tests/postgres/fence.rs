@@ -377,3 +377,29 @@ async fn a_job_that_shares_a_table_without_a_unique_index_is_stopped_as_often_as
             .unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migrate_does_not_end_on_a_source_that_was_changed_during_its_last_batch() {
+    let ddl = "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, m mood)";
+    let databases = Databases::new(ddl, "INSERT INTO t SELECT i, 'sad' FROM generate_series(1, 10) i").await;
+    let run = databases.opened("t").await;
+    databases.copy(&run, &batch(0, range(None, "10"))).await.unwrap();
+    let position = databases.position(&run).await;
+    let conclude = async || {
+        let (target, source) = (&databases.target, &databases.source);
+        ledger::conclude(target, source, &run.spec, &run.plan, &run.fence, &position).await
+    };
+    conclude().await.unwrap();
+    let renamed = "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'";
+    sql(&databases.source_url, renamed).await;
+    let error = conclude().await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.side()),
+        (Kind::TableChanged, Side::Source),
+        "{}",
+        error.chain()
+    );
+    sql(&databases.source_url, "DROP TABLE t").await;
+    let error = conclude().await.unwrap_err();
+    assert_eq!(error.side(), Side::Source, "{}", error.chain());
+}

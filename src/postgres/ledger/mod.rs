@@ -17,6 +17,7 @@ mod told;
 mod trust;
 
 use super::connect::Session;
+use super::cursor::rows_of;
 use super::error::{Error, Kind, Result, Side};
 use super::identifier::{quote_literal, quote_text_array};
 use crate::table::{Batch, Fence, Key, KeyRange, Plan, Position, SourceClock, TableSpec, Tally};
@@ -50,7 +51,8 @@ pub async fn check(target: &Session, spec: &TableSpec, plan: &Plan, fence: &Fenc
     in_transaction(target, async || pass_fence(target, spec, plan, fence).await).await
 }
 
-/// The end of a migrate: the target has what the position says, by its ledger, in the table that the ledger speaks of.
+/// The end of a migrate: the target has what the position says, by its ledger, in the table that the ledger speaks of, and
+/// the source's is still the one that was planned.
 ///
 /// # Errors
 /// `TargetRewound` where the ledger says something else; or as [`check`].
@@ -63,6 +65,15 @@ pub async fn conclude(
     position: &Position,
 ) -> Result<()> {
     let mine = of_table(spec, plan);
+    // Of a change that came with the last batch none that follows can tell.
+    let what = format!("compare source table {} with the plan", plan.source);
+    let (locked, sql) = (
+        rows_of(Side::Source, plan),
+        super::catalog::digest_sql(&plan.source),
+    );
+    let digest = source.rows_locked(&what, &locked, &sql).await?.pop();
+    let digest = digest.as_ref().and_then(|row| row.first()?.as_deref());
+    judge_digest(Side::Source, plan, fence, digest)?;
     let found = in_transaction(target, async || {
         pass_fence(target, spec, plan, fence).await?;
         segments::read_position(target, source, plan, &mine).await
