@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use temporalio_client::WorkflowExecutionStatus;
+use temporalio_protos::temporal::api::enums::v1::PendingActivityState;
 use temporalio_protos::temporal::api::workflow::v1::PendingActivityInfo;
 
 use super::jobs::{Workers, innermost, rfc3339, time};
@@ -40,6 +41,9 @@ impl Pending {
         let beat = beat.and_then(|payload| serde_json::from_slice::<Beat>(&payload.data).ok());
         let started = time(info.last_started_time);
         let scheduled = time(info.scheduled_time);
+        // A cluster tells when the next attempt begins until then; which one has begun, until it ends.
+        let is_due = attempt > 1 && info.state == PendingActivityState::Scheduled as i32;
+        let next_attempt = time(info.next_attempt_schedule_time).or(scheduled.filter(|_| is_due));
         let failure = info.last_failure.as_ref().map(innermost);
         let failure = failure.filter(|failure| failure.kind != INTERRUPTED);
         let failing_since = failure.as_ref().and_then(|failure| {
@@ -53,7 +57,7 @@ impl Pending {
             activity: info.activity_type.clone().unwrap_or_default().name,
             attempt,
             started,
-            next_attempt: time(info.next_attempt_schedule_time),
+            next_attempt,
             failure,
             failing_since,
             beat: beat.filter(|beat| beat.attempt == attempt && started.is_some()),
@@ -499,6 +503,23 @@ mod tests {
         assert!(pending("Transient").is_failing());
         assert!(!pending(INTERRUPTED).is_failing());
         assert_eq!(pending(INTERRUPTED).shown().last_failure, None);
+    }
+
+    #[test]
+    fn an_attempt_that_no_worker_has_begun_is_due_and_not_under_way() {
+        let seen = |state: PendingActivityState| {
+            let due = Some(at(95).into());
+            let info = PendingActivityInfo {
+                state: state as i32,
+                scheduled_time: due,
+                ..told("Transient")
+            };
+            Pending::of(&info, &Workers::Process(7))
+        };
+        let due = seen(PendingActivityState::Scheduled);
+        assert_eq!((due.next_attempt, due.is_out()), (Some(at(95)), false));
+        let begun = seen(PendingActivityState::Started);
+        assert_eq!((begun.next_attempt, begun.is_out()), (None, true));
     }
 
     #[test]
