@@ -17,7 +17,7 @@ mod told;
 mod trust;
 
 use super::connect::Session;
-use super::cursor::rows_of;
+use super::cursor::lock_of;
 use super::error::{Error, Kind, Result, Side};
 use super::identifier::{quote_literal, quote_text_array};
 use crate::table::{Batch, Fence, Key, KeyRange, Plan, Position, SourceClock, TableSpec, Tally};
@@ -68,7 +68,7 @@ pub async fn conclude(
     // Of a change that came with the last batch none that follows can tell.
     let what = format!("compare source table {} with the plan", plan.source);
     let (locked, sql) = (
-        rows_of(Side::Source, plan),
+        lock_of(Side::Source, plan),
         super::catalog::digest_sql(&plan.source),
     );
     let digest = source.rows_locked(&what, &locked, &sql).await?.pop();

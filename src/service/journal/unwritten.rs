@@ -178,7 +178,7 @@ mod tests {
             if from <= to {
                 assert_eq!(read(&journal), all.scan(&from, &to, limit).unwrap());
             }
-            if random(&mut seed) % 10 == 0 {
+            if random(&mut seed).is_multiple_of(10) {
                 let written = unwritten.write_out(|writes| {
                     if from <= to {
                         assert_eq!(

@@ -583,8 +583,7 @@ async fn whatever_clients_and_workers_do_nothing_is_lost_and_all_runs_can_end() 
         let mut world = World::new(seed);
         for _ in 0..1500 {
             world.step().await;
-            world.service.settled().await.unwrap();
-            world.check();
+            world.check().await;
         }
         world.end().await;
         assert!(world.runs.len() > 10);
