@@ -12,7 +12,7 @@ use temporalio_workflow::ActivityOptions;
 
 use super::{NoteWritersOutput, OneJob, failure, step};
 use crate::postgres::{
-    Ask, Error, Kind, Session, check_growth, cursor, ledger, look, rewind, source_clock, writers,
+    Ask, Error, Kind, Session, check_growth, cursor, ledger, look, note_still, rewind, source_clock, writers,
 };
 use crate::table::{Growth, Key, Lost, Noted, Plan, Position, SourceClock, TableSpec};
 
@@ -86,6 +86,8 @@ impl OneJob {
             let settled = position.settled.as_ref();
             ledger::set_settled(&target, table, &plan, position.epoch, settled, None).await?;
         }
+        let (epoch, done) = (position.epoch, position.tally);
+        note_still(&source, &target, table, &plan, epoch, &done).await?;
         // Before the highest key is read: it is then not below the one that was noted.
         let again = match input.sync {
             true => None,

@@ -475,6 +475,10 @@ pub struct KeyArgs {
     /// Columns of the key to go along: id, or a,b [env: LONGHAUL_KEY] [default: the primary key, else a unique index]
     #[arg(long, value_name = "COLUMNS")]
     pub key: Option<KeyNames>,
+    /// Nobody writes to the source until it is copied: a table without a key is then copied as its rows lie, and that nobody has
+    /// written is looked up at the end [env: LONGHAUL_SOURCE_IS_QUIET]
+    #[arg(long)]
+    pub source_is_quiet: bool,
 }
 
 /// How long servers are waited for.

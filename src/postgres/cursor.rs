@@ -7,6 +7,7 @@ use super::comparison::{Strategy, compare, literals, operand, row};
 use super::connect::{Session, TextRow};
 use super::error::{Error, Kind, Result, Side};
 use super::identifier::{quote_identifier, quote_table};
+use super::places;
 use crate::table::{Key, KeyColumn, KeyRange, Plan, SourceKind};
 
 /// More keys than this are sorted in several statements' worth of memory; a ledger has far fewer segments.
@@ -28,6 +29,9 @@ pub async fn next_range_end(
 ) -> Result<Option<Key>> {
     if stop.is_some() && low == stop {
         return Ok(None);
+    }
+    if plan.key_basis.is_places() && source.side() == Side::Source {
+        return places::next_range_end(source, plan, low, stop, rows).await;
     }
     let condition = where_between(source.side(), plan, low, stop);
     let (keys, order) = (key_outputs(plan), key_list(plan, ""));
@@ -52,12 +56,24 @@ pub async fn next_range_end(
     }
 }
 
+/// What lies before all rows of a table without a key.
+#[must_use]
+pub fn before_all(plan: &Plan) -> Key {
+    places::before_all(plan)
+}
+
 /// The greatest key that is visible now; `None` where the table is empty.
 ///
 /// # Errors
 /// What goes wrong in asking the source.
 pub async fn highest_key(session: &Session, plan: &Plan) -> Result<Option<Key>> {
     let side = session.side();
+    if plan.key_basis.is_places() {
+        return match side {
+            Side::Source => places::last(session, plan).await,
+            Side::Target => Ok(None),
+        };
+    }
     let table = match side {
         Side::Source => &plan.source,
         Side::Target => &plan.target,
@@ -200,6 +216,21 @@ pub(super) fn lock_of(side: Side, plan: &Plan) -> String {
         }
         _ => format!("LOCK TABLE {rows} IN ACCESS SHARE MODE"),
     }
+}
+
+/// A SELECT of some columns, each written `t."name"`, of a range of one side's table.
+///
+/// # Errors
+/// `Ledger` where the range is none of the table's.
+pub(super) fn select_range(side: Side, plan: &Plan, columns: &str, range: &KeyRange) -> Result<String> {
+    if plan.key_basis.is_places() && side == Side::Source {
+        return places::select(plan, columns, range);
+    }
+    Ok(format!(
+        "SELECT {columns} FROM {}{}",
+        table_of(side, plan),
+        where_range(side, plan, range)
+    ))
 }
 
 /// ` WHERE ...` for a range of one side's table.

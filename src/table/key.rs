@@ -1,5 +1,6 @@
 //! What a table is copied along: what the operator says of it, and what vouches for it.
 
+use super::TableName;
 use super::name::{part, split};
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,9 @@ pub struct KeyChoice {
     /// The columns of the key, where they are named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<KeyNames>,
+    /// Whether nobody writes to the source: then a table without a key is copied in the order in which its rows lie.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub source_is_quiet: bool,
 }
 
 impl KeyChoice {
@@ -84,6 +88,30 @@ pub enum KeyBasis {
         #[serde(default)]
         repeatable: bool,
     },
+    /// None: rows are told apart by where they lie, block after block, table after table. Nobody may write to them meanwhile.
+    Places {
+        /// The tables that hold the rows, in the order of their numbers: the table itself, or its partitions.
+        leaves: Vec<Leaf>,
+        /// Whether each place is named, since the server cannot go over a range of them: before version 14.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_place: bool,
+    },
+}
+
+/// A table that holds rows of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaf {
+    /// Its number.
+    pub oid: u32,
+    /// Its name, with its schema.
+    pub table: TableName,
+}
+
+/// Since when nobody may have written to a source: the first transaction, with its epoch, that was not over when it was noted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StillSince {
+    /// Its number.
+    pub transaction: u64,
 }
 
 impl KeyBasis {
@@ -98,8 +126,14 @@ impl KeyBasis {
     pub fn nullable(&self) -> &[String] {
         match self {
             Self::Rows { nullable, .. } => nullable,
-            Self::Index => &[],
+            Self::Index | Self::Places { .. } => &[],
         }
+    }
+
+    /// Whether rows are told apart by where they lie.
+    #[must_use]
+    pub fn is_places(&self) -> bool {
+        matches!(self, Self::Places { .. })
     }
 }
 

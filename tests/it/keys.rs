@@ -1,8 +1,11 @@
 //! Tables without a tidy key: the real binary finds one, is told one, or does without.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use crate::binary::{Ended, until};
+use crate::random::Random;
 use crate::servers::client;
 use crate::stage::{Stage, ask, runtime, tell};
 
@@ -92,4 +95,107 @@ fn a_row_that_lost_its_key_meanwhile_is_an_error_and_is_copied_once_it_has_one()
     tell(&stage.source, "UPDATE loose SET b = a WHERE b IS NULL");
     migrate(&stage, "loose", &[]).assert_code(0);
     assert_same(&stage, "loose");
+}
+
+const LOOSE_ROWS: u64 = 100_000;
+const LOOSE: &str = "CREATE TABLE loose (a int, b text)";
+
+/// A table of rows that nothing tells apart, but where they lie.
+fn loose() -> Stage {
+    let stage = Stage::new(10);
+    tell(&stage.source, LOOSE);
+    tell(&stage.target, LOOSE);
+    let fill = format!(
+        "INSERT INTO loose SELECT i % 10, repeat('x', i % 50) FROM generate_series(1, {LOOSE_ROWS}) i"
+    );
+    tell(&stage.source, &fill);
+    stage
+}
+
+fn loose_rows(stage: &Stage) -> u64 {
+    ask(&stage.target, "SELECT count(*) FROM loose").parse().unwrap()
+}
+
+#[test]
+fn a_table_without_a_key_comes_once_though_killed_twenty_times_and_its_state_lost() {
+    let (mut random, stage) = (Random::seeded(), loose());
+    let slow = ["--source-is-quiet", "--batch-rows", "1000", "--max-rate", "1MB/s"];
+    let (begun, process) = (
+        Instant::now(),
+        stage.begin(&mut stage.copy_of("loose", "migrate", &slow)),
+    );
+    until("rows on the target", || (loose_rows(&stage) > 0).then_some(()));
+    let longest = 3 * u64::try_from(begun.elapsed().as_millis()).unwrap();
+    assert_eq!(process.kill().signal, Some(9));
+    let mut rows = vec![loose_rows(&stage)];
+    for number in 0..20 {
+        if number % 5 == 4 {
+            std::fs::remove_dir_all(stage.state()).unwrap();
+        }
+        let process = stage.begin(&mut stage.copy_of("loose", "migrate", &slow));
+        std::thread::sleep(Duration::from_millis(random.within(30..longest)));
+        let ended = process.kill();
+        assert_eq!(ended.signal, Some(9), "the kill hits a live process: {ended:?}");
+        rows.push(loose_rows(&stage));
+    }
+    let copying = rows.windows(2).filter(|pair| pair[0] < pair[1]).count();
+    assert!(
+        copying >= 5 && rows[20] < LOOSE_ROWS,
+        "many kills hit while rows are being copied: {rows:?}"
+    );
+    migrate(
+        &stage,
+        "loose",
+        &["--source-is-quiet", "--max-rate", "none", "--verify"],
+    )
+    .assert_code(0);
+    assert_same(&stage, "loose");
+    let counted = ask(
+        &stage.target,
+        "SELECT sum(rows) FROM longhaul.batches WHERE job = 'loose'",
+    );
+    assert_eq!(counted, LOOSE_ROWS.to_string(), "the ledger's rows");
+    for against in ["receipts", "source"] {
+        stage
+            .run(&["verify", "loose", "--against", against, "--progress", "none"])
+            .assert_code(0);
+    }
+    tell(&stage.target, "UPDATE loose SET b = 'other' WHERE ctid = '(3,3)'");
+    for against in ["receipts", "source"] {
+        stage
+            .run(&["verify", "loose", "--against", against, "--progress", "none"])
+            .assert_code(1);
+    }
+}
+
+#[test]
+fn a_source_without_a_key_that_is_written_to_or_rewritten_meanwhile_fails_the_job_in_words() {
+    for (statement, words) in [
+        (
+            "INSERT INTO loose VALUES (1, 'more')",
+            "source table public.loose was written to since job loose began",
+        ),
+        (
+            "DELETE FROM loose WHERE ctid = '(0,1)'",
+            "source table public.loose was written to since job loose began",
+        ),
+        ("VACUUM FULL loose", "its rows lie in other places"),
+    ] {
+        let stage = loose();
+        let slow = ["--source-is-quiet", "--batch-rows", "1000", "--max-rate", "1MB/s"];
+        let job = stage.begin(&mut stage.copy_of("loose", "migrate", &slow));
+        until("rows on the target", || (loose_rows(&stage) > 5000).then_some(()));
+        tell(&stage.source, statement);
+        stage.run(&["tune", "loose", "--max-rate", "none"]);
+        job.end().assert_code(1).assert_said(&[words, "--restart"]);
+        // It says so again, for as long as the target is what it is.
+        let again = migrate(&stage, "loose", &["--source-is-quiet"]);
+        assert!(
+            matches!(again.code, Some(1 | 3)) && again.stderr.contains(words),
+            "{again:?}"
+        );
+        tell(&stage.target, "TRUNCATE loose");
+        migrate(&stage, "loose", &["--source-is-quiet", "--restart"]).assert_code(0);
+        assert_same(&stage, "loose");
+    }
 }

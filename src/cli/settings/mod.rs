@@ -290,6 +290,7 @@ impl Settings {
             Setting::Table => self.table = Some(text.parse().map_err(shown)?),
             Setting::TargetTable => self.target_table = Some(text.parse().map_err(shown)?),
             Setting::Key => self.key.columns = Some(text.parse().map_err(shown)?),
+            Setting::SourceIsQuiet => self.key.source_is_quiet = read_bool(text)?,
             Setting::Name => self.name = Some(text.parse().map_err(shown)?),
             Setting::Concurrency => self.concurrency = parse_concurrency(text).map_err(rule)?,
             Setting::BatchRows => self.batch_rows = text.parse().map_err(rule)?,
@@ -422,6 +423,10 @@ impl Settings {
 
     fn take_key_flags(&mut self, key: &KeyArgs) {
         self.flag(Setting::Key, &key.key, |s, v| s.key.columns = Some(v));
+        let is_quiet = key.source_is_quiet.then_some(true);
+        self.flag(Setting::SourceIsQuiet, &is_quiet, |s, v| {
+            s.key.source_is_quiet = v
+        });
     }
 
     fn take_connection_flags(&mut self, connections: &ConnectionArgs) {

@@ -16,6 +16,7 @@ pub enum Setting {
     Table,
     TargetTable,
     Key,
+    SourceIsQuiet,
     Name,
     Concurrency,
     BatchRows,
@@ -45,12 +46,13 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Source,
         Self::Target,
         Self::Table,
         Self::TargetTable,
         Self::Key,
+        Self::SourceIsQuiet,
         Self::Name,
         Self::Concurrency,
         Self::BatchRows,
@@ -86,6 +88,7 @@ impl Setting {
             Self::Table => "table",
             Self::TargetTable => "target_table",
             Self::Key => "key",
+            Self::SourceIsQuiet => "source_is_quiet",
             Self::Name => "name",
             Self::Concurrency => "concurrency",
             Self::BatchRows => "batch_rows",

@@ -5,7 +5,9 @@ use super::columns::{Attribute, FIRST_UNPINNED_OID, UniqueIndex};
 use super::structure::Structure;
 use super::table::{LIKENESS, Relation};
 use crate::postgres::error::{Error, Kind, Result, Side};
-use crate::table::{Column, EnumLabel, KeyBasis, KeyChoice, KeyColumn, KeyNames, OnConflict, TableName};
+use crate::table::{
+    Column, EnumLabel, KeyBasis, KeyChoice, KeyColumn, KeyNames, Leaf, OnConflict, TableName,
+};
 
 /// What a table is copied along, and what vouches for it.
 pub(super) struct Chosen {
@@ -20,7 +22,11 @@ pub(super) struct Chosen {
 pub(super) fn choose(source: &Relation, target: &Relation, choice: &KeyChoice) -> Result<Chosen> {
     let (columns, basis, reason) = match &choice.columns {
         Some(names) => named(source, names)?,
-        None => found(source)?,
+        None => match found(source, choice) {
+            Some(found) => found,
+            None if choice.source_is_quiet => return places(source),
+            None => return Err(no_key(source)),
+        },
     };
     Ok(Chosen {
         key: columns_of(source, target, &columns),
@@ -32,17 +38,58 @@ pub(super) fn choose(source: &Relation, target: &Relation, choice: &KeyChoice) -
 /// The names of the columns, what vouches for them, and why they are chosen.
 type Found = (Vec<String>, KeyBasis, String);
 
-fn found(source: &Relation) -> Result<Found> {
+fn found(source: &Relation, choice: &KeyChoice) -> Option<Found> {
     let ordered = || source.indexes.iter().filter(|index| index.is_ordered);
     let proved = ordered().find(|index| nullable(source, &index.columns).is_empty());
-    let Some(index) = proved.or_else(|| ordered().next()) else {
-        return Err(no_key(source));
-    };
-    Ok((
+    // Where nobody writes, the places of rows are surer than a key that may be null somewhere.
+    let any = ordered().next().filter(|_| !choice.source_is_quiet);
+    let index = proved.or(any)?;
+    Some((
         index.columns.clone(),
         basis_of(source, index),
         reason(source, index),
     ))
+}
+
+/// The first version that goes over a range of places without reading the rest of the table.
+const RANGES_OF_PLACES: u32 = 140_000;
+
+/// Rows are told apart by where they lie.
+fn places(source: &Relation) -> Result<Chosen> {
+    if let Some(leaf) = source.leaves.iter().find(|leaf| !leaf.is_heap) {
+        let words = format!(
+            "source table {} has no key, and the rows of {} are not kept in PostgreSQL's own way: nobody can tell where one lies",
+            source.name, leaf.table
+        );
+        return Err(Error::new(Side::Source, Kind::NoKey, words));
+    }
+    let column = |name: &str, type_name: &str| KeyColumn {
+        name: name.to_owned(),
+        type_name: type_name.to_owned(),
+        target_type: None,
+        collation: None,
+        collation_definition: None,
+        is_exact: true,
+        is_coarser_on_target: false,
+        source_order: None,
+        target_order: None,
+    };
+    let mut key = vec![column("ctid", "pg_catalog.tid")];
+    if source.kind == 'p' {
+        key.insert(0, column("tableoid", "pg_catalog.oid"));
+    }
+    let leaves = source.leaves.iter().map(|leaf| Leaf {
+        oid: leaf.oid,
+        table: leaf.table.clone(),
+    });
+    Ok(Chosen {
+        key,
+        basis: KeyBasis::Places {
+            leaves: leaves.collect(),
+            by_place: source.server_version < RANGES_OF_PLACES,
+        },
+        reason: "the table has no key: its rows are gone over where they lie (--source-is-quiet)".to_owned(),
+    })
 }
 
 fn named(source: &Relation, names: &KeyNames) -> Result<Found> {
@@ -141,6 +188,13 @@ fn columns_of(source: &Relation, target: &Relation, names: &[String]) -> Vec<Key
 
 /// What a key costs that no index orders.
 pub(super) fn warning(source: &Relation, basis: &KeyBasis) -> Option<String> {
+    if basis.is_places() {
+        return Some(format!(
+            "the rows of {} are told apart by where they lie: nobody may write to it, or rewrite it (VACUUM FULL, CLUSTER), until \
+             the job has ended; that nobody has is looked up then, and on the target nothing but the ledger keeps rows single",
+            source.name
+        ));
+    }
     let KeyBasis::Rows { repeatable: true, .. } = basis else {
         return None;
     };
@@ -197,7 +251,20 @@ pub(super) fn check_coarser(target: &TableName, key: &[KeyColumn]) -> Result<()>
 }
 
 /// Rows that are there already are found by their key, and so by an index.
-pub(super) fn check_unique(target: &Relation, key: &[KeyColumn], on_conflict: OnConflict) -> Result<()> {
+pub(super) fn check_unique(
+    target: &Relation,
+    Chosen { key, basis, .. }: &Chosen,
+    on_conflict: OnConflict,
+) -> Result<()> {
+    if on_conflict != OnConflict::Error && basis.is_places() {
+        let words = format!(
+            "--on-conflict finds the row that is in the way by its key, and rows of {} have none",
+            target.name
+        );
+        return Err(Error::new(Side::Source, Kind::NoKey, words).hinted(
+            "copy into an empty table, with --on-conflict error; or give the source table a primary key",
+        ));
+    }
     if on_conflict != OnConflict::Error {
         check_coarser(&target.name, key)?;
     }
@@ -242,8 +309,10 @@ fn no_key(table: &Relation) -> Error {
         table.name
     );
     let error = Error::new(Side::Source, Kind::NoKey, words);
+    let ways = "add a primary key to it, or a unique index; or, where nobody writes to it until the copy has ended, copy it in \
+                the order in which its rows lie: --source-is-quiet";
     let Some(index) = table.indexes.first() else {
-        return error;
+        return error.hinted(ways);
     };
     let which = if index.is_primary {
         "primary key"
@@ -252,7 +321,7 @@ fn no_key(table: &Relation) -> Error {
     };
     error.hinted(format!(
         "the {which} on ({}) does not serve: it must be an ascending btree, with its columns' own collation and default \
-         operator class",
+         operator class; {ways}",
         index.columns.join(", ")
     ))
 }
@@ -290,7 +359,14 @@ fn no_such_key(table: &Relation, names: &KeyNames) -> Error {
 }
 
 /// The key's columns must be among those that are written.
-pub(super) fn check_on_target(target: &Relation, columns: &[Column], key: &[KeyColumn]) -> Result<()> {
+pub(super) fn check_on_target(
+    target: &Relation,
+    columns: &[Column],
+    Chosen { key, basis, .. }: &Chosen,
+) -> Result<()> {
+    if basis.is_places() {
+        return Ok(());
+    }
     let Some(missing) = key
         .iter()
         .find(|key| columns.iter().all(|column| column.name != key.name))

@@ -21,7 +21,7 @@ use super::connect::Session;
 use super::cursor::rows_of;
 use super::error::{Error, Kind, Result, Side};
 use super::words::plain;
-use crate::table::{DatabaseIdentity, KeyChoice, Plan, PlanDigest, TableName, TableSpec};
+use crate::table::{DatabaseIdentity, Growth, KeyChoice, Plan, PlanDigest, TableName, TableSpec};
 use key::Chosen;
 use server::ServerIdentity;
 use table::Relation;
@@ -222,12 +222,13 @@ async fn decide(
         reactions = triggers::read(target, &written, spec.on_conflict).await?;
     }
     let mut chosen = survey.keep(key::choose(&read, &written, &spec.key));
-    if let Some(Chosen { key, .. }) = &mut chosen {
-        order::read((source, &read), (target, &written), key).await?;
-        survey.keep(key::check_on_target(&written, &columns, key));
+    if let Some(chosen) = &mut chosen {
+        order::read((source, &read), (target, &written), &mut chosen.key).await?;
+        survey.keep(key::check_on_target(&written, &columns, chosen));
         if purpose.writes() {
-            survey.keep(compare::check_updates(&written, &columns, key, spec.on_conflict));
-            survey.keep(key::check_unique(&written, key, spec.on_conflict));
+            let updates = compare::check_updates(&written, &columns, &chosen.key, spec.on_conflict);
+            survey.keep(updates);
+            survey.keep(key::check_unique(&written, chosen, spec.on_conflict));
         }
     }
     let checked = reactions.check(&written, spec.on_conflict, spec.fire_triggers);
@@ -235,14 +236,18 @@ async fn decide(
     let Some(Chosen { key, basis, reason }) = chosen else {
         return Ok(survey);
     };
-    let is_single = written.unique_indexes_on(&key).next().is_some();
+    // That nothing but the ledger keeps rows single, a table without a key is told with the rest.
+    let is_single = basis.is_places() || written.unique_indexes_on(&key).next().is_some();
     let mut warnings = reactions.warnings(&written);
     warnings.extend(compare::warnings(&read, &written, &columns, is_single));
     warnings.extend(key::warning(&read, &basis));
     survey.key_reason = reason;
     survey.text_reason = compare::text_reason(&read, &written, &columns);
     survey.plan = Some(Plan {
-        growth: growth::read(source, &read, &key).await?,
+        growth: match basis.is_places() {
+            true => Growth::Unknown("the table has none".to_owned()),
+            false => growth::read(source, &read, &key).await?,
+        },
         same_order: key::same_order(&read, &written, &key, from.encoding == to.encoding),
         source_identity: DatabaseIdentity {
             system_identifier: from.system_identifier,

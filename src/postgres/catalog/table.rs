@@ -32,8 +32,19 @@ pub(super) struct Relation {
     pub bytes_estimate: Option<u64>,
     pub columns: Vec<Attribute>,
     pub indexes: Vec<UniqueIndex>,
+    /// The tables that hold its rows, in the order of their numbers: itself, or its partitions.
+    pub leaves: Vec<HeldIn>,
     /// The server's version as a number: 150004 for 15.4.
     pub server_version: u32,
+}
+
+/// A table that holds rows of its own.
+#[derive(Debug)]
+pub(super) struct HeldIn {
+    pub oid: u32,
+    pub table: TableName,
+    /// Whether its rows lie in blocks, each in its place.
+    pub is_heap: bool,
 }
 
 impl Relation {
@@ -193,8 +204,30 @@ pub(super) async fn read(session: &Session, name: &TableName, key: &KeyChoice) -
         bytes_estimate: row.optional().and_then(|text| text.parse().ok()),
         columns: read_columns(session, &what, oid).await?,
         indexes: read_indexes(session, &what, oid).await?,
+        leaves: read_leaves(session, &what, oid).await?,
         server_version: session.server_version(),
     })
+}
+
+async fn read_leaves(session: &Session, what: &str, table: u32) -> Result<Vec<HeldIn>> {
+    let sql = format!(
+        "SELECT c.oid, n.nspname, c.relname, coalesce(am.amname = 'heap', false)
+         FROM (SELECT {table}::pg_catalog.oid UNION
+               SELECT t.relid FROM pg_catalog.pg_partition_tree({table}::pg_catalog.oid::pg_catalog.regclass) t) l(oid)
+         JOIN pg_catalog.pg_class c ON c.oid = l.oid AND c.relkind NOT IN ('p', 'v')
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam ORDER BY c.oid"
+    );
+    let rows = session.rows(what, &sql).await?.into_iter().map(Fields::of);
+    let leaves = rows.map(|mut row| HeldIn {
+        oid: row.number(),
+        table: TableName {
+            schema: Some(row.text()),
+            name: row.text(),
+        },
+        is_heap: row.flag(),
+    });
+    Ok(leaves.collect())
 }
 
 fn about(session: &Session, table: &TableName) -> String {

@@ -3,10 +3,10 @@
 use super::Copying;
 use crate::postgres::catalog::digest_sql;
 use crate::postgres::connect::{Session, lock_sql};
-use crate::postgres::cursor::{lock_of, quote_column, table_of, where_range};
+use crate::postgres::cursor::{lock_of, quote_column, select_range, table_of};
 use crate::postgres::error::{Error, Result, Side};
 use crate::postgres::ledger;
-use crate::table::Plan;
+use crate::table::{KeyRange, Plan};
 use std::pin::Pin;
 use tokio_postgres::CopyOutStream;
 
@@ -19,11 +19,7 @@ pub(super) struct Reading<'a> {
 impl<'a> Reading<'a> {
     /// Begins to read the batch's range.
     pub(super) async fn rows_of_range(copying: &Copying<'a>) -> Result<Self> {
-        let sql = rows_sql(
-            Side::Source,
-            copying.plan,
-            &where_range(Side::Source, copying.plan, &copying.batch.range),
-        );
+        let sql = range_sql(Side::Source, copying.plan, &copying.batch.range)?;
         Self::begin(copying, &sql).await
     }
 
@@ -78,10 +74,20 @@ impl<'a> Reading<'a> {
     }
 }
 
+/// The columns of the plan, of the rows of a range.
+pub(in crate::postgres) fn range_sql(side: Side, plan: &Plan, range: &KeyRange) -> Result<String> {
+    let rows = select_range(side, plan, &columns(plan), range)?;
+    Ok(format!("COPY ({rows}) TO STDOUT (FORMAT {})", plan.format.name()))
+}
+
+fn columns(plan: &Plan) -> String {
+    let columns = plan.columns.iter().map(|column| quote_column(&column.name));
+    columns.collect::<Vec<_>>().join(", ")
+}
+
 /// The columns of the plan, of the rows that a condition (` WHERE ..`) takes.
 pub(in crate::postgres) fn rows_sql(side: Side, plan: &Plan, condition: &str) -> String {
-    let columns = plan.columns.iter().map(|column| quote_column(&column.name));
-    copy_sql(side, plan, &columns.collect::<Vec<_>>().join(", "), condition)
+    copy_sql(side, plan, &columns(plan), condition)
 }
 
 /// COPY of some columns to us, in the plan's format.

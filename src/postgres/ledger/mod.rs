@@ -23,7 +23,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub use layout::{FORMAT, Probe, State, ensure, probe};
 pub use partitions::{is_unsettled, unsettle};
 pub use rewritten::check_rewritten;
-pub use seen::{set_source_seen, source_clock, source_seen};
+pub use seen::{set_source_seen, set_still_since, source_clock, source_seen, still_since};
 #[cfg(any(test, fuzzing))]
 pub(super) use segments::{Ends, ends_of, joined};
 pub(super) use segments::{key_of, tally_of};

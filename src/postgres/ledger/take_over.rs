@@ -337,7 +337,10 @@ async fn check_entry(
     mine: &str,
 ) -> Result<()> {
     let ranges = ranges_with_rows(target, plan, mine).await?;
-    if ranges.is_empty() {
+    // Where rows lie in other places by now, a range that had none may have some.
+    let is_done = ranges.is_empty()
+        && !(plan.key_basis.is_places() && super::segments::read_tally(target, mine).await?.0.batches > 0);
+    if is_done {
         return Ok(());
     }
     if let Some(earlier) = &entry.plan {
@@ -351,6 +354,9 @@ async fn check_entry(
             );
             return Err(Error::new(Side::Source, Kind::Incompatible, words));
         }
+    }
+    if ranges.is_empty() {
+        return Ok(());
     }
     let moved = entry.target_files.as_ref() != Some(&plan.target_files);
     let without_rows = if moved && plan.same_order {
@@ -522,7 +528,7 @@ async fn write_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<
          VALUES ({job}, {source}, {into}, {keys}, {plan}, {files}, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
          ON CONFLICT (job, table_name) DO UPDATE SET epoch = greatest(t.epoch + 1, excluded.epoch), runs = t.runs + 1,
              plan = excluded.plan || coalesce((SELECT pg_catalog.jsonb_object_agg(e.key, e.value) FROM pg_catalog.jsonb_each(t.plan) e
-                 WHERE e.key IN ('source_seen', 'source_clock')), '{{}}'),
+                 WHERE e.key IN ('source_seen', 'source_clock', 'still_since')), '{{}}'),
              target_files = excluded.target_files, updated_at = now()
          RETURNING epoch, (SELECT (extract(epoch FROM created_at) * 1000000)::bigint FROM longhaul.jobs WHERE job = {job})",
         job = quote_literal(&spec.job),
