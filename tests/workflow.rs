@@ -341,6 +341,7 @@ impl Fake {
             lost,
             again: None,
             clock: None,
+            snapshot: None,
         })
     }
 

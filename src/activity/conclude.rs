@@ -44,6 +44,7 @@ impl OneJob {
         step("looking whether the source's rows are those that were copied");
         check_still(&source, &target, &table, &plan, &fence, &position.tally).await?;
         check_key_again(&source, &target, &table, &plan).await?;
+        self.end_snapshot(&target, &table, &plan, fence.epoch).await?;
         match &position.settled {
             Some(key) => ledger::set_settled(&target, &table, &plan, fence.epoch, Some(key), None).await,
             None => Ok(()),

@@ -20,6 +20,7 @@ mod note_writers;
 mod prepare;
 mod prepare_verify;
 mod since;
+mod snapshot;
 mod timed;
 mod verify_range;
 mod verifying;
@@ -37,8 +38,8 @@ use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use tokio::sync::Mutex;
 
 use crate::postgres::{
-    ConnectionString, Error, Kind, Lease, Meter, Pool, Session, Side, Throttle, examine, examine_to_read,
-    ledger,
+    ConnectionString, Error, Kind, Lease, Meter, Pool, Session, Side, Snapshot, Throttle, examine,
+    examine_to_read, ledger,
 };
 use crate::table::{Plan, PlanDigest, TableSpec};
 use attempts::{Attempts, Verdict};
@@ -91,6 +92,8 @@ struct OneJob {
     target: Pool,
     /// How the table is copied, as it was found last.
     plan: Mutex<Option<Arc<Plan>>>,
+    /// The snapshot in which all rows of the source are read, where this worker holds it.
+    snapshot: Mutex<Option<Snapshot>>,
     throttle: Throttle,
     hold: Arc<Hold>,
     attempts: Attempts,
@@ -135,6 +138,7 @@ impl Jobs {
                 source: pool(&self.source, Side::Source),
                 target: pool(&self.target, Side::Target),
                 plan: Mutex::new(None),
+                snapshot: Mutex::new(None),
                 throttle: Throttle::new(None),
                 hold: Arc::default(),
                 attempts: Attempts::new(),

@@ -52,6 +52,9 @@ pub struct PrepareOutput {
     /// What the source's clock shows, where it fills the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<SourceClock>,
+    /// The snapshot of the source in which all of it is read, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
 }
 
 /// How the workflow runs it.
@@ -88,13 +91,18 @@ impl OneJob {
         }
         let (epoch, done) = (position.epoch, position.tally);
         note_still(&source, &target, table, &plan, epoch, &done).await?;
+        let begun = self.snapshot(&target, table, &plan, &mut position).await?;
+        let lost = lost.filter(|_| !begun.is_new);
         // Before the highest key is read: it is then not below the one that was noted.
         let again = match input.sync {
             true => None,
             false => settle(&source, &target, table, &plan, &mut position).await?,
         };
         step("finding the highest key on the source");
-        let highest = cursor::highest_key(&source, &plan).await?;
+        let highest = match begun.is_over {
+            true => position.end().cloned(),
+            false => cursor::highest_key(&source, &plan).await?,
+        };
         let (epoch, end) = (position.epoch, position.end());
         rewind::note(&source, &target, table, &plan, epoch, highest.as_ref(), end).await?;
         *self.plan.lock().await = Some(Arc::new(plan.clone()));
@@ -105,6 +113,7 @@ impl OneJob {
             lost,
             again,
             clock: stamped.clock,
+            snapshot: begun.name,
         })
     }
 }

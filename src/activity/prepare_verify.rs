@@ -131,6 +131,7 @@ impl OneJob {
                     epoch,
                     digest: plan.digest.clone(),
                     witnesses: Vec::new(),
+                    snapshot: None,
                 });
             }
             let position = ledger::read(&target, &source, table, &plan).await?;

@@ -28,7 +28,7 @@ struct Place {
 /// The tables that hold the rows, and whether each place is named; `None` where the plan has a key.
 fn leaves(plan: &Plan) -> Option<(&[Leaf], bool)> {
     match &plan.key_basis {
-        KeyBasis::Places { leaves, by_place } => Some((leaves, *by_place)),
+        KeyBasis::Places { leaves, by_place, .. } => Some((leaves, *by_place)),
         KeyBasis::Index | KeyBasis::Rows { .. } => None,
     }
 }

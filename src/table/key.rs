@@ -13,6 +13,9 @@ pub struct KeyChoice {
     /// Whether nobody writes to the source: then a table without a key is copied in the order in which its rows lie.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub source_is_quiet: bool,
+    /// Up to how many bytes a table without a key is copied within one snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_below_bytes: Option<u64>,
 }
 
 impl KeyChoice {
@@ -88,13 +91,16 @@ pub enum KeyBasis {
         #[serde(default)]
         repeatable: bool,
     },
-    /// None: rows are told apart by where they lie, block after block, table after table. Nobody may write to them meanwhile.
+    /// None: rows are told apart by where they lie, block after block, table after table. They must not move meanwhile.
     Places {
         /// The tables that hold the rows, in the order of their numbers: the table itself, or its partitions.
         leaves: Vec<Leaf>,
         /// Whether each place is named, since the server cannot go over a range of them: before version 14.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         by_place: bool,
+        /// Whether all of them are read in one snapshot, so that whoever writes to them does no harm.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        in_snapshot: bool,
     },
 }
 
@@ -135,6 +141,28 @@ impl KeyBasis {
     pub fn is_places(&self) -> bool {
         matches!(self, Self::Places { .. })
     }
+
+    /// Whether all of the rows are read in one snapshot.
+    #[must_use]
+    pub fn is_in_snapshot(&self) -> bool {
+        matches!(
+            self,
+            Self::Places {
+                in_snapshot: true,
+                ..
+            }
+        )
+    }
+}
+
+/// The snapshot in which the rows of a table are read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotHeld {
+    /// What the source calls it.
+    pub name: String,
+    /// Whether all of its rows were copied, so that nobody needs it any more.
+    #[serde(default)]
+    pub is_over: bool,
 }
 
 /// What the source is.

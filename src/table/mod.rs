@@ -21,7 +21,7 @@ mod writers;
 pub use batch::{Batch, Fence, Key, KeyRange, Pass};
 pub use collation::CollationDefinition;
 pub use finding::{Against, Difference, Findings, RepairFailure, TOLD_MAX};
-pub use key::{KeyBasis, KeyChoice, KeyNames, KeyNamesError, Leaf, SourceKind, StillSince};
+pub use key::{KeyBasis, KeyChoice, KeyNames, KeyNamesError, Leaf, SnapshotHeld, SourceKind, StillSince};
 pub use name::{NameError, TableName};
 pub use plan::{
     Column, CopyFormat, DatabaseIdentity, EnumLabel, Growth, KeyColumn, OnConflict, Order, Plan, PlanDigest,

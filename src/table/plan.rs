@@ -337,6 +337,8 @@ impl Plan {
         }
         if self.key_basis.is_places()
             && earlier.key_basis.is_places()
+            // In a snapshot that is gone the table starts again.
+            && !self.key_basis.is_in_snapshot()
             && self.source_files != earlier.source_files
         {
             found.push(

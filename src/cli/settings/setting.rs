@@ -17,6 +17,7 @@ pub enum Setting {
     TargetTable,
     Key,
     SourceIsQuiet,
+    SnapshotBelow,
     Name,
     Concurrency,
     BatchRows,
@@ -46,13 +47,14 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Source,
         Self::Target,
         Self::Table,
         Self::TargetTable,
         Self::Key,
         Self::SourceIsQuiet,
+        Self::SnapshotBelow,
         Self::Name,
         Self::Concurrency,
         Self::BatchRows,
@@ -89,6 +91,7 @@ impl Setting {
             Self::TargetTable => "target_table",
             Self::Key => "key",
             Self::SourceIsQuiet => "source_is_quiet",
+            Self::SnapshotBelow => "snapshot_below",
             Self::Name => "name",
             Self::Concurrency => "concurrency",
             Self::BatchRows => "batch_rows",

@@ -24,8 +24,11 @@ pub(super) fn choose(source: &Relation, target: &Relation, choice: &KeyChoice) -
         Some(names) => named(source, names)?,
         None => match found(source, choice) {
             Some(found) => found,
-            None if choice.source_is_quiet => return places(source),
-            None => return Err(no_key(source)),
+            None if choice.source_is_quiet => return places(source, false),
+            None => match choice.snapshot_below_bytes {
+                Some(most) if source.kind != 'm' && bytes(source) <= most => return places(source, true),
+                most => return Err(no_key(source, most)),
+            },
         },
     };
     Ok(Chosen {
@@ -54,8 +57,12 @@ fn found(source: &Relation, choice: &KeyChoice) -> Option<Found> {
 /// The first version that goes over a range of places without reading the rest of the table.
 const RANGES_OF_PLACES: u32 = 140_000;
 
+fn bytes(source: &Relation) -> u64 {
+    source.leaves.iter().map(|leaf| leaf.bytes).sum()
+}
+
 /// Rows are told apart by where they lie.
-fn places(source: &Relation) -> Result<Chosen> {
+fn places(source: &Relation, in_snapshot: bool) -> Result<Chosen> {
     if let Some(leaf) = source.leaves.iter().find(|leaf| !leaf.is_heap) {
         let words = format!(
             "source table {} has no key, and the rows of {} are not kept in PostgreSQL's own way: nobody can tell where one lies",
@@ -87,8 +94,13 @@ fn places(source: &Relation) -> Result<Chosen> {
         basis: KeyBasis::Places {
             leaves: leaves.collect(),
             by_place: source.server_version < RANGES_OF_PLACES,
+            in_snapshot,
         },
-        reason: "the table has no key: its rows are gone over where they lie (--source-is-quiet)".to_owned(),
+        reason: match in_snapshot {
+            false => "the table has no key: its rows are gone over where they lie (--source-is-quiet)",
+            true => "the table has no key: its rows are gone over where they lie, all in one snapshot (--snapshot-below)",
+        }
+        .to_owned(),
     })
 }
 
@@ -188,6 +200,13 @@ fn columns_of(source: &Relation, target: &Relation, names: &[String]) -> Vec<Key
 
 /// What a key costs that no index orders.
 pub(super) fn warning(source: &Relation, basis: &KeyBasis) -> Option<String> {
+    if basis.is_in_snapshot() {
+        return Some(format!(
+            "the rows of {} are read in one snapshot, which is held until the job has ended: until then no VACUUM of that database \
+             cleans up what was deleted since. Interrupted, the table starts again: what was copied is deleted from the target",
+            source.name
+        ));
+    }
     if basis.is_places() {
         return Some(format!(
             "the rows of {} are told apart by where they lie: nobody may write to it, or rewrite it (VACUUM FULL, CLUSTER), until \
@@ -303,14 +322,21 @@ pub(super) fn literal_type(column: &Attribute) -> String {
     }
 }
 
-fn no_key(table: &Relation) -> Error {
+fn no_key(table: &Relation, snapshot_below: Option<u64>) -> Error {
     let words = format!(
         "source table {} has no key to copy along: no unique index orders its rows",
         table.name
     );
     let error = Error::new(Side::Source, Kind::NoKey, words);
     let ways = "add a primary key to it, or a unique index; or, where nobody writes to it until the copy has ended, copy it in \
-                the order in which its rows lie: --source-is-quiet";
+                the order in which its rows lie: --source-is-quiet; or in one snapshot, if it is not large: --snapshot-below 1GB";
+    let error = match snapshot_below {
+        Some(most) if table.kind != 'm' => error.because(format!(
+            "it takes {} bytes, and --snapshot-below allows {most}",
+            bytes(table)
+        )),
+        _ => error,
+    };
     let Some(index) = table.indexes.first() else {
         return error.hinted(ways);
     };

@@ -229,6 +229,12 @@ async fn decide(
             let updates = compare::check_updates(&written, &columns, &chosen.key, spec.on_conflict);
             survey.keep(updates);
             survey.keep(key::check_unique(&written, chosen, spec.on_conflict));
+            if chosen.basis.is_in_snapshot() {
+                survey.need_delete(&written);
+                survey
+                    .troubles
+                    .extend(table::deletes_more(target, &written).await?);
+            }
         }
     }
     let checked = reactions.check(&written, spec.on_conflict, spec.fire_triggers);

@@ -161,6 +161,17 @@ impl Survey {
         }
     }
 
+    /// An interrupted copy in a snapshot takes its rows away.
+    pub(super) fn need_delete(&mut self, table: &Relation) {
+        let right = Right {
+            side: Side::Target,
+            right: "DELETE",
+            on: format!("table {}", table.name),
+            granted: table.may_delete,
+        };
+        self.need(vec![right], grant);
+    }
+
     /// What is missing is put into a temporary table first.
     fn need_temporary(&mut self, to: &ServerIdentity) {
         let right = Right {

@@ -5,7 +5,7 @@ use crate::postgres::catalog::digest_sql;
 use crate::postgres::connect::{Session, lock_sql};
 use crate::postgres::cursor::{lock_of, quote_column, select_range, table_of};
 use crate::postgres::error::{Error, Result, Side};
-use crate::postgres::ledger;
+use crate::postgres::{ledger, snapshot};
 use crate::table::{KeyRange, Plan};
 use std::pin::Pin;
 use tokio_postgres::CopyOutStream;
@@ -31,7 +31,10 @@ impl<'a> Reading<'a> {
         let failed = |error: &tokio_postgres::Error| failed(Side::Source, plan, error);
         let digest = source.statement(&digest_sql(&plan.source)).await;
         let digest = digest.map_err(|error| failed(&error))?;
-        let lock = lock_sql(&lock_of(Side::Source, plan));
+        let lock = match &fence.snapshot {
+            Some(name) => snapshot::begin_sql(plan, name),
+            None => lock_sql(&lock_of(Side::Source, plan)),
+        };
         let client = source.client();
         let sent = async {
             tokio::join!(
@@ -42,7 +45,10 @@ impl<'a> Reading<'a> {
         };
         let (locked, digest, stream) = source.awaited(sent).await;
         // The first error is the cause: after it the others only say that the transaction is aborted.
-        locked.map_err(|error| failed(&error))?;
+        locked.map_err(|error| match failed(&error) {
+            error if fence.snapshot.is_some() && snapshot::is_gone(error.sqlstate()) => snapshot::gone(plan),
+            error => error,
+        })?;
         let digest = digest.map_err(|error| failed(&error))?;
         let digest: Option<&str> = digest.first().and_then(|row| row.get(0));
         ledger::judge_digest(Side::Source, plan, fence, digest)?;

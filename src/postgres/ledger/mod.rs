@@ -5,6 +5,7 @@
 //! batch holds the table's advisory lock shared and commits only under the epoch that still holds, so that a forgotten
 //! process cannot write behind our back, and whoever takes over waits for the batches in flight, and in turn.
 
+mod again;
 mod layout;
 mod others;
 mod partitions;
@@ -20,10 +21,13 @@ use super::identifier::{quote_literal, quote_text_array};
 use crate::table::{Batch, Fence, Key, KeyRange, Plan, Position, SourceClock, TableSpec, Tally};
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use again::start_again;
 pub use layout::{FORMAT, Probe, State, ensure, probe};
 pub use partitions::{is_unsettled, unsettle};
 pub use rewritten::check_rewritten;
-pub use seen::{set_source_seen, set_still_since, source_clock, source_seen, still_since};
+pub use seen::{
+    set_snapshot, set_source_seen, set_still_since, snapshot, source_clock, source_seen, still_since,
+};
 #[cfg(any(test, fuzzing))]
 pub(super) use segments::{Ends, ends_of, joined};
 pub(super) use segments::{key_of, tally_of};

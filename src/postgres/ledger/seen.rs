@@ -4,7 +4,7 @@ use super::{fenced, of_table};
 use crate::postgres::connect::Session;
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::quote_literal;
-use crate::table::{Plan, SourceClock, SourceSeen, StillSince, TableSpec};
+use crate::table::{Plan, SnapshotHeld, SourceClock, SourceSeen, StillSince, TableSpec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -30,6 +30,28 @@ pub async fn source_clock(target: &Session, spec: &TableSpec, plan: &Plan) -> Re
 /// As [`source_seen`].
 pub async fn still_since(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<Option<StillSince>> {
     read_field(target, spec, plan, "still_since").await
+}
+
+/// The snapshot in which the source's rows were read last; `None` where they were not read in one.
+///
+/// # Errors
+/// As [`source_seen`].
+pub async fn snapshot(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<Option<SnapshotHeld>> {
+    read_field(target, spec, plan, "snapshot").await
+}
+
+/// Keeps the snapshot in which the source's rows are read. Idempotent.
+///
+/// # Errors
+/// As [`set_source_seen`].
+pub async fn set_snapshot(
+    target: &Session,
+    spec: &TableSpec,
+    plan: &Plan,
+    epoch: u64,
+    held: &SnapshotHeld,
+) -> Result<()> {
+    write_field(target, spec, plan, epoch, "snapshot", held).await
 }
 
 async fn read_field<T: DeserializeOwned>(

@@ -528,7 +528,7 @@ async fn write_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<
          VALUES ({job}, {source}, {into}, {keys}, {plan}, {files}, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
          ON CONFLICT (job, table_name) DO UPDATE SET epoch = greatest(t.epoch + 1, excluded.epoch), runs = t.runs + 1,
              plan = excluded.plan || coalesce((SELECT pg_catalog.jsonb_object_agg(e.key, e.value) FROM pg_catalog.jsonb_each(t.plan) e
-                 WHERE e.key IN ('source_seen', 'source_clock', 'still_since')), '{{}}'),
+                 WHERE e.key IN ('source_seen', 'source_clock', 'still_since', 'snapshot')), '{{}}'),
              target_files = excluded.target_files, updated_at = now()
          RETURNING epoch, (SELECT (extract(epoch FROM created_at) * 1000000)::bigint FROM longhaul.jobs WHERE job = {job})",
         job = quote_literal(&spec.job),
