@@ -59,6 +59,8 @@ mod rights;
 mod servers;
 #[path = "postgres/session.rs"]
 mod session;
+#[path = "postgres/shapes.rs"]
+mod shapes;
 #[path = "support/servers.rs"]
 mod shared;
 #[path = "support/standby.rs"]

@@ -1,9 +1,10 @@
 //! `conclude`: asks the target, before a migrate says that it is complete, whether all of it is there.
 //!
 //! The ledger's totals are the position's, its ranges join up from the start to where the position says, both tables are as
-//! planned, the source has not gone back in time, and its key is still one. Then it keeps the key that is settled. Timeouts: a day (of a table without a key all rows are counted). Retried without
-//! limit while the error can pass. Idempotent.
+//! planned, the source has not gone back in time, and its key is still one. Then it keeps the key that is settled. Timeouts: a
+//! day (of a table without a key all rows are counted). Retried without limit while the error can pass. Idempotent.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -45,9 +46,10 @@ impl OneJob {
         check_still(&source, &target, &table, &plan, &fence, &position.tally).await?;
         check_key_again(&source, &target, &table, &plan).await?;
         self.end_snapshot(&target, &table, &plan, fence.epoch).await?;
-        match &position.settled {
-            Some(key) => ledger::set_settled(&target, &table, &plan, fence.epoch, Some(key), None).await,
-            None => Ok(()),
+        if let Some(key) = &position.settled {
+            ledger::set_settled(&target, &table, &plan, fence.epoch, Some(key), None).await?;
         }
+        self.has_concluded.store(true, Ordering::SeqCst);
+        Ok(())
     }
 }

@@ -14,6 +14,7 @@ mod conclude;
 mod copy_batch;
 mod failure;
 mod hold;
+mod looked;
 mod next_batch;
 mod next_range;
 mod note_writers;
@@ -22,6 +23,7 @@ mod prepare_verify;
 mod since;
 mod snapshot;
 mod timed;
+mod trust;
 mod verify_range;
 mod verifying;
 
@@ -51,6 +53,7 @@ pub use conclude::ConcludeInput;
 pub use copy_batch::{CopyBatchInput, CopyBatchOutput};
 pub use failure::{Failure, INTERRUPTED};
 pub use hold::{Hold, PAUSED};
+pub use looked::{Looked, Proof};
 pub use next_batch::{NextBatchInput, NextBatchOutput};
 pub use next_range::{NextRangeInput, NextRangeOutput};
 pub use note_writers::{NoteWritersInput, NoteWritersOutput};
@@ -82,6 +85,7 @@ pub struct Activities {
 pub struct Jobs {
     source: ConnectionString,
     target: ConnectionString,
+    ledger_owner: Option<String>,
     met: std::sync::Mutex<BTreeMap<String, Arc<OneJob>>>,
     ending: Arc<AtomicBool>,
 }
@@ -94,6 +98,14 @@ struct OneJob {
     plan: Mutex<Option<Arc<Plan>>>,
     /// The snapshot in which all rows of the source are read, where this worker holds it.
     snapshot: Mutex<Option<Snapshot>>,
+    /// The role that may own the ledger besides this worker's own, whatever the job says.
+    ledger_owner: Option<String>,
+    /// Whether the ledger was seen to be one that is trusted here.
+    is_trusted: Mutex<bool>,
+    /// Whether it was seen here, at the end of a migrate, that the target has all of it.
+    has_concluded: AtomicBool,
+    /// The same by the ledger's word, which is the target's: nothing of it is asked of the source.
+    plan_of_ledger: Mutex<Option<Arc<Plan>>>,
     throttle: Throttle,
     hold: Arc<Hold>,
     attempts: Attempts,
@@ -102,11 +114,12 @@ struct OneJob {
 }
 
 impl Activities {
-    /// None of any job yet.
-    pub fn new(source: ConnectionString, target: ConnectionString) -> Self {
+    /// None of any job yet. `ledger_owner` is the role that whoever runs this trusts with the ledger.
+    pub fn new(source: ConnectionString, target: ConnectionString, ledger_owner: Option<String>) -> Self {
         let jobs = Jobs {
             source,
             target,
+            ledger_owner,
             met: std::sync::Mutex::default(),
             ending: Arc::default(),
         };
@@ -139,6 +152,10 @@ impl Jobs {
                 target: pool(&self.target, Side::Target),
                 plan: Mutex::new(None),
                 snapshot: Mutex::new(None),
+                ledger_owner: self.ledger_owner.clone(),
+                is_trusted: Mutex::new(false),
+                has_concluded: AtomicBool::new(false),
+                plan_of_ledger: Mutex::new(None),
                 throttle: Throttle::new(None),
                 hold: Arc::default(),
                 attempts: Attempts::new(),
@@ -170,6 +187,11 @@ impl Jobs {
     /// What of a job should pass is given up after that time, or never.
     pub fn set_patience(&self, job: &str, give_up_after: Option<Duration>) {
         self.meet(job).attempts.set_patience(give_up_after);
+    }
+
+    /// Whether this worker has seen that the target has all of a migrate.
+    pub fn has_concluded(&self, job: &str) -> bool {
+        self.meet(job).has_concluded.load(Ordering::SeqCst)
     }
 
     /// The job has ended: its sessions are closed once nothing of it is in flight.
@@ -384,6 +406,7 @@ impl OneJob {
     /// # Errors
     /// `TableChanged` where the catalogs say otherwise by now.
     async fn plan(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
+        self.must_trust_ledger(table).await?;
         self.plan_by(digest, async |source, target| {
             examine(source, target, table).await
         })
@@ -430,12 +453,13 @@ impl OneJob {
     /// # Errors
     /// `TableChanged` where the ledger says otherwise by now.
     async fn plan_of_ledger(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
-        let mut plan = self.plan.lock().await;
+        self.must_trust_ledger(table).await?;
+        let mut plan = self.plan_of_ledger.lock().await;
         if let Some(plan) = plan.as_ref().filter(|plan| plan.digest == *digest) {
             return Ok(Arc::clone(plan));
         }
         let target = lend(&self.target).await?;
-        let found = ledger::stored_plan(&target, table).await?;
+        let found = ledger::stored_plan(&target, &self.trusting(table)).await?;
         if found.digest == *digest {
             return Ok(Arc::clone(plan.insert(Arc::new(found))));
         }

@@ -44,6 +44,7 @@ impl OneJob {
         let (low, stop) = (input.low.as_ref(), &input.stop);
         match input.walk {
             Walk::Ledger => {
+                self.must_trust_ledger(&input.table).await?;
                 let plan = match input.against {
                     Against::Receipts => self.plan_of_ledger(&input.table, &input.digest).await?,
                     Against::Source => self.plan_to_read(&input.table, &input.digest).await?,

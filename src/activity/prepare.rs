@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporalio_workflow::ActivityOptions;
 
-use super::{NoteWritersOutput, OneJob, failure, step};
+use super::{Looked, NoteWritersOutput, OneJob, failure, step};
 use crate::postgres::{
     Ask, Error, Kind, Session, check_growth, cursor, ledger, look, note_still, rewind, source_clock, writers,
 };
@@ -30,6 +30,12 @@ pub struct PrepareInput {
     /// What this run believed before; `None` when it begins.
     #[serde(default)]
     pub known: Option<Position>,
+    /// How far the second look of this run has come; `None` where there is none to go on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub looked: Option<Looked>,
+    /// The batches that must be in the ledger if it has all that this run was told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub witnesses: Vec<u64>,
 }
 
 /// What it found.
@@ -49,6 +55,9 @@ pub struct PrepareOutput {
     /// committed below the last key since; `None` where it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<NoteWritersOutput>,
+    /// Where the second look that was going on goes on; `None`: it begins anew, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub looked: Option<Looked>,
     /// What the source's clock shows, where it fills the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<SourceClock>,
@@ -70,7 +79,7 @@ impl OneJob {
             lookback: input.lookback,
             restart: false,
         };
-        let table = &input.table;
+        let table = &self.trusting(&input.table);
         step("looking at both tables");
         let plan = look(&source, &target, table, &ask).await?.plan;
         tracing::info!("plan: {}", in_words(&plan));
@@ -85,7 +94,7 @@ impl OneJob {
         let settled = position.settled.as_ref();
         let stamped = source_clock::look(&source, table, &plan, seen.as_ref(), settled).await?;
         if stamped.unsettled.is_some() {
-            position.settled = stamped.unsettled;
+            position.settled.clone_from(&stamped.unsettled);
             let settled = position.settled.as_ref();
             ledger::set_settled(&target, table, &plan, position.epoch, settled, None).await?;
         }
@@ -93,8 +102,9 @@ impl OneJob {
         note_still(&source, &target, table, &plan, epoch, &done).await?;
         let begun = self.snapshot(&target, table, &plan, &mut position).await?;
         let lost = lost.filter(|_| !begun.is_new);
+        let looked = go_on(&source, &target, &plan, &input, &mut position).await?;
         // Before the highest key is read: it is then not below the one that was noted.
-        let again = match input.sync {
+        let again = match input.sync || looked.is_some() {
             true => None,
             false => settle(&source, &target, table, &plan, &mut position).await?,
         };
@@ -112,10 +122,61 @@ impl OneJob {
             highest,
             lost,
             again,
+            looked,
             clock: stamped.clock,
             snapshot: begun.name,
         })
     }
+}
+
+/// Where the second look of this run goes on, by what the ledger still has of what the run was told; `None` where it begins
+/// anew: too little is left to go by, or what was settled is not any more.
+async fn go_on(
+    source: &Session,
+    target: &Session,
+    plan: &Plan,
+    input: &PrepareInput,
+    position: &mut Position,
+) -> Result<Option<Looked>, Error> {
+    let (Some(looked), Some(known)) = (&input.looked, &input.known) else {
+        return Ok(None);
+    };
+    let proofs = looked.proofs.iter().map(|proof| proof.batch);
+    let batches: Vec<_> = proofs.chain(input.witnesses.iter().copied()).collect();
+    let told = ledger::told(target, &input.table, plan, known.epoch, &batches).await?;
+    let is_lost = position.settled.is_none() && looked.frontier.is_none();
+    if told.is_unsettled || (position.settled != known.settled && !is_lost) {
+        return Ok(None);
+    }
+    let has = |batch| told.batches.contains(&batch);
+    let has_all = match input.witnesses.as_slice() {
+        [] => told.epoch,
+        witnesses => witnesses.iter().all(|batch| has(*batch)),
+    };
+    let Some(kept) = looked.clone().kept(has_all, has) else {
+        return Ok(None);
+    };
+    position.settled.clone_from(&known.settled);
+    cut(source, plan, kept, position.end()).await.map(Some)
+}
+
+/// A look goes no farther than the ledger's account: what lies beyond is lost, and copied again.
+async fn cut(source: &Session, plan: &Plan, looked: Looked, end: Option<&Key>) -> Result<Looked, Error> {
+    let (Some(frontier), Some(end)) = (&looked.frontier, end) else {
+        return Ok(looked.cut(None, true));
+    };
+    let is_above = async |key: &Key, other: &Key| {
+        let sorted = cursor::sort_keys(source, plan, vec![key.clone(), other.clone()]).await?;
+        Ok::<_, Error>(key != other && sorted.last() == Some(key))
+    };
+    if !is_above(frontier, end).await? {
+        return Ok(looked);
+    }
+    let is_past = match &looked.looked_to {
+        Some(to) => !is_above(end, to).await?,
+        None => false,
+    };
+    Ok(looked.cut(Some(end.clone()), is_past))
 }
 
 /// What a migrate needs so that rows that commit below its cursor are found when it is begun again: the key below which there

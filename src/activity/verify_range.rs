@@ -78,6 +78,9 @@ impl OneJob {
                 return Ok(found);
             }
         }
+        if input.fence.is_some() {
+            self.must_trust_ledger(table).await?;
+        }
         let plan = self.plan_to_read(table, &input.digest).await?;
         let (source, target) = self.sessions().await?;
         step("comparing a range of source and target");

@@ -1,5 +1,6 @@
 //! The one voice of a command: data to stdout, messages to stderr, color where a person looks.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal};
 
 use serde::Serialize;
@@ -78,6 +79,14 @@ pub(super) fn paint(word: &str, paint: Paint, color: bool) -> String {
     }
 }
 
+/// The text without any sequence of a terminal's where no color is wanted: then none is ours.
+fn colored(text: &str, color: bool) -> Cow<'_, str> {
+    match color {
+        true => text.into(),
+        false => text.replace('\x1b', " ").into(),
+    }
+}
+
 /// JSON with what a terminal would obey as escapes; it stands in strings only.
 fn escaped(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
@@ -137,14 +146,14 @@ impl Printer {
         if !io::stdout().is_terminal() {
             return self.data(&format!("{text}\n"));
         }
-        let printed = self.terminal.print_over(text);
+        let printed = self.terminal.print_over(&colored(text, self.color_data));
         printed.map_err(|error| Report::unwritable(&error))
     }
 
     /// Prints data to stdout, with a line's end. A reader who has gone is no error; a full disk is one.
     pub fn data(&self, text: &str) -> Result<(), Report> {
         self.terminal
-            .print(text)
+            .print(&colored(text, self.color_data))
             .map_err(|error| Report::unwritable(&error))
     }
 
@@ -172,12 +181,13 @@ impl Printer {
     /// Says on stderr, and in the log file, why the command ends.
     pub fn report(&self, report: &Report) {
         logs::told(Level::ERROR, &report.render(false));
-        self.terminal.say(&report.render(self.color_talk));
+        self.terminal
+            .say(&colored(&report.render(self.color_talk), self.color_talk));
     }
 
     fn say(&self, text: &str) {
         if !self.is_quiet {
-            self.terminal.say(text);
+            self.terminal.say(&colored(text, self.color_talk));
         }
     }
 }

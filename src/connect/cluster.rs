@@ -176,7 +176,7 @@ pub async fn reach_cluster(given: &Given) -> Result<Connected, ClusterError> {
     let cluster = Cluster { address, namespace };
     let connecting = tokio::time::timeout(2 * ANSWER_WITHIN, Connection::connect(options));
     let connection = match connecting.await {
-        Ok(connected) => connected.map_err(|error| refusal(&cluster, is_tls, error))?,
+        Ok(connected) => connected.map_err(|error| refusal(&cluster, is_tls, given, error))?,
         Err(_) => {
             return Err(ClusterError::Unreachable {
                 address: cluster.address,
@@ -316,8 +316,14 @@ async fn must_have_namespace(client: &Client, cluster: &Cluster) -> Result<(), C
 }
 
 /// What kept us from connecting.
-fn refusal(cluster: &Cluster, is_tls: bool, error: ClientConnectError) -> ClusterError {
+fn refusal(cluster: &Cluster, is_tls: bool, given: &Given, error: ClientConnectError) -> ClusterError {
     let address = cluster.address.clone();
+    if bottom(&error).contains("KeyMismatch") {
+        let file = |given: &Option<PathBuf>| given.as_ref().map(|path| path.display().to_string());
+        let key = file(&given.tls_key).unwrap_or_else(|| "the client's key".to_owned());
+        let certificate = file(&given.tls_cert).unwrap_or_else(|| "the client's certificate".to_owned());
+        return ClusterError::Config(format!("{key} is not the key of {certificate}"));
+    }
     match error {
         ClientConnectError::SystemInfoCallError(status) if status.source().is_none() => {
             answered(cluster, status)

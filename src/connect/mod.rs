@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rustix::fs::FileType;
 use temporalio_client::callback_based::{CallbackBasedGrpcService, GrpcRequest, GrpcSuccessResponse};
@@ -184,10 +185,9 @@ impl Owner {
         self.open.borrow().clone()
     }
 
-    /// Answers for as long as this lives. A call that is under way when it goes ends then, and has nothing of the journal.
-    fn embedded(&self) -> Callback {
-        let open = self.open.subscribe();
-        Arc::new(move |request: GrpcRequest| Box::pin(answer(open.clone(), request)))
+    /// Answers for as long as this lives.
+    fn answers(&self) -> Answers {
+        Answers(self.open.subscribe())
     }
 }
 
@@ -197,21 +197,54 @@ impl Drop for Owner {
     }
 }
 
-async fn answer(
-    mut open: watch::Receiver<Option<Service>>,
-    request: GrpcRequest,
-) -> Result<GrpcSuccessResponse, Status> {
-    let closed = || Status::unavailable("the journal is closed");
-    let service = open.borrow().clone().ok_or_else(closed)?;
-    let path = format!("/{}/{}", request.service, request.rpc);
-    let proto = tokio::select! {
-        answer = service.call(Caller::Embedded, &path, &request.proto) => answer?,
-        _ = open.wait_for(Option::is_none) => return Err(closed()),
-    };
-    Ok(GrpcSuccessResponse {
+/// The service of this process, while it is served here.
+#[derive(Clone)]
+struct Answers(watch::Receiver<Option<Service>>);
+
+impl Answers {
+    /// Answers one call. One that is under way when the [`Owner`] goes ends then, and has nothing of the journal.
+    async fn call(&self, caller: Caller, path: &str, request: &[u8]) -> Result<Bytes, Status> {
+        let closed = || Status::unavailable("the journal is closed");
+        let mut open = self.0.clone();
+        let service = open.borrow().clone().ok_or_else(closed)?;
+        tokio::select! {
+            answer = service.call(caller, path, request) => answer.map(Bytes::from),
+            _ = open.wait_for(Option::is_none) => Err(closed()),
+        }
+    }
+
+    /// Whether it acts on what it is told.
+    fn acts(&self) -> bool {
+        self.0
+            .borrow()
+            .as_ref()
+            .is_some_and(|service| service.check().is_ok())
+    }
+
+    /// For the SDK's client of this process.
+    fn callback(self) -> Callback {
+        Arc::new(move |request: GrpcRequest| {
+            let answers = self.clone();
+            Box::pin(async move {
+                let answer = answers
+                    .call(Caller::Embedded, &path_of(&request), &request.proto)
+                    .await?;
+                Ok(response(answer))
+            })
+        })
+    }
+}
+
+/// An RPC's name as in gRPC.
+fn path_of(request: &GrpcRequest) -> String {
+    format!("/{}/{}", request.service, request.rpc)
+}
+
+fn response(answer: Bytes) -> GrpcSuccessResponse {
+    GrpcSuccessResponse {
         headers: http::HeaderMap::new(),
-        proto,
-    })
+        proto: answer.into(),
+    }
 }
 
 /// Takes the lock; waits for whoever has it for a moment.
@@ -241,7 +274,7 @@ pub async fn reach(state_directory: &Path, mode: Mode) -> Result<Connected, Conn
             Ok(lock) => {
                 let service = open(&directory, lock, mode)?;
                 let owner = Owner::of(service, None, &directory);
-                let client = client_of(owner.embedded()).await?;
+                let client = client_of(owner.answers().callback()).await?;
                 return Ok(Connected {
                     client,
                     place: Place::Here(Box::new(owner)),
@@ -283,7 +316,7 @@ async fn ask(
 ) -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {
     // Not tried again: where it was alone, nobody else serves.
     let forward = socket::connect(directory, pid, Code::FailedPrecondition).await?;
-    Ok(client_of(forward).await?)
+    Ok(client_of(forward.callback()).await?)
 }
 
 /// Sets a damaged journal aside, so that the next start begins a new one. Gives its new place.

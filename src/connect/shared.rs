@@ -8,18 +8,24 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use rustix::fs::FileType;
-use temporalio_client::callback_based::{GrpcRequest, GrpcSuccessResponse};
+use temporalio_client::Client;
+use temporalio_client::callback_based::GrpcRequest;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
 use super::lock::Membership;
+use super::socket::Forward;
 use super::{
-    Callback, ConnectError, Connected, Directory, Lock, OWNER_PATIENCE, Owner, Place, SOCKET, client_of,
-    hostname, open, socket,
+    Answers, Callback, ConnectError, Connected, Directory, Lock, OWNER_PATIENCE, Owner, Place, SOCKET,
+    client_of, hostname, open, path_of, response, socket,
 };
-use crate::service::{ListeningOnTcp, Mode, Service, TcpOptions, listen, listen_on_tcp};
+use crate::service::{
+    Behind, Caller, ListenError, ListeningOnTcp, Mode, Service, TcpOptions, listen, listen_on_tcp,
+};
 
 /// How often those that do not serve look whether they must; sooner where a call has failed.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -35,9 +41,9 @@ const WAIT_FOR_SERVICE: Duration = Duration::from_secs(8);
 enum Serving {
     Nobody,
     /// This process.
-    Here(Callback),
+    Here(Answers),
     /// That one.
-    There(Callback),
+    There(Forward),
     /// This process should, and cannot: the journal is broken.
     Failed(Arc<ConnectError>),
 }
@@ -77,21 +83,32 @@ pub async fn share(state_directory: &Path) -> Result<Connected, ConnectError> {
         }
         tokio::time::sleep(TRY_EVERY).await;
     }
-    let client = client_of(shared.switch()).await?;
     let keeper = tokio::spawn(keep(Arc::clone(&shared), Arc::clone(&directory)));
+    let member = Member {
+        shared,
+        keeper,
+        directory: Arc::clone(&directory),
+        _membership: membership,
+    };
     Ok(Connected {
-        client,
-        place: Place::Shared(Member {
-            shared,
-            keeper,
-            directory: Arc::clone(&directory),
-            _membership: membership,
-        }),
+        client: member.client(end).await?,
+        place: Place::Shared(member),
         directory: Some(directory),
     })
 }
 
 impl Member {
+    /// A client of whoever serves. Its first call is tried again: the process that was found may have been about to go.
+    async fn client(&self, end: tokio::time::Instant) -> Result<Client, ConnectError> {
+        loop {
+            match client_of(self.shared.switch()).await {
+                Err(_) if tokio::time::Instant::now() < end && self.check().is_ok() => {}
+                made => return made,
+            }
+            tokio::time::sleep(TRY_EVERY).await;
+        }
+    }
+
     /// Errs once the journal has failed here; then nothing more is acted on.
     ///
     /// # Errors
@@ -106,21 +123,17 @@ impl Member {
         checked.map_err(|error| Arc::new(error.into()))
     }
 
-    /// Answers on a TCP address as well.
+    /// Answers on a TCP address as well: itself where it serves, else by passing calls on to whoever does.
     ///
     /// # Errors
-    /// `Owned` where another process serves; `Listen`.
-    pub async fn listen(&self, options: TcpOptions) -> Result<ListeningOnTcp, ConnectError> {
-        let Some(service) = self.service() else {
-            return Err(ConnectError::Owned {
-                path: self.directory.path().to_owned(),
-                pid: self.served_by().unwrap_or_default(),
-            });
-        };
-        Ok(listen_on_tcp(service, options).await?)
+    /// `Unprotected`, `Address`.
+    pub async fn listen(&self, options: TcpOptions) -> Result<ListeningOnTcp, ListenError> {
+        let shared = Arc::clone(&self.shared);
+        listen_on_tcp(shared, options).await
     }
 
     /// The service, where it is served here.
+    #[cfg(test)]
     pub(super) fn service(&self) -> Option<Service> {
         let owner = self.shared.owner.lock().unwrap_or_else(PoisonError::into_inner);
         owner.as_ref().and_then(Owner::service)
@@ -167,8 +180,8 @@ impl Shared {
         directory.has(SOCKET, FileType::Socket)?;
         let asked = tokio::time::timeout_at(end, socket::connect(directory, pid, Code::Unavailable)).await;
         let source = match asked {
-            Ok(Ok(answer)) => {
-                self.serving.send_replace(Serving::There(answer));
+            Ok(Ok(forward)) => {
+                self.serving.send_replace(Serving::There(forward));
                 return Ok(Ok(()));
             }
             Ok(Err(error)) => error.into(),
@@ -192,9 +205,9 @@ impl Shared {
         let owner = served
             .await
             .map_err(|error| ConnectError::Client(error.into()))??;
-        let answer = owner.embedded();
+        let answers = owner.answers();
         *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(owner);
-        self.serving.send_replace(Serving::Here(answer));
+        self.serving.send_replace(Serving::Here(answers));
         Ok(())
     }
 
@@ -211,11 +224,17 @@ impl Shared {
         let shared = Arc::clone(self);
         Arc::new(move |request: GrpcRequest| {
             let shared = Arc::clone(&shared);
-            Box::pin(async move { shared.call(request).await })
+            Box::pin(async move {
+                let path = path_of(&request);
+                let answer = shared.pass(Caller::Embedded, &path, request.proto).await?;
+                Ok(response(answer))
+            })
         })
     }
 
-    async fn call(&self, request: GrpcRequest) -> Result<GrpcSuccessResponse, Status> {
+    /// Has a call answered by whoever serves. Of this process or a TCP client of it, as `caller` says: to another process
+    /// its own are those of one of this machine.
+    async fn pass(&self, caller: Caller, path: &str, request: Bytes) -> Result<Bytes, Status> {
         let mut serving = self.serving.subscribe();
         let answers = serving.wait_for(|serving| !matches!(serving, Serving::Nobody));
         let answers = match tokio::time::timeout(WAIT_FOR_SERVICE, answers).await {
@@ -223,9 +242,9 @@ impl Shared {
             Ok(Err(_)) | Err(_) => return Err(Status::unavailable("no process serves the journal now")),
         };
         match answers {
-            Serving::Here(answer) => answer(request).await,
-            Serving::There(answer) => {
-                let answered = answer(request).await;
+            Serving::Here(answers) => answers.call(caller, path, &request).await,
+            Serving::There(forward) => {
+                let answered = forward.call(caller, path, request).await;
                 if let Err(status) = &answered
                     && status.code() == Code::Unavailable
                 {
@@ -235,6 +254,25 @@ impl Shared {
             }
             Serving::Failed(error) => Err(Status::failed_precondition(error.to_string())),
             Serving::Nobody => Err(Status::unavailable("no process serves the journal now")),
+        }
+    }
+}
+
+impl Behind for Shared {
+    fn call<'a>(
+        &'a self,
+        caller: Caller,
+        path: &'a str,
+        request: Bytes,
+    ) -> BoxFuture<'a, Result<Bytes, Status>> {
+        Box::pin(self.pass(caller, path, request))
+    }
+
+    fn acts(&self) -> bool {
+        match &*self.serving.borrow() {
+            Serving::Here(answers) => answers.acts(),
+            Serving::There(_) => true,
+            Serving::Nobody | Serving::Failed(_) => false,
         }
     }
 }

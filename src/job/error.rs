@@ -46,7 +46,7 @@ pub struct Mismatch {
 /// One thing in which two jobs differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// What differs: `source`, `target`, `source table`, `target table` or `kind`.
+    /// What differs: `source`, `target`, `source table`, `target table`, `kind`, or a choice of rows, columns and values.
     pub what: &'static str,
     /// What the job that exists has.
     pub existing: String,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::status::JobKind;
 use super::{ConnectionName, Difference, JobError, JobName, Mismatch, Tuning};
-use crate::table::{Against, DatabaseIdentity, KeyChoice, OnConflict, TableName, TableSpec};
+use crate::table::{Against, DatabaseIdentity, KeyChoice, OnConflict, Shape, TableName, TableSpec};
 
 const INTERVAL_MS_MIN: u64 = 1000;
 /// A year; longer waits are taken for a mistake, and the timer's arithmetic stays far from its end.
@@ -54,6 +54,9 @@ pub struct JobSpec {
     /// How long it waits, once it runs, for what should pass, at least 1000 ms; `None`: for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub give_up_after_ms: Option<u64>,
+    /// Which rows and columns are copied, and as what.
+    #[serde(default, skip_serializing_if = "Shape::is_whole")]
+    pub shape: Shape,
     /// What is said of the key along which the table is copied.
     #[serde(default, skip_serializing_if = "KeyChoice::is_free")]
     pub key: KeyChoice,
@@ -229,13 +232,14 @@ impl JobSpec {
             on_conflict: self.on_conflict,
             fire_triggers: self.fire_triggers,
             ledger_owner: self.ledger_owner.clone(),
+            shape: self.shape.clone(),
             key: self.key.clone(),
         }
     }
 
     /// Says whether `asked` would copy the same rows to the same place as this job, which exists.
     ///
-    /// The databases, both tables and the kind count; what may change from run to run (addresses, tuning, interval,
+    /// The databases, both tables, what of them is copied, and the kind count; what may change from run to run (addresses, tuning, interval,
     /// conflicts, lookback) does not. An end of which only another address is known is taken for another one.
     pub fn same_job_as(&self, asked: &Self) -> Result<(), Mismatch> {
         let kind = |spec: &Self| match spec.kind.label() {
@@ -263,8 +267,11 @@ impl JobSpec {
             ),
             ("kind", kind(self), kind(asked)),
         ];
+        let shapes = self.shape.shown().into_iter().zip(asked.shape.shown());
+        let shapes = shapes.map(|((what, existing), (_, asked))| (what, existing, asked));
         let others = others
             .into_iter()
+            .chain(shapes)
             .filter(|(_, existing, asked)| existing != asked);
         let differences: Vec<_> = ends
             .chain(others)
@@ -376,6 +383,7 @@ mod tests {
             source_database: None,
             target_database: None,
             give_up_after_ms: None,
+            shape: Shape::default(),
             key: KeyChoice::default(),
         }
     }

@@ -1,8 +1,9 @@
 //! What `longhaul status --json` prints: one object a job. Its shape is a promise to scripts; fields are only ever added.
 
 use super::Tuning;
-use crate::table::Findings;
+use crate::table::{Findings, plain};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// How a job stands: one word, the same wherever a job is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,6 +144,33 @@ pub struct JobStatus {
     pub tables: Vec<TableStatus>,
 }
 
+impl JobStatus {
+    /// The same in words that can be shown, each on one line: what a service says may come from anybody who may write there.
+    /// Keys stay as they are; whoever shows one writes it out.
+    #[must_use]
+    pub fn plain(self) -> Self {
+        const KEYS: [&str; 4] = ["cursor", "settled", "copies_up_to", "findings"];
+        fn clean(value: &mut Value) {
+            match value {
+                Value::String(text) => *text = plain(text),
+                Value::Array(values) => values.iter_mut().for_each(clean),
+                Value::Object(fields) => {
+                    let others = fields
+                        .iter_mut()
+                        .filter(|(name, _)| !KEYS.contains(&name.as_str()));
+                    others.for_each(|(_, value)| clean(value));
+                }
+                Value::Null | Value::Bool(_) | Value::Number(_) => {}
+            }
+        }
+        let cleaned = serde_json::to_value(&self).and_then(|mut value| {
+            clean(&mut value);
+            serde_json::from_value(value)
+        });
+        cleaned.unwrap_or(self)
+    }
+}
+
 /// What fails and is tried again: of several such activities the one that fails longest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retrying {
@@ -227,6 +255,12 @@ pub struct TableStatus {
     /// The key up to which a migrate copies: the highest that was there when it began.
     #[serde(default)]
     pub copies_up_to: Option<Vec<String>>,
+    /// While it looks again at what was copied before: up to where it has come; `None` at the start of the table.
+    #[serde(default)]
+    pub looked_up_to: Option<Vec<String>>,
+    /// Where that look ends; `None` while there is none.
+    #[serde(default)]
+    pub looks_up_to: Option<Vec<String>>,
     /// Over the last seconds; `None` while nothing moves.
     pub rows_per_second: Option<f64>,
     /// Bytes per second over the last seconds; `None` while nothing moves.

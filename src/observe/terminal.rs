@@ -149,11 +149,18 @@ pub(super) fn harmless(text: &str) -> String {
     harmless
 }
 
-/// How long the sequence is that sets a color and begins the text, if one does.
+/// How long the sequence is that sets a color and begins the text, if one does. None that hides what follows.
 fn color(text: &str) -> Option<usize> {
     let codes = text.strip_prefix("\x1b[")?;
     let length = codes.find(|character: char| !character.is_ascii_digit() && character != ';')?;
-    codes[length..].starts_with('m').then_some(length + 3)
+    let is_seen = |code: &str| {
+        matches!(
+            code,
+            "" | "0" | "1" | "2" | "3" | "4" | "31" | "32" | "33" | "34" | "35" | "36"
+        )
+    };
+    let is_color = codes[length..].starts_with('m') && codes[..length].split(';').all(is_seen);
+    is_color.then_some(length + 3)
 }
 
 /// A panic elsewhere leaves these values whole, so a poisoned lock is taken all the same.
@@ -211,10 +218,10 @@ pub(crate) mod tests {
     fn what_a_terminal_would_obey_does_not_reach_it_but_for_lines_and_colors() {
         let (out, err) = (Paper::default(), Paper::default());
         let terminal = Terminal::of(Box::new(out.clone()), Box::new(err.clone()));
-        let text = "\x1b[1;31merror:\x1b[0m a\x1b[2Jb\rc\u{9b}5m\u{202e}d\ne\x1b[m\x1b";
+        let text = "\x1b[1;31merror:\x1b[0m a\x1b[2Jb\x1b[8m\rc\u{9b}5m\u{202e}d\ne\x1b[m\x1b";
         terminal.print(text).expect("paper takes all");
         terminal.say(text);
-        let harmless = "\x1b[1;31merror:\x1b[0m a [2Jb c 5m d\ne\x1b[m \n";
+        let harmless = "\x1b[1;31merror:\x1b[0m a [2Jb [8m c 5m d\ne\x1b[m \n";
         assert_eq!((out.text().as_str(), err.text().as_str()), (harmless, harmless));
         terminal.print_over("a\x1b[2J\nb").expect("paper takes all");
         assert!(out.text().ends_with("\n\x1b[Ha [2J\x1b[K\nb\x1b[K\x1b[J\n"));

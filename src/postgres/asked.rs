@@ -4,6 +4,7 @@
 //! without a key lies in no range: it is not copied, and whoever goes over the ranges does not see it.
 
 use super::connect::Session;
+use super::copy::{filtered, under_path_of_expressions};
 use super::cursor::{lock_of, quote_column, table_of};
 use super::error::{Error, Kind, Result, Side};
 use super::ledger;
@@ -39,7 +40,7 @@ pub async fn check_key_again(
 ) -> Result<()> {
     let checked = check_key(source, plan).await;
     if checked.as_ref().is_err_and(|error| error.kind() == Kind::NoKey) {
-        ledger::unsettle(target, spec, plan).await?;
+        ledger::unsettle(target, spec, plan, None).await?;
     }
     checked
 }
@@ -51,11 +52,14 @@ async fn refuse_nulls(source: &Session, plan: &Plan, nullable: &[String]) -> Res
         let column = quote_column(name);
         format!("({column} IS NULL AND {column} IS NOT DISTINCT FROM NULL)")
     });
+    // Of the rows that are copied: others may be as they are.
+    let condition = format!(" WHERE ({})", any.collect::<Vec<_>>().join(" OR "));
     let sql = format!(
-        "SELECT pg_catalog.count(*) FROM {} WHERE {}",
+        "SELECT pg_catalog.count(*) FROM {}{}",
         table_of(Side::Source, plan),
-        any.collect::<Vec<_>>().join(" OR ")
+        filtered(Side::Source, plan, &condition)
     );
+    let sql = under_path_of_expressions(Side::Source, plan, &sql);
     let rows = source
         .rows_locked(&what, &lock_of(Side::Source, plan), &sql)
         .await?;
@@ -79,10 +83,12 @@ async fn refuse_repeated(source: &Session, plan: &Plan) -> Result<()> {
     let what = format!("ask whether the key of source table {} is unique", plan.source);
     let columns: Vec<_> = plan.key.iter().map(|column| quote_column(&column.name)).collect();
     let sql = format!(
-        "SELECT 1 FROM {} GROUP BY {} HAVING pg_catalog.count(*) > 1 LIMIT 1",
+        "SELECT 1 FROM {}{} GROUP BY {} HAVING pg_catalog.count(*) > 1 LIMIT 1",
         table_of(Side::Source, plan),
+        filtered(Side::Source, plan, ""),
         columns.join(", ")
     );
+    let sql = under_path_of_expressions(Side::Source, plan, &sql);
     let found = source
         .rows_locked(&what, &lock_of(Side::Source, plan), &sql)
         .await;

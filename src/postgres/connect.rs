@@ -29,6 +29,12 @@ const OUR_PATH: &str = "pg_catalog, pg_temp";
 pub(super) const TO_USERS_PATH: &str = "SELECT pg_catalog.set_config('search_path', s.reset_val, true)
     FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'search_path'";
 
+/// The same for an expression that the user typed, in a statement that reads rows: it gives no row, and PostgreSQL's own types
+/// and functions come first, as they do for every path that does not name them.
+pub(super) const TO_PATH_OF_EXPRESSIONS: &str = "SELECT FROM (SELECT pg_catalog.set_config('search_path',
+        pg_catalog.concat_ws(', ', 'pg_catalog', nullif(s.reset_val, '')), true)
+    FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'search_path' OFFSET 0) p(path) WHERE p.path IS NULL";
+
 /// Brings our own search path back within a transaction.
 pub(super) fn to_our_path() -> String {
     format!("SET LOCAL search_path = {OUR_PATH}")

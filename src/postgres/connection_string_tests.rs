@@ -316,3 +316,18 @@ fn sslmode_means_what_it_means_to_libpq() {
         assert!(text.parse::<ConnectionString>().is_err(), "{text}");
     }
 }
+
+#[test]
+fn a_url_in_the_place_of_a_name_is_refused_and_not_shown() {
+    for text in [
+        "host=h dbname=postgres://app:S3cret@h/media user=app",
+        "host=postgresql://app:S3cret@h/media",
+        "postgres://app@h/postgres%3A%2F%2Fapp%3AS3cret@h%2Fmedia",
+    ] {
+        let error = text.parse::<ConnectionString>().expect_err(text);
+        assert!(
+            error.contains("holds a URL") && !error.contains("S3cret"),
+            "{error}"
+        );
+    }
+}

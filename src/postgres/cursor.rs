@@ -5,6 +5,7 @@
 
 use super::comparison::{Strategy, compare, literals, operand, row};
 use super::connect::{Session, TextRow};
+use super::copy::{filtered, under_path_of_expressions};
 use super::error::{Error, Kind, Result, Side};
 use super::identifier::{quote_identifier, quote_table};
 use super::places;
@@ -33,16 +34,11 @@ pub async fn next_range_end(
     if plan.key_basis.is_places() && source.side() == Side::Source {
         return places::next_range_end(source, plan, low, stop, rows).await;
     }
-    let condition = where_between(source.side(), plan, low, stop);
-    let (keys, order) = (key_outputs(plan), key_list(plan, ""));
-    let from = table_of(source.side(), plan);
-    let offset = rows.max(1) - 1;
-    let sql = format!("SELECT {keys} FROM {from}{condition} ORDER BY {order} OFFSET {offset} LIMIT 1");
-    let what = format!("find the next batch of source table {}", plan.source);
-    let lock = lock_of(source.side(), plan);
-    if let Some(row) = source.rows_locked(&what, &lock, &sql).await?.pop() {
-        return key_of(source.side(), plan, row).map(Some);
+    if let Some(key) = nth_key(source, plan, low, stop, rows).await? {
+        return Ok(Some(key));
     }
+    let condition = where_between(source.side(), plan, low, stop);
+    let what = format!("find the next batch of source table {}", plan.source);
     match stop {
         // Of the target only walks up to its own highest key are asked for, in its own order: the end is never below `low`.
         Some(stop) if source.side() == Side::Target => Ok(Some(stop.clone())),
@@ -60,6 +56,56 @@ pub async fn next_range_end(
 #[must_use]
 pub fn before_all(plan: &Plan) -> Key {
     places::before_all(plan)
+}
+
+/// The key of the row of that number, from 1, of those above `low` and not above `stop`; `None` where there are fewer.
+///
+/// # Errors
+/// What goes wrong in asking.
+pub async fn nth_key(
+    session: &Session,
+    plan: &Plan,
+    low: Option<&Key>,
+    stop: Option<&Key>,
+    number: u64,
+) -> Result<Option<Key>> {
+    let side = session.side();
+    let condition = where_between(side, plan, low, stop);
+    let (keys, order, from) = (key_outputs(plan), key_list(plan, ""), table_of(side, plan));
+    let offset = number.max(1) - 1;
+    let sql = format!("SELECT {keys} FROM {from}{condition} ORDER BY {order} OFFSET {offset} LIMIT 1");
+    let what = format!("find the next batch of source table {}", plan.source);
+    let found = session
+        .rows_locked(&what, &lock_of(side, plan), &sql)
+        .await?
+        .pop();
+    found.map(|row| key_of(side, plan, row)).transpose()
+}
+
+/// The key of the row that is `rows`-th in a range of one side, of the rows that are copied; `None` where there are not so many.
+///
+/// # Errors
+/// What goes wrong in asking.
+pub(super) async fn key_within(
+    session: &Session,
+    plan: &Plan,
+    range: &KeyRange,
+    rows: u64,
+) -> Result<Option<Key>> {
+    let side = session.side();
+    let sql = format!(
+        "SELECT {} FROM {}{} ORDER BY {} OFFSET {} LIMIT 1",
+        key_outputs(plan),
+        table_of(side, plan),
+        filtered(side, plan, &where_range(side, plan, range)),
+        key_list(plan, ""),
+        rows.max(1) - 1
+    );
+    let sql = under_path_of_expressions(side, plan, &sql);
+    let what = format!("halve a range of the {side} table");
+    let found = session.rows_locked(&what, &lock_of(side, plan), &sql).await?;
+    let found = found.into_iter().next();
+    found.map(|row| key_of(side, plan, row)).transpose()
 }
 
 /// The greatest key that is visible now; `None` where the table is empty.
@@ -216,21 +262,6 @@ pub(super) fn lock_of(side: Side, plan: &Plan) -> String {
         }
         _ => format!("LOCK TABLE {rows} IN ACCESS SHARE MODE"),
     }
-}
-
-/// A SELECT of some columns, each written `t."name"`, of a range of one side's table.
-///
-/// # Errors
-/// `Ledger` where the range is none of the table's.
-pub(super) fn select_range(side: Side, plan: &Plan, columns: &str, range: &KeyRange) -> Result<String> {
-    if plan.key_basis.is_places() && side == Side::Source {
-        return places::select(plan, columns, range);
-    }
-    Ok(format!(
-        "SELECT {columns} FROM {}{}",
-        table_of(side, plan),
-        where_range(side, plan, range)
-    ))
 }
 
 /// ` WHERE ...` for a range of one side's table.

@@ -105,7 +105,7 @@ pub async fn look(
             .any(|trouble| trouble.kind() == Kind::NoKey)
     {
         // Rows that have lost their keys since it began may get others, where it has come by.
-        let noted = ledger::unsettle(target, spec, plan).await;
+        let noted = ledger::unsettle(target, spec, plan, None).await;
         survey.keep(noted);
     }
     if survey.troubles.is_empty() {
@@ -198,6 +198,8 @@ async fn inspect(source: &Session, target: &Session, spec: &TableSpec, ask: &Ask
         if !ask.sync && !plan.key_basis.is_in_snapshot() {
             let checked = ledger::check_source(source, target, spec, &plan).await;
             survey.keep(checked);
+            let told = look_again(source, target, spec, &plan, survey).await;
+            survey.keep(told);
         }
         let rewound = rewind::check(source, target, spec, &plan).await;
         survey.keep(rewound);
@@ -220,6 +222,45 @@ async fn inspect(source: &Session, target: &Session, spec: &TableSpec, ask: &Ask
         let refused = refuse_rows(target, spec, &plan, ask).await;
         survey.keep(refused);
     }
+}
+
+/// Says which of its keys a migrate looks at again, and why; what that takes is asked for.
+async fn look_again(
+    source: &Session,
+    target: &Session,
+    spec: &TableSpec,
+    plan: &Plan,
+    survey: &mut Survey,
+) -> Result<()> {
+    let Some(range) = ledger::to_look_at(target, source, spec, plan).await? else {
+        return Ok(());
+    };
+    if plan.on_conflict == OnConflict::Error {
+        let sql = "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMPORARY')";
+        let row = target
+            .row("ask for a right on the target's database", sql)
+            .await?;
+        let granted = row.first().and_then(Option::as_deref) == Some("t");
+        survey.need_temporary(target.database(), granted);
+    }
+    let job = &spec.job;
+    let (table, high) = (&plan.source, range.high.shown());
+    let words = match range.low {
+        Some(low) => format!(
+            "job {job} looks again at the keys of {table} after ({}) up to ({high}), for rows that were committed after it had come by",
+            low.shown()
+        ),
+        None => format!(
+            "job {job} looks again at all keys of {table} that it has copied, up to ({high}), for rows that were committed after it \
+             had come by: its ledger does not say up to which key there can be none (as one of an earlier version does not, or one \
+             of a job beside which transactions were open)"
+        ),
+    };
+    survey
+        .plan
+        .iter_mut()
+        .for_each(|plan| plan.warnings.push(words.clone()));
+    Ok(())
 }
 
 /// Rows that this job did not put there would be in its way, or be taken for its own.

@@ -47,8 +47,8 @@ pub mod writers;
 
 pub use asked::{check_key, check_key_again};
 pub use catalog::{
-    Right, Survey, check_growth, check_repair, examine, examine_to_read, identify, look_at_one, role,
-    target_is_empty,
+    LeftOut, Read, Right, Survey, check_growth, check_repair, examine, examine_to_read, identify,
+    look_at_one, role, target_is_empty,
 };
 pub use connect::{Session, Waits, connect};
 pub use connection_string::ConnectionString;

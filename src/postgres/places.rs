@@ -5,6 +5,7 @@
 //! Of a partitioned table the partition's number stands before the place.
 
 use super::connect::Session;
+use super::copy::filtered;
 use super::cursor::{lock_of, rows_of};
 use super::error::{Error, Kind, Result, Side};
 use super::identifier::{quote_literal, quote_table};
@@ -71,8 +72,8 @@ fn place_of(plan: &Plan, leaves: &[Leaf], key: &Key) -> Result<Place> {
     })
 }
 
-/// A SELECT of some columns, each written `t."name"`, of the rows that lie in a range.
-pub(super) fn select(plan: &Plan, columns: &str, range: &KeyRange) -> Result<String> {
+/// A SELECT of some values, of the rows called `t` that lie in a range and that the operator's condition takes.
+pub(super) fn select(plan: &Plan, values: &str, range: &KeyRange) -> Result<String> {
     let (leaves, _) = leaves(plan).unwrap_or_default();
     let low = range
         .low
@@ -86,12 +87,16 @@ pub(super) fn select(plan: &Plan, columns: &str, range: &KeyRange) -> Result<Str
             let from = if number == low.leaf { low.block } else { 0 };
             let to = (number == high.leaf).then_some(high.block);
             let leaf = leaves.get(number)?;
-            Some(select_blocks(plan, leaf, columns, from, to))
+            Some(filtered(
+                Side::Source,
+                plan,
+                &select_blocks(plan, leaf, values, from, to),
+            ))
         })
         .collect();
     Ok(match parts.as_slice() {
         [] => format!(
-            "SELECT {columns} FROM {} AS t WHERE false",
+            "SELECT {values} FROM {} AS t WHERE false",
             rows_of(Side::Source, plan)
         ),
         parts => parts.join(" UNION ALL "),
@@ -99,7 +104,7 @@ pub(super) fn select(plan: &Plan, columns: &str, range: &KeyRange) -> Result<Str
 }
 
 /// Rows of one table, from a block on, up to another one or to the end.
-fn select_blocks(plan: &Plan, leaf: &Leaf, columns: &str, from: u64, to: Option<u64>) -> String {
+fn select_blocks(plan: &Plan, leaf: &Leaf, values: &str, from: u64, to: Option<u64>) -> String {
     let by_place = leaves(plan).is_some_and(|(_, by_place)| by_place);
     let table = quote_table(&leaf.table);
     let condition = if by_place {
@@ -124,7 +129,7 @@ fn select_blocks(plan: &Plan, leaf: &Leaf, columns: &str, from: u64, to: Option<
             None => low,
         }
     };
-    format!("SELECT {columns} FROM ONLY {table} AS t WHERE {condition}")
+    format!("SELECT {values} FROM ONLY {table} AS t WHERE {condition}")
 }
 
 /// Statements that give who wrote each row, of some blocks each: all of them, up to the end of each table.
@@ -136,16 +141,18 @@ pub(super) async fn parts(source: &Session, plan: &Plan, blocks_at_once: u64) ->
         blocks_at_once
     };
     let what = format!("find the end of source table {}", plan.source);
+    let part =
+        |leaf: &Leaf, from, to| filtered(Side::Source, plan, &select_blocks(plan, leaf, "t.xmin", from, to));
     let mut parts = Vec::new();
     for leaf in leaves {
         let blocks = blocks_of(source, plan, &what, leaf).await?;
         let mut from = 0;
         while from + at_once < blocks {
-            parts.push(select_blocks(plan, leaf, "t.xmin", from, Some(from + at_once)));
+            parts.push(part(leaf, from, Some(from + at_once)));
             from += at_once;
         }
         // Whatever has come behind it meanwhile, too.
-        parts.push(select_blocks(plan, leaf, "t.xmin", from, None));
+        parts.push(part(leaf, from, None));
     }
     Ok(parts)
 }

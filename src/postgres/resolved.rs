@@ -181,14 +181,32 @@ impl Values<'_> {
 
 /// Looks for mistakes that can be seen without anything around.
 pub(super) fn check(settings: &Settings) -> Result<(), String> {
+    no_url_within(settings)?;
     let values = Values(settings);
     addresses(&values)?;
     ssl_mode(&values)?;
     options(&values, None).map(drop)
 }
 
+/// A connection URL in the place of a name, as psql takes it in that of a database, is refused: a password in it would be
+/// shown with the name.
+fn no_url_within(settings: &Settings) -> Result<(), String> {
+    let is_url = |text: &str| {
+        ["postgres://", "postgresql://"]
+            .iter()
+            .any(|scheme| text.trim_start().starts_with(scheme))
+    };
+    match settings.iter().find(|(_, value)| is_url(value)) {
+        Some((key, _)) => Err(format!(
+            "{key} holds a URL: give that alone, in the place of all the rest"
+        )),
+        None => Ok(()),
+    }
+}
+
 /// Decides everything.
 pub(super) fn resolve(settings: &Settings, around: &Surroundings<'_>) -> Result<Resolved, String> {
+    no_url_within(settings)?;
     let values = Values(settings);
     let user = match values.get("user") {
         Some(user) => user.to_owned(),

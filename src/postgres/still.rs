@@ -8,6 +8,7 @@
 
 use super::catalog::digest_sql;
 use super::connect::Session;
+use super::copy::under_path_of_expressions;
 use super::cursor::lock_of;
 use super::error::{Error, Kind, Result, Side};
 use super::ledger;
@@ -121,12 +122,19 @@ async fn count(
     let what = format!("look whether source table {} was written to", plan.source);
     let since = since.transaction;
     // Rows of 1 and 2 are older than any number. Of others no more than 32 bits are kept.
+    let asked = format!(
+        "SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE r.x OPERATOR(pg_catalog.>) 2::pg_catalog.int8
+                    AND ((r.x OPERATOR(pg_catalog.-) {since}::pg_catalog.int8) OPERATOR(pg_catalog.&) 4294967295::pg_catalog.int8)
+                        OPERATOR(pg_catalog.<) n.passed),
+                pg_catalog.min(n.passed)
+         FROM (SELECT pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot())
+                      OPERATOR(pg_catalog.-) {since}::pg_catalog.int8) n(passed),
+              LATERAL (SELECT v.x::pg_catalog.text::pg_catalog.int8 FROM ({part}) v(x)) r(x)"
+    );
     let sql = format!(
-        "{}; SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE r.x > 2 AND ((r.x - {since}) & 4294967295) < n.passed),
-                    pg_catalog.min(n.passed)
-         FROM (SELECT pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()) - {since}) n(passed)
-         LEFT JOIN (SELECT v.x::pg_catalog.text::pg_catalog.int8 FROM ({part}) v(x)) r(x) ON true WHERE r.x IS NOT NULL",
-        digest_sql(&plan.source)
+        "{}; {}",
+        digest_sql(&plan.source),
+        under_path_of_expressions(Side::Source, plan, &asked)
     );
     let mut rows = source
         .rows_locked(&what, &lock_of(Side::Source, plan), &sql)

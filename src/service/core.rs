@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::NAMESPACE;
-use super::history::{ActivityState, Change, Deadline, Dispatch, RunState, UpdateNews};
+use super::history::{ActivityState, Change, Deadline, Dispatch, IsDead, RunState, UpdateNews};
 use super::inventory::Inventories;
 use super::journal::{JournalError, Store, Write, current_key, outdated_range, outdated_run};
 use super::matching::{Matching, QueueKind, Task};
@@ -224,14 +224,15 @@ impl Core {
     }
 
     /// Whether a dead worker has a task of a run, or the run waits for one in its sticky queue.
-    pub fn is_left_by(&self, run: &RunState, is_dead: &dyn Fn(&str) -> bool, now_ms: i64) -> bool {
+    pub fn is_left_by(&self, run: &RunState, is_dead: &IsDead, now_ms: i64) -> bool {
         let task = run.workflow_task.as_ref();
         let waits_in_vain = task.is_some_and(|task| {
             let is_polled = self.matching.is_polled(QueueKind::Workflow, &task.queue, now_ms);
             task.started_event_id == 0 && task.sticky && !is_polled
         });
-        let has_task = task.is_some_and(|task| task.started_event_id != 0 && is_dead(&task.identity));
-        let has_activity = |it: &ActivityState| it.started_ms != 0 && is_dead(&it.identity);
+        let has_task =
+            task.is_some_and(|task| task.started_event_id != 0 && is_dead(&task.identity, task.caller()));
+        let has_activity = |it: &ActivityState| it.started_ms != 0 && is_dead(&it.identity, it.caller());
         waits_in_vain || has_task || run.activities.values().any(has_activity)
     }
 
@@ -279,6 +280,19 @@ impl Core {
             ))
         };
         self.get(store, &run_id)?.map(Some).ok_or_else(gone)
+    }
+
+    /// Removes a closed run, also where its workflow's id means it. Gives the batch to wait for.
+    pub fn remove_closed(&mut self, store: &Store, run_id: &str) -> Result<u64, JournalError> {
+        let Some(run) = read_closed_record(store, run_id)? else {
+            return Ok(store.applied());
+        };
+        let mut transaction = Transaction::begin(store, self.inventories);
+        transaction.remove(&run)?;
+        transaction.forget_current(&run)?;
+        let (sequence, inventories) = transaction.apply(self.inventories)?;
+        self.inventories = inventories;
+        Ok(sequence)
     }
 
     /// Removes closed runs that are neither current nor younger than the retention: some at a time. Returns whether there may

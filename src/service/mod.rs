@@ -36,8 +36,8 @@ use tonic::Status;
 
 pub use clock::Clock;
 pub use listen::{
-    ApiKeyError, ApiKeys, BytesCodec, ListenError, Listening, ListeningOnTcp, TcpOptions, Tls, TlsError,
-    is_trusted, listen, listen_on_tcp,
+    ApiKeyError, ApiKeys, Behind, BytesCodec, CALLER, ListenError, Listening, ListeningOnTcp, TcpOptions,
+    Tls, TlsError, is_trusted, listen, listen_on_tcp,
 };
 
 use self::core::{Core, Pending};
@@ -49,13 +49,18 @@ pub const NAMESPACE: &str = "default";
 /// The gRPC service whose RPCs are answered.
 const WORKFLOW_SERVICE: &str = "temporal.api.workflowservice.v1.WorkflowService";
 
-/// Whose RPC it is: tasks of a worker in this process are known to be lost when the process dies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whose RPC it is, and so what is known of a worker: one in this process is lost when the process dies, another process of
+/// this machine lives as long as its identity says, and the identity of any other says nothing. Journaled with the tasks
+/// that are out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
 pub enum Caller {
+    /// Another process of this machine, through the Unix socket.
+    Process = 0,
     /// Code in the process that owns the journal.
-    Embedded,
-    /// Another process, through a socket.
-    Remote,
+    Embedded = 1,
+    /// Whoever came by TCP, from wherever.
+    Remote = 2,
 }
 
 /// What the service may do with the journal it opens.

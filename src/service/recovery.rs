@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use tokio::sync::oneshot;
 
-use super::Service;
 use super::clock::millis;
 use super::core::Core;
 use super::events::read_events;
@@ -19,6 +18,7 @@ use super::inventory::Inventories;
 use super::journal::{FORMAT_VERSION, JournalError, Store, Table, table_range};
 use super::stored::{prove_events, read_run, run_id_of};
 use super::transaction::hash;
+use super::{Caller, Service};
 
 /// Closed runs that are not the last of their workflow are kept for so long.
 const RETENTION_MS: i64 = 30 * 24 * 3600 * 1000;
@@ -104,7 +104,7 @@ impl Service {
             let recovered = self.apply(&run_id, |change| {
                 change.keep_up_with_the_clock(&timers_ms);
                 // It lived in the process that owned the journal before this one.
-                let is_dead = |_: &str, embedded: bool| embedded;
+                let is_dead = |_: &str, caller| caller == Caller::Embedded;
                 // The updates that it was for were known to that process only: their clients ask again.
                 change.state.workflow_task.take_if(|task| task.speculative);
                 change.recover_workflow_task(&is_dead);
@@ -136,13 +136,14 @@ impl Service {
         self.core().remove_outdated(&self.inner.store, before_ms)
     }
 
-    /// Hands out at once what dead workers have, instead of when its timeouts have passed. `is_dead` is asked of their identities.
+    /// Hands out at once what dead workers of this machine have, instead of when its timeouts have passed. `is_dead` is asked
+    /// of their identities; whoever came by TCP may have any.
     pub fn outlive(&self, is_dead: &dyn Fn(&str) -> bool) {
-        let of_the_dead = |identity: &str, _: bool| is_dead(identity);
+        let of_the_dead = |identity: &str, caller| caller != Caller::Remote && is_dead(identity);
         let left: Vec<String> = {
             let mut core = self.core();
             core.matching.forget_all(is_dead);
-            let has_left = |run: &&RunState| core.is_left_by(run, is_dead, self.now_ms());
+            let has_left = |run: &&RunState| core.is_left_by(run, &of_the_dead, self.now_ms());
             let left = core.runs.values().filter(has_left);
             left.map(|run| run.run_id.clone()).collect()
         };

@@ -122,7 +122,7 @@ impl<'a> Transaction<'a> {
             .push(Write::Put(outdated_key(namespace, close_ms, run_id), Vec::new()));
     }
 
-    /// Takes away all of a closed run that is not a current one.
+    /// Takes away all of a closed run but for its being the current one of its workflow.
     pub fn remove(&mut self, run: &RunRecord) -> Result<(), JournalError> {
         let run_id = &run.run_id;
         let listed = listed_key(&run.namespace, run.start_ms, run_id);
@@ -140,6 +140,18 @@ impl<'a> Transaction<'a> {
         let others = [closed_key(run_id), listed, outdated].into_iter();
         self.writes
             .extend(rows.chain(events).chain(others).map(Write::Delete));
+        Ok(())
+    }
+
+    /// Where a workflow's id means a run that is removed, it means none any more.
+    pub fn forget_current(&mut self, run: &RunRecord) -> Result<(), JournalError> {
+        let key = current_key(&run.namespace, &run.workflow_id);
+        if let Some(value) = self.store.get(&key)?
+            && value == run.run_id.as_bytes()
+        {
+            self.inventories.current.remove(hash(&key, &value));
+            self.writes.push(Write::Delete(key));
+        }
         Ok(())
     }
 

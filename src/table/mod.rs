@@ -7,11 +7,13 @@
 
 mod batch;
 mod collation;
+mod expression;
 mod finding;
 mod key;
 mod name;
 mod plan;
 mod position;
+mod shape;
 mod shown;
 mod source_clock;
 mod tally;
@@ -20,15 +22,17 @@ mod writers;
 
 pub use batch::{Batch, Fence, Key, KeyRange, Pass};
 pub use collation::CollationDefinition;
+pub use expression::{Expression, ExpressionError};
 pub use finding::{Against, Difference, Findings, RepairFailure, TOLD_MAX};
 pub use key::{KeyBasis, KeyChoice, KeyNames, KeyNamesError, Leaf, SnapshotHeld, SourceKind, StillSince};
 pub use name::{NameError, TableName};
 pub use plan::{
     Column, CopyFormat, DatabaseIdentity, EnumLabel, Growth, KeyColumn, OnConflict, Order, Plan, PlanDigest,
-    TableSpec,
+    ReadAs, TableSpec,
 };
 pub use position::{Lost, Position};
-pub use shown::{is_obeyed, shown};
+pub use shape::{ColumnNames, Renames, Selections, Shape, ShapeError};
+pub use shown::{is_obeyed, plain, shown};
 pub use source_clock::SourceClock;
 pub use tally::Tally;
 pub use wal::{Lsn, SourceSeen, Wal};

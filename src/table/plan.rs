@@ -3,7 +3,7 @@
 //! A plan is pure data. It is made from both catalogs, kept in the ledger, and named by its digest: a batch that runs
 //! tomorrow reads and writes the very columns that today's did, or finds that it cannot.
 
-use super::{CollationDefinition, KeyBasis, KeyChoice, SourceKind, TableName};
+use super::{CollationDefinition, Expression, KeyBasis, KeyChoice, Shape, SourceKind, TableName};
 use serde::{Deserialize, Serialize};
 
 /// At most so many labels of an enum are shown.
@@ -27,6 +27,9 @@ pub struct TableSpec {
     /// A role that the ledger may belong to, besides the user itself and superusers: what it owns runs with our rights.
     #[serde(default)]
     pub ledger_owner: Option<String>,
+    /// Which rows and columns are copied, and as what.
+    #[serde(default, skip_serializing_if = "Shape::is_whole")]
+    pub shape: Shape,
     /// What is said of the key.
     #[serde(default, skip_serializing_if = "KeyChoice::is_free")]
     pub key: KeyChoice,
@@ -47,8 +50,11 @@ pub struct Plan {
     pub source_files: String,
     /// Which files the target table is in. Of an unlogged table also since when its server runs: a crash empties it.
     pub target_files: String,
-    /// The columns that are copied, in the source's order.
+    /// The columns that are copied, in the source's order; those that only an expression fills come last.
     pub columns: Vec<Column>,
+    /// Which rows of the source are copied; `None`: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Expression>,
     /// The columns of the key that the batches follow, in the key's order.
     pub key: Vec<KeyColumn>,
     /// What vouches for that key.
@@ -85,13 +91,17 @@ pub struct Plan {
 }
 
 /// How both tables were when the plan was made, one digest a side: the table and its files, columns, unique indexes,
-/// partitions, triggers, rules, and the structure behind every type of a user. Where it is another, look again.
+/// partitions, triggers, rules, and the structure behind every type of a user. Where it is another, look again. What is read of
+/// them belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct PlanDigest {
     /// Of the table on the source.
     pub source: String,
     /// Of the table on the target.
     pub target: String,
+    /// Of the rows and values that are read, where they are not the columns as they are, of all rows; else empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub shape: String,
 }
 
 /// Whether keys grow by themselves, so that a new row's key lies above those that are settled.
@@ -107,15 +117,22 @@ pub enum Growth {
 /// A column that is copied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
-    /// Its name, the same on both sides.
+    /// Its name on the target.
     pub name: String,
-    /// Its type on the source as SQL spells it, for people.
+    /// Its name on the source, where that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_name: Option<String>,
+    /// What is read in its place on the source; `None`: its value, as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_as: Option<ReadAs>,
+    /// Its type on the source as SQL spells it, for people; of an expression its own.
     #[serde(rename = "type")]
     pub type_name: String,
     /// What is behind that name on the source, down to built-in types, without lengths that may grow: values that were
     /// copied under one structure are right under an equal one.
     pub structure: String,
-    /// Its number in the source table: another one is another column, though it may have the name; 0 where it was not kept.
+    /// Its number in the source table: another one is another column, though it may have the name; 0 where it was not kept, and
+    /// of an expression.
     #[serde(default)]
     pub source_number: i16,
     /// Its number in the target table.
@@ -127,6 +144,16 @@ pub struct Column {
     /// Those on the target.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub target_enums: Vec<Vec<EnumLabel>>,
+}
+
+/// What is read on the source for a column, where it is not the column as it is. The checksum is of what is read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadAs {
+    /// Its value, cast to this type, which takes each value of its own type. As SQL spells it.
+    Cast(String),
+    /// The value of an expression of the operator's.
+    Expression(Expression),
 }
 
 /// A label of an enum. Labels stand in the enum's order.
@@ -277,6 +304,37 @@ impl CopyFormat {
 }
 
 impl Column {
+    /// Its name on the source; of an expression the name of the column that takes its value.
+    #[must_use]
+    pub fn name_on_source(&self) -> &str {
+        self.source_name.as_deref().unwrap_or(&self.name)
+    }
+
+    /// What is read for it, in words; `None` where it is the column of its name, as it is.
+    #[must_use]
+    pub fn reading_shown(&self) -> Option<String> {
+        match (&self.read_as, &self.source_name) {
+            (Some(ReadAs::Expression(sql)), _) => Some(format!("the expression {sql}")),
+            (Some(ReadAs::Cast(to)), _) => Some(format!("column \"{}\" as {to}", self.name_on_source())),
+            (None, Some(name)) => Some(format!("column \"{name}\"")),
+            (None, None) => None,
+        }
+    }
+
+    /// What became of what is read for it, in words: rows that were copied have what was read before.
+    fn reading_changed_from(&self, earlier: &Self) -> Option<String> {
+        if (&self.read_as, &self.source_name) == (&earlier.read_as, &earlier.source_name) {
+            return None;
+        }
+        let shown = |column: &Self| column.reading_shown().unwrap_or_else(|| "itself".to_owned());
+        Some(format!(
+            "column \"{}\" was filled with {} and is with {}",
+            self.name,
+            shown(earlier),
+            shown(self)
+        ))
+    }
+
     /// What became of the labels of its enums, in words: rows that were copied have those of before.
     fn labels_changed_from(&self, earlier: &Self) -> Option<String> {
         let sides = [
@@ -296,6 +354,29 @@ impl Column {
 }
 
 impl Plan {
+    /// Whether SQL of the operator's is read on the source.
+    #[must_use]
+    pub fn has_expressions(&self) -> bool {
+        let is_one = |column: &Column| matches!(column.read_as, Some(ReadAs::Expression(_)));
+        self.filter.is_some() || self.columns.iter().any(is_one)
+    }
+
+    /// What [`PlanDigest::shape`] is made of: nothing where all rows are copied as they are.
+    #[must_use]
+    pub fn shape_shown(&self) -> String {
+        let mut shown: Vec<_> = self
+            .columns
+            .iter()
+            .filter_map(|column| Some(format!("{:?} {:?}", column.name, column.reading_shown()?)))
+            .collect();
+        shown.extend(
+            self.filter
+                .iter()
+                .map(|filter| format!("where {:?}", filter.sql())),
+        );
+        shown.join(", ")
+    }
+
     /// Whether the source's clock fills the key.
     #[must_use]
     pub fn is_stamped(&self) -> bool {
@@ -328,9 +409,21 @@ impl Plan {
                             ));
                         }
                     }
+                    found.extend(now.reading_changed_from(column));
                     found.extend(now.labels_changed_from(column));
                 }
             }
+        }
+        if self.filter != earlier.filter {
+            let shown = |plan: &Self| match &plan.filter {
+                Some(filter) => format!("those where {filter}"),
+                None => "all of them".to_owned(),
+            };
+            found.push(format!(
+                "the rows that are copied were {} and are {}",
+                shown(earlier),
+                shown(self)
+            ));
         }
         if table_of(&self.source_files) != table_of(&earlier.source_files) {
             found.push("the source table is another one under that name".to_owned());

@@ -21,6 +21,13 @@ pub fn shown(text: &str) -> String {
     shown
 }
 
+/// The text on one line, a space for each character that a terminal would obey.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    let space = |character| if is_obeyed(character) { ' ' } else { character };
+    text.chars().map(space).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

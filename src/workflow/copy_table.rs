@@ -26,8 +26,8 @@ use super::progress::{Phase, Progress};
 use super::state::{JobInput, TableState, pause_before_preparing};
 use super::verifying::VerifyState;
 use crate::activity::{
-    Activities, ConcludeInput, NoteWritersInput, PrepareInput, conclude_options, note_writers_options,
-    prepare_options,
+    Activities, ConcludeInput, Looked, NoteWritersInput, PrepareInput, conclude_options,
+    note_writers_options, prepare_options,
 };
 use crate::job::{Ends, JobSpec, Kind, Tuning, TuningChange};
 use crate::table::{Fence, Position, TableSpec, Tally};
@@ -214,7 +214,7 @@ impl CopyTable {
 
     /// Looks again at what the ledger had, copies what was there when the job began, and asks the target whether it has it.
     async fn migrate(ctx: &WorkflowContext<Self>) -> Result<(), Stop> {
-        let again = ctx.state(|state| state.at.as_ref().and_then(|at| at.round.clone()));
+        let again = ctx.state(|state| state.at.as_ref().and_then(TableState::look_to_do));
         if let Some(again) = again {
             // Gaps first, as in a round: what a look has added, no copy may bring once more.
             let gap_stop = ctx.state(|state| state.at.as_ref().and_then(TableState::gap_stop));
@@ -237,7 +237,7 @@ impl CopyTable {
             ConcludeInput {
                 table,
                 fence,
-                position: at.map(|at| at.position.clone()).unwrap_or_default(),
+                position: at.map(TableState::concluded).unwrap_or_default(),
             }
         });
         ctx.execute_activity(Activities::conclude, input, conclude_options())
@@ -262,8 +262,11 @@ impl CopyTable {
         if let Some(stop) = gap_stop {
             Self::copy(ctx, stop).await?;
         }
-        if let Some(frontier) = round.frontier {
-            Self::look(ctx, round.looked_to, frontier).await?;
+        let Looked {
+            looked_to, frontier, ..
+        } = round.looked;
+        if let Some(frontier) = frontier {
+            Self::look(ctx, looked_to, frontier).await?;
         }
         if let Some(highest) = round.found.now.key.clone() {
             Self::copy(ctx, highest).await?;
@@ -362,9 +365,13 @@ impl CopyTable {
     }
 
     fn prepare_input(&self) -> PrepareInput {
+        let sync = matches!(self.spec.kind, Kind::Sync { .. });
+        let at = self.at.as_ref();
         PrepareInput {
             table: self.spec.table_spec(),
-            sync: matches!(self.spec.kind, Kind::Sync { .. }),
+            sync,
+            looked: at.and_then(|at| at.looked(sync)),
+            witnesses: at.map(|at| at.told.now().to_vec()).unwrap_or_default(),
             lookback: self.spec.lookback_keys.is_some(),
             known: match &self.at {
                 Some(at) => Some(at.position.clone()),
@@ -403,6 +410,10 @@ impl CopyTable {
             .or(verifying.map(|verifying| &verifying.prepared.plan));
         let position = at.map(|at| &at.position);
         let noted = at.and_then(|at| at.noted.as_ref());
+        let round = at.and_then(|at| at.round.as_ref());
+        let looked = round
+            .map(|round| &round.looked)
+            .filter(|_| self.phase == Phase::Looking);
         Progress {
             spec: self.spec.clone(),
             phase: self.phase,
@@ -427,6 +438,8 @@ impl CopyTable {
             prepared_again: at.map_or(0, |at| at.prepared_again),
             copied: position.and_then(|position| position.copied.clone()),
             until: at.and_then(|at| at.until.clone()),
+            looked_to: looked.and_then(|looked| looked.looked_to.clone()),
+            looks_to: looked.and_then(|looked| looked.frontier.clone()),
             settled: position
                 .filter(|_| matches!(self.spec.kind, Kind::Sync { .. }))
                 .and_then(|position| position.settled.clone()),

@@ -9,7 +9,7 @@ use super::pace::{batch_rows, look_rows};
 use super::pass::{Answer, Running, Stop, Work};
 use super::progress::Phase;
 use super::scheduler::Scheduler;
-use super::state::TableState;
+use super::state::{Carried, TableState};
 use crate::activity::{
     Activities, CopyBatchInput, NextBatchInput, Timed, copy_batch_options, next_batch_options,
 };
@@ -48,8 +48,8 @@ impl CopyTable {
 
 struct Copying {
     pass: Pass,
-    /// The batches that each batch in flight vouches for once it is confirmed.
-    carried: BTreeMap<u64, Vec<u64>>,
+    /// What each batch in flight took along.
+    carried: BTreeMap<u64, Carried>,
 }
 
 impl<'a> Work<'a> for Copying {
@@ -89,7 +89,12 @@ impl<'a> Work<'a> for Copying {
         token: WorkflowCancellationToken,
     ) -> Answer<'a, Timed<Tally>> {
         let (table, fence) = ctx.state(CopyTable::table_and_fence);
-        self.carried.insert(number, fence.witnesses.clone());
+        let looked_to = ctx.state(|state| {
+            let round = state.at.as_ref().and_then(|at| at.round.as_ref());
+            round.and_then(|round| round.looked.looked_to.clone())
+        });
+        let witnesses = fence.witnesses.clone();
+        self.carried.insert(number, Carried { witnesses, looked_to });
         let batch = Batch {
             number,
             pass: self.pass,
@@ -111,7 +116,7 @@ impl<'a> Work<'a> for Copying {
         ctx.state_mut(|state| {
             state.prepared_in_vain = 0;
             if let Some(at) = &mut state.at {
-                at.confirm(pass, number, &carried, tally);
+                at.confirm(pass, number, carried, tally);
             }
         });
     }
@@ -121,7 +126,7 @@ impl<'a> Work<'a> for Copying {
             let Some(at) = &mut state.at else { return };
             at.position.next_batch = scheduler.next_number();
             match (self.pass, &mut at.round) {
-                (Pass::Look, Some(round)) => round.looked_to = scheduler.cursor().cloned(),
+                (Pass::Look, Some(round)) => round.looked.looked_to = scheduler.cursor().cloned(),
                 (Pass::Look, None) => {}
                 (Pass::Copy, _) => {
                     at.position.copied = scheduler.cursor().cloned();

@@ -69,6 +69,12 @@ pub struct Progress {
     /// The key up to which a migrate copies; `None` before it is known, of an empty table, and of a sync.
     #[serde(default)]
     pub until: Option<Key>,
+    /// While it looks again at what was copied before: up to where it has come, and where that ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub looked_to: Option<Key>,
+    /// See above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub looks_to: Option<Key>,
     /// The key up to which no row can appear any more (sync).
     #[serde(default)]
     pub settled: Option<Key>,
@@ -125,6 +131,8 @@ impl Progress {
             prepared_again: 0,
             copied: None,
             until: None,
+            looked_to: None,
+            looks_to: None,
             settled: None,
             pace: Pace::default(),
             next_run_ms: None,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::verifying::VerifyState;
 use super::witnesses::Witnesses;
-use crate::activity::{NoteWritersOutput, PrepareOutput};
+use crate::activity::{Looked, NoteWritersOutput, PrepareOutput};
 use crate::job::JobSpec;
 use crate::table::{Fence, Key, Lost, Noted, Pass, Plan, Position, SourceClock, Tally};
 
@@ -83,12 +83,18 @@ pub struct TableState {
 pub struct Round {
     /// Who was writing when it began, and where its second look begins.
     pub found: NoteWritersOutput,
-    /// Up to where the second look has come.
-    #[serde(default)]
+    /// How far the second look has come. It ends at the end of what the ledger had when the round began.
+    #[serde(flatten)]
+    pub looked: Looked,
+}
+
+/// What a batch took along when it was scheduled.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Carried {
+    /// The batches that it vouches for once it is confirmed.
+    pub witnesses: Vec<u64>,
+    /// Up to where the second look had come.
     pub looked_to: Option<Key>,
-    /// Where the second look ends: at the end of what the ledger had when the round began.
-    #[serde(default)]
-    pub frontier: Option<Key>,
 }
 
 impl TableState {
@@ -131,18 +137,33 @@ impl TableState {
             // The table starts again, as it is in that one.
             (self.until, self.snapshot) = (prepared.highest, prepared.snapshot);
         }
-        self.clock = prepared.clock;
         self.prepared_again = self.prepared_again.saturating_add(1);
-        // Who was noted, was noted of rows that may be lost; the ledger says what is settled.
-        (self.noted, self.round, self.sleep_until_ms) = (None, None, None);
+        self.sleep_until_ms = None;
         if let Some(lost) = prepared.lost {
             self.lost.batches += lost.batches;
             self.lost.rows += lost.rows;
             self.lost.since = lost.since;
         }
-        if let Some(found) = prepared.again {
-            self.begin_round(found);
+        match (prepared.looked, &mut self.round) {
+            // What was noted before the look began holds of all that it has seen since, and of all that was copied since.
+            (Some(looked), Some(round)) => round.looked = looked,
+            (Some(_), None) => {}
+            (None, _) => {
+                // Who was noted, was noted of rows that may be lost; the ledger says what is settled.
+                (self.noted, self.round, self.clock) = (None, None, prepared.clock);
+                if let Some(found) = prepared.again {
+                    self.begin_round(found);
+                }
+            }
         }
+    }
+
+    /// What another preparation of the table need not look at again: of a migrate, where none was begun, that there is none.
+    pub(super) fn looked(&self, is_sync: bool) -> Option<Looked> {
+        let round = self.round.as_ref();
+        round
+            .map(|round| round.looked.clone())
+            .or((!is_sync).then(Looked::default))
     }
 
     /// What the target must still know for a batch that is scheduled now.
@@ -155,12 +176,15 @@ impl TableState {
         }
     }
 
-    /// A batch came back: its number, the witnesses that it carried, what it did.
-    pub(super) fn confirm(&mut self, pass: Pass, number: u64, carried: &[u64], tally: Tally) {
+    /// A batch came back: its number, what it carried, what it did.
+    pub(super) fn confirm(&mut self, pass: Pass, number: u64, carried: Carried, tally: Tally) {
         // A look that found nothing missing left nothing in the ledger that could vouch for anything.
         if tally.batches > 0 {
             self.position.tally += tally;
-            self.told.confirm(number, carried);
+            self.told.confirm(number, &carried.witnesses);
+            if let Some(round) = &mut self.round {
+                round.looked.prove(number, carried.looked_to);
+            }
         }
         if pass == Pass::Copy {
             self.brought += tally;
@@ -192,22 +216,39 @@ impl TableState {
             (self.position.settled, self.noted) = (found.unsettled.clone(), None);
         }
         self.round = Some(Round {
-            looked_to: found.look_from.clone(),
-            frontier: self.position.end().cloned(),
+            looked: Looked {
+                looked_to: found.look_from.clone(),
+                frontier: self.position.end().cloned(),
+                ..Looked::default()
+            },
             found,
         });
     }
 
-    /// What a migrate found in the ledger was looked at again: whatever was visible when it was noted is there by now, or will
-    /// be copied.
+    /// The second look that a migrate has yet to do; `None` once it has come to its end.
+    pub(super) fn look_to_do(&self) -> Option<Looked> {
+        let looked = self.round.as_ref().map(|round| &round.looked);
+        looked.filter(|looked| !looked.is_over).cloned()
+    }
+
+    /// What a migrate found in the ledger was looked at again.
     pub(super) fn end_look(&mut self) {
-        let Some(Round { found, .. }) = self.round.take() else {
-            return;
-        };
-        if found.now.holders.is_empty() {
-            let settled = &mut self.position.settled;
-            *settled = found.now.key.or(settled.take());
+        if let Some(round) = &mut self.round {
+            round.looked.end();
         }
+    }
+
+    /// Where a migrate is that has copied all: whatever was visible when its second look began is on the target.
+    pub(super) fn concluded(&self) -> Position {
+        let mut position = self.position.clone();
+        let now = self.round.as_ref().map(|round| &round.found.now);
+        if let Some(key) = now
+            .filter(|now| now.holders.is_empty())
+            .and_then(|now| now.key.as_ref())
+        {
+            position.settled = Some(key.clone());
+        }
+        position
     }
 
     /// A round is over: what was noted before it is settled if its writers had ended, and so is what was noted in it if
@@ -269,10 +310,12 @@ mod tests {
             digest: PlanDigest {
                 source: "s".to_owned(),
                 target: "t".to_owned(),
+                ..PlanDigest::default()
             },
             source_files: String::new(),
             target_files: String::new(),
             columns: Vec::new(),
+            filter: None,
             key: Vec::new(),
             key_basis: Default::default(),
             source_kind: Default::default(),
@@ -309,6 +352,7 @@ mod tests {
             highest: highest.map(key),
             lost: None,
             again: None,
+            looked: None,
             clock: None,
             snapshot: None,
         }
@@ -321,6 +365,13 @@ mod tests {
             bytes,
             batches: 1,
             checksum: rows,
+        }
+    }
+
+    fn carried(witnesses: &[u64]) -> Carried {
+        Carried {
+            witnesses: witnesses.to_vec(),
+            looked_to: None,
         }
     }
 
@@ -373,13 +424,13 @@ mod tests {
     #[test]
     fn a_batch_that_wrote_no_entry_changes_neither_totals_nor_witnesses() {
         let mut state = TableState::begin(prepared(None), true);
-        state.confirm(Pass::Look, 12, &[], tally(10, 9000));
+        state.confirm(Pass::Look, 12, carried(&[]), tally(10, 9000));
         assert_eq!((state.position.tally.rows, state.told.now()), (60, &[12_u64][..]));
         let nothing = Tally {
             batches: 0,
             ..tally(10, 100)
         };
-        state.confirm(Pass::Look, 13, &[12], nothing);
+        state.confirm(Pass::Look, 13, carried(&[12]), nothing);
         assert_eq!((state.position.tally.rows, state.told.now()), (60, &[12_u64][..]));
         assert_eq!(state.fence().witnesses, [12]);
         assert_eq!(state.fence().epoch, 3);
@@ -389,16 +440,16 @@ mod tests {
     fn batches_are_sized_by_what_was_copied_and_not_by_what_was_looked_at() {
         let mut state = TableState::begin(prepared(None), true);
         assert_eq!(state.row_bytes(), Some(100), "by the estimates");
-        state.confirm(Pass::Look, 12, &[], tally(1, 1_000_000));
+        state.confirm(Pass::Look, 12, carried(&[]), tally(1, 1_000_000));
         assert_eq!(state.row_bytes(), Some(100));
-        state.confirm(Pass::Copy, 13, &[], tally(10, 300));
+        state.confirm(Pass::Copy, 13, carried(&[]), tally(10, 300));
         assert_eq!(state.row_bytes(), Some(30));
     }
 
     #[test]
     fn what_was_lost_is_summed_and_the_ledger_is_believed() {
         let mut state = TableState::begin(prepared(None), true);
-        state.confirm(Pass::Copy, 12, &[], tally(10, 300));
+        state.confirm(Pass::Copy, 12, carried(&[]), tally(10, 300));
         state.noted = Some(noted("8", 1));
         state.position.next_batch = 40;
         state.begin_round(found(noted("8", 0), None));
@@ -431,10 +482,49 @@ mod tests {
         state.begin_round(found(noted("20", 0), None));
         let round = state.round.as_ref().expect("it has begun");
         assert_eq!(
-            (&round.looked_to, &round.frontier),
+            (&round.looked.looked_to, &round.looked.frontier),
             (&Some(key("2")), &Some(key("9")))
         );
         assert_eq!(state.gap_stop(), Some(key("9")));
+    }
+
+    #[test]
+    fn what_was_prepared_again_goes_on_with_the_look_that_it_was_given_back() {
+        let mut state = TableState::begin(
+            PrepareOutput {
+                again: Some(found(noted("20", 0), None)),
+                ..prepared(Some("20"))
+            },
+            false,
+        );
+        let looked = state.looked(false).expect("a look");
+        assert_eq!(
+            (&looked.looked_to, &looked.frontier),
+            (&Some(key("2")), &Some(key("9")))
+        );
+        let kept = Looked {
+            looked_to: Some(key("6")),
+            ..looked
+        };
+        state.begin_again(PrepareOutput {
+            looked: Some(kept.clone()),
+            ..prepared(Some("30"))
+        });
+        assert_eq!(state.look_to_do(), Some(kept));
+        state.end_look();
+        assert_eq!(state.look_to_do(), None);
+        assert_eq!(
+            state.concluded().settled,
+            Some(key("20")),
+            "what was noted at first"
+        );
+        state.begin_again(prepared(Some("30")));
+        assert_eq!(
+            (&state.round, state.looked(true)),
+            (&None, None),
+            "it begins anew"
+        );
+        assert_eq!(state.looked(false), Some(Looked::default()));
     }
 
     #[test]
@@ -496,7 +586,7 @@ mod tests {
     #[test]
     fn what_continues_a_run_reads_back_as_it_was() {
         let mut state = TableState::begin(prepared(Some("100")), false);
-        state.confirm(Pass::Copy, 12, &[], tally(10, 300));
+        state.confirm(Pass::Copy, 12, carried(&[]), tally(10, 300));
         state.begin_round(found(noted("20", 1), Some(noted("10", 0))));
         let json = serde_json::to_string(&state).expect("plain data");
         assert_eq!(

@@ -28,6 +28,7 @@ DEADLINE_S = 60
 # Programs at a time: each has a server of its own, and waits more than it works.
 AT_A_TIME = 6
 IDENTITY = "compat"
+WAYS = (", killed half-way", ", passed on, and its owner killed", "")
 
 
 async def nothing() -> None:
@@ -53,6 +54,24 @@ async def against_ours(program, binary: str, is_killed: bool) -> dict[str, list]
         await asyncio.to_thread(server.stop)
 
 
+async def against_one_that_passes_on(program, binary: str) -> dict[str, list]:
+    """Against a server beside the one that serves, which is killed half-way: the other takes its place."""
+    serves = Longhaul(binary)
+    beside = Longhaul(binary, directory=serves.directory)
+    try:
+        await asyncio.to_thread(serves.begin)
+        address = await asyncio.to_thread(beside.begin)
+
+        async def kill() -> None:
+            serves.process.kill()
+            await asyncio.to_thread(serves.process.wait)
+
+        return await run_program(program, address, kill)
+    finally:
+        await asyncio.to_thread(beside.stop)
+        await asyncio.to_thread(serves.stop)
+
+
 def frozen(name: str) -> list:
     return json.loads((HISTORIES / f"{name}.json").read_text())
 
@@ -62,24 +81,30 @@ async def main(binary: str, wanted: list[str]) -> int:
     found: dict[tuple[str, str], str] = {}
     failed: list[str] = []
 
-    async def one(program, is_killed: bool) -> None:
-        name = f"{program.__name__}{', killed half-way' if is_killed else ''}"
+    async def one(program, way: str) -> None:
+        name = f"{program.__name__}{way}"
         async with slots:
             began = time.monotonic()
             try:
-                histories = await against_ours(program, binary, is_killed)
+                match way:
+                    case "":
+                        histories = await against_ours(program, binary, False)
+                    case ", killed half-way":
+                        histories = await against_ours(program, binary, True)
+                    case _:
+                        histories = await against_one_that_passes_on(program, binary)
             except BaseException:
                 failed.append(name)
                 print(f"FAILED {name}\n{traceback.format_exc()}", flush=True)
                 return
             print(f"ok     {name} ({time.monotonic() - began:.1f} s)", flush=True)
-        if not is_killed:
+        if not way:
             for run, events in histories.items():
                 for event, attribute, words in differences(program.__name__, events, frozen(run)):
                     found.setdefault((event, attribute), words)
 
     chosen = [it for it in programs.ALL if not wanted or it.__name__ in wanted]
-    await asyncio.gather(*(one(program, is_killed) for is_killed in (True, False) for program in chosen))
+    await asyncio.gather(*(one(program, way) for way in WAYS for program in chosen))
     for difference in sorted(found.keys() - EXPECTED.keys()):
         failed.append("histories")
         print(f"DIFFERS {difference}: {found[difference]}")

@@ -15,15 +15,15 @@ from temporalio.client import Client
 class Longhaul:
     """`longhaul server` on a state directory and a port that outlive its process."""
 
-    def __init__(self, binary: str, *flags: str) -> None:
+    def __init__(self, binary: str, *flags: str, directory: Path | None = None) -> None:
         self.binary, self.flags = binary, flags
         # mkdtemp makes it for this user alone, as the binary wants it.
-        self.directory = Path(tempfile.mkdtemp(prefix="longhaul-compat-"))
+        self.directory = directory or Path(tempfile.mkdtemp(prefix="longhaul-compat-"))
         self.process: subprocess.Popen | None = None
         self.address = "127.0.0.1:0"
 
     def begin(self) -> str:
-        log = self.directory / "stderr"
+        log = self.directory / f"stderr-{id(self)}"
         state = self.directory / "state"
         with open(log, "wb") as stderr:
             command = [self.binary, "server", "--listen", self.address, "--state-dir", str(state), *self.flags]
@@ -51,7 +51,7 @@ class Longhaul:
             if self.process and self.process.poll() is None:
                 self.process.terminate()
                 status = self.process.wait(timeout=5)
-                said = (self.directory / "stderr").read_text()
+                said = (self.directory / f"stderr-{id(self)}").read_text()
                 assert status == 0 and "panicked" not in said, f"exit {status}: {said}"
         finally:
             if self.process and self.process.poll() is None:

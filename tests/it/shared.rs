@@ -191,3 +191,29 @@ fn a_job_says_that_the_process_which_serves_its_journal_stands_still_and_goes_on
     assert_eq!(ask(&stage.source, &sum(JOB)), ask(&stage.target, &sum(JOB)));
     serves.kill();
 }
+
+#[test]
+fn a_command_that_begins_as_the_process_that_serves_dies_serves_itself() {
+    for arguments in [vec!["list", "--json"], vec!["server", "--listen", "127.0.0.1:0"]] {
+        let stage = Stage::new(0);
+        let server = ["server", "--listen", "127.0.0.1:0"];
+        let serves = stage.begin(&mut stage.command(&server));
+        until("a process that serves", || {
+            serves.said().contains("listening on").then_some(())
+        });
+        // It takes connections, and answers none.
+        serves.stop();
+        let begun = stage.begin(&mut stage.command(&arguments));
+        std::thread::sleep(Duration::from_secs(1));
+        serves.kill();
+        if arguments[0] == "list" {
+            begun.end().assert_code(0);
+            continue;
+        }
+        until("a process that serves in its place", || {
+            begun.said().contains("listening on").then_some(())
+        });
+        begun.terminate();
+        begun.end().assert_code(0);
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::servers::{Databases, session, sql, try_sql, value};
 use longhaul::postgres::{Error, Kind, Result, ServerOptions, Side, ThrowawayServer, examine};
-use longhaul::table::{CopyFormat, Growth, OnConflict, Plan, TableSpec};
+use longhaul::table::{CopyFormat, Growth, OnConflict, Plan, Shape, TableSpec};
 
 fn spec(source: &str, target: &str, on_conflict: OnConflict) -> TableSpec {
     TableSpec {
@@ -12,6 +12,7 @@ fn spec(source: &str, target: &str, on_conflict: OnConflict) -> TableSpec {
         on_conflict,
         fire_triggers: false,
         ledger_owner: None,
+        shape: Shape::default(),
         key: Default::default(),
     }
 }

@@ -3,7 +3,9 @@
 use longhaul::postgres::{
     Result, Session, Side, Unmetered, connect, copy_batch, cursor, examine, ledger, verify,
 };
-use longhaul::table::{Batch, Fence, Key, KeyRange, OnConflict, Pass, Plan, Position, TableSpec, Tally};
+use longhaul::table::{
+    Batch, Fence, Key, KeyRange, OnConflict, Pass, Plan, Position, Shape, TableSpec, Tally,
+};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -205,6 +207,7 @@ pub fn spec(table: &str, on_conflict: OnConflict) -> TableSpec {
         on_conflict,
         fire_triggers: false,
         ledger_owner: None,
+        shape: Shape::default(),
         key: Default::default(),
     }
 }

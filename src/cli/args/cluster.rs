@@ -47,6 +47,9 @@ pub struct WorkerArgs {
     /// How much it does at a time, whatever the jobs' own concurrency, 1 to 64
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = rule(parse_concurrency), allow_negative_numbers = true)]
     pub concurrency: u32,
+    /// Role that may own the ledger on the target, besides this user, where a job says the same [env: LONGHAUL_LEDGER_OWNER]
+    #[arg(long, value_name = "ROLE")]
+    pub ledger_owner: Option<String>,
     /// How long servers are waited for.
     #[command(flatten)]
     pub patience: PatienceArgs,
@@ -74,7 +77,7 @@ impl Command {
             Self::Resume(args) => Some(&args.cluster),
             Self::Tune(args) => Some(&args.cluster),
             Self::Worker(args) => Some(&args.cluster),
-            Self::Server(_) | Self::Demo(_) | Self::Completions(_) | Self::Man(_) => None,
+            Self::Server(_) | Self::Prune(_) | Self::Demo(_) | Self::Completions(_) | Self::Man(_) => None,
         }
     }
 }

@@ -198,6 +198,9 @@ fn tell(spec: &JobSpec, found: &Survey, trial: Option<Trial>, checked: &mut Chec
     checked.key = plan.key.iter().map(|column| column.name.clone()).collect();
     checked.key_reason = Some(found.key_reason.clone());
     checked.columns = plan.columns.iter().map(|column| column.name.clone()).collect();
+    checked.filter = plan.filter.as_ref().map(ToString::to_string);
+    checked.readings.clone_from(&found.readings);
+    checked.columns_left_out.clone_from(&found.left_out);
     checked.format = Some(plan.format);
     checked.text_reason = found.text_reason.clone();
     checked.on_conflict = Some(plan.on_conflict);
@@ -270,6 +273,7 @@ mod tests {
             ledger_owner: None,
             key: Default::default(),
             give_up_after_ms: None,
+            shape: Default::default(),
             source_database: None,
             target_database: None,
             verify: None,

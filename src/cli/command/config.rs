@@ -95,6 +95,9 @@ fn value(settings: &Settings, setting: Setting) -> Option<String> {
             .as_ref()
             .or(settings.table.as_ref())?
             .to_string(),
+        Setting::Columns | Setting::Where | Setting::Rename | Setting::Select => {
+            settings.shown_of_shape(setting)?
+        }
         Setting::Key => settings.key.columns.as_ref()?.to_string(),
         Setting::SourceIsQuiet => settings.key.source_is_quiet.to_string(),
         Setting::SnapshotBelow => format!("{}B", settings.key.snapshot_below_bytes?),

@@ -20,7 +20,7 @@ use super::{Context, refused, unreachable};
 use crate::connect::{Connected, JobLock, Place};
 use crate::job::status::JobKind;
 use crate::job::{Ends, JobName, JobSpec, Kind, TuningChange};
-use crate::postgres::{Look, Session, Side, ledger, look};
+use crate::postgres::{Look, Session, Side, cursor, ledger, look};
 use crate::service::Mode;
 use crate::table::{Growth, Position, Tally};
 use crate::worker;
@@ -104,6 +104,7 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     if context.settings.is_explicit(Setting::GiveUpAfter) {
         spec.give_up_after_ms = context.settings.give_up_after.ms;
     }
+    spec.ledger_owner = ends::ledger_owner(context, &connected, &spec);
     let is_done = job.status == WorkflowExecutionStatus::Completed;
     if is_done {
         context.printer.talk(&format!(
@@ -239,6 +240,12 @@ async fn begin(
             .await
             .map_err(|error| of_side(&error))?;
     }
+    // On a cluster others tell how far it is; what was there is known before they do.
+    let highest = match (&connected.place, &open) {
+        (Place::Cluster(_), None) => cursor::highest_key(&source, &look.plan).await,
+        _ => Ok(None),
+    };
+    let highest = highest.map_err(|error| of_side(&error))?;
     drop((source, target));
     if let Some(job) = &open {
         ends::tell(job, &spec).await?;
@@ -286,7 +293,7 @@ async fn begin(
         start(&connected, &task_queue, &spec, known, found).await?;
     }
     match ready {
-        Some(ready) => run::to_the_end(context, connected, &spec, ready, false).await,
+        Some(ready) => run::to_the_end(context, connected, &spec, ready, highest, false).await,
         None => leave(context, &connected, &task_queue, &spec).await,
     }
 }

@@ -14,6 +14,7 @@ use super::super::report::Report;
 use super::check::{self, Phase, Told};
 use super::jobs::Job;
 use super::{Context, refused};
+use crate::connect::{Connected, Place};
 use crate::job::{ConnectionName, End, Ends, JobSpec, Mismatch};
 use crate::observe::figures;
 use crate::observe::progress::clock;
@@ -29,6 +30,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 const MOVED: &str = "move_to";
 
 /// How to get to both ends, with their secrets.
+#[derive(Clone)]
 pub(super) struct Connections {
     pub source: ConnectionString,
     pub target: ConnectionString,
@@ -80,6 +82,16 @@ pub(super) fn of_job(context: &Context<'_>, spec: &JobSpec) -> Result<Connection
         source: parse(&text(source, &spec.source), Side::Source)?,
         target: parse(&text(target, &spec.target), Side::Target)?,
     })
+}
+
+/// The role that may own the ledger, besides this user: whom the operator names, else whom the journal here has named of a
+/// job. What a cluster says of one may come from anybody who may write there.
+pub(super) fn ledger_owner(context: &Context<'_>, connected: &Connected, job: &JobSpec) -> Option<String> {
+    let named = context.settings.ledger_owner.clone();
+    match connected.place {
+        Place::Cluster(_) => named,
+        Place::Here(_) | Place::Process(_) | Place::Shared(_) => named.or_else(|| job.ledger_owner.clone()),
+    }
 }
 
 /// A session with one side, and which database it is with.
@@ -365,6 +377,7 @@ mod tests {
             source_database: None,
             target_database: None,
             give_up_after_ms: None,
+            shape: Default::default(),
         };
         let target = end("postgres://target", Some((Some("2"), "d")));
         spec.move_to(Ends { source, target });

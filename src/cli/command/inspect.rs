@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use futures_util::{StreamExt, TryStreamExt};
+
 use super::super::exit::ExitStatus;
 use super::super::report::{self, Outcome, Report};
 use super::jobs::{self, Job, Workers};
@@ -16,6 +18,8 @@ use crate::worker::{self, Capacity};
 /// A process that is asked may be about to end: whoever comes after it is asked again, for so long.
 const OWNER_ENDS_WITHIN: Duration = Duration::from_secs(5);
 const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// So many jobs are asked at once.
+const ASKED_AT_ONCE: usize = 16;
 
 /// Asks whoever has the journal, and again where that process ended over the question. `None`: nothing was ever journaled here.
 pub(super) async fn asking<T>(
@@ -118,13 +122,19 @@ pub(super) async fn statuses(context: &Context<'_>, name: Option<&str>) -> Resul
     let statuses = asking(context, async |connected| {
         let jobs = match name {
             Some(name) => vec![jobs::named(connected, name).await?],
-            None => jobs::all(connected).await?,
+            None => {
+                let found = jobs::all_and_unreadable(connected).await?;
+                let (jobs, unreadable): (Vec<_>, Vec<_>) = found.into_iter().partition(Result::is_ok);
+                // A line for each, once: who watches sees it when it comes.
+                for report in unreadable.into_iter().filter_map(Result::err) {
+                    context.warn_once(&report.in_a_line());
+                }
+                jobs.into_iter().filter_map(Result::ok).collect()
+            }
         };
-        let mut statuses = Vec::new();
-        for job in &jobs {
-            statuses.push(ask(connected, job).await?);
-        }
-        Ok(statuses)
+        // Side by side: a worker that stands still keeps each of its jobs waiting.
+        let asked = futures_util::stream::iter(jobs.iter().map(|job| ask(connected, job)));
+        asked.buffered(ASKED_AT_ONCE).try_collect().await
     })
     .await?;
     match (statuses, name) {

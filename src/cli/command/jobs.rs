@@ -23,9 +23,9 @@ use super::{deserted, refused, unreachable};
 use crate::connect::{Connected, Place, pid_of};
 use crate::job::JobSpec;
 use crate::job::status::{JobState, JobStatus, TableStatus};
-use crate::table::{Position, Tally};
+use crate::table::{Position, Tally, plain};
 use crate::worker::{self, Failure};
-use crate::workflow::{CopyTable, JobInput, Progress};
+use crate::workflow::{CopyTable, JobInput, Phase, Progress};
 
 /// A workflow that does not answer within this time is described without its answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
@@ -108,6 +108,12 @@ pub async fn answering(connected: &Connected, job: &Job) -> Result<Workers, Repo
 
 /// All jobs, by name.
 pub async fn all(connected: &Connected) -> Result<Vec<Job>, Report> {
+    let found = all_and_unreadable(connected).await?;
+    Ok(found.into_iter().filter_map(Result::ok).collect())
+}
+
+/// All jobs, by name; of those that cannot be read, why: one that somebody else or another version began hides no other.
+pub async fn all_and_unreadable(connected: &Connected) -> Result<Vec<Result<Job, Report>>, Report> {
     // Others' workflows may be there, too, and many.
     let query = match connected.place {
         Place::Cluster(_) => format!("WorkflowType = '{WORKFLOW}'"),
@@ -126,7 +132,11 @@ pub async fn all(connected: &Connected) -> Result<Vec<Job>, Report> {
     let names: BTreeSet<_> = ours.map(|run| run.id().to_owned()).collect();
     let mut jobs = Vec::new();
     for name in names {
-        jobs.extend(find(&connected.client, &name).await?);
+        match find(&connected.client, &name).await {
+            Ok(job) => jobs.extend(job.map(Ok)),
+            Err(report) if report.status() == ExitStatus::Usage => jobs.push(Err(report)),
+            Err(report) => return Err(report),
+        }
     }
     Ok(jobs)
 }
@@ -167,8 +177,8 @@ pub async fn find(client: &Client, name: &str) -> Result<Option<Job>, Report> {
         .unwrap_or_default();
     let input: JobInput = serde_json::from_slice(&input.data).map_err(|error| {
         Report::of(
-            format!("what job {name} was started with cannot be read"),
-            ExitStatus::Service,
+            format!("what job {name} was started with cannot be read: longhaul did not begin it, or another version did"),
+            ExitStatus::Usage,
         )
         .caused_by(&error.to_string())
     })?;
@@ -288,7 +298,7 @@ impl Job {
     }
 
     /// What a job that is complete has ended with, where no worker can be asked.
-    async fn result(&self) -> Option<Progress> {
+    pub(super) async fn result(&self) -> Option<Progress> {
         let history = self.handle.fetch_history(WorkflowFetchHistoryOptions::default());
         let events = history.into_events().await.ok()?;
         let Attributes::WorkflowExecutionCompletedEventAttributes(completed) =
@@ -373,8 +383,8 @@ impl Job {
             closed_at: time(info.close_time).map(rfc3339),
             next_run_at: progress
                 .as_ref()
-                .and_then(|progress| progress.next_run_ms)
-                .map(|ms| rfc3339(UNIX_EPOCH + Duration::from_millis(ms))),
+                .and_then(|progress| next_run(progress, SystemTime::now()))
+                .map(rfc3339),
             last_failure,
             pending_activities: stands.pending,
             held_back_by: progress
@@ -388,6 +398,7 @@ impl Job {
             findings,
             tables: vec![table],
         }
+        .plain()
     }
 
     /// `told` is what is shown where the workflow says nothing.
@@ -409,6 +420,8 @@ impl Job {
                 cursor: None,
                 settled: None,
                 copies_up_to: None,
+                looked_up_to: None,
+                looks_up_to: None,
                 rows_per_second: None,
                 bytes_per_second: None,
                 eta_seconds: None,
@@ -437,11 +450,25 @@ impl Job {
             cursor: progress.copied.map(|key| key.0),
             settled: progress.settled.map(|key| key.0),
             copies_up_to: progress.until.map(|key| key.0),
+            looked_up_to: progress.looked_to.map(|key| key.0),
+            looks_up_to: progress.looks_to.map(|key| key.0),
             rows_per_second: None,
             bytes_per_second: None,
             eta_seconds: None,
         }
     }
+}
+
+/// When a sync looks again. It waits no longer than its interval: where its workflow's clock says more, that was ahead once,
+/// and never goes back.
+fn next_run(progress: &Progress, now: SystemTime) -> Option<SystemTime> {
+    let at = UNIX_EPOCH + Duration::from_millis(progress.next_run_ms?);
+    let interval_ms = progress
+        .spec
+        .kind
+        .interval_ms()
+        .filter(|_| progress.phase == Phase::Sleeping);
+    Some(interval_ms.map_or(at, |interval| at.min(now + Duration::from_millis(interval))))
 }
 
 /// The time to the end, at the speed of now; `None` where there is no speed, or more is done than was guessed.
@@ -472,14 +499,19 @@ pub fn innermost(failure: &FailureProto) -> Failure {
     }
     if let Some(FailureInfo::ApplicationFailureInfo(info)) = &failure.failure_info
         && let Some(payload) = info.details.as_ref().and_then(|details| details.payloads.first())
-        && let Ok(failure) = serde_json::from_slice(&payload.data)
+        && let Ok(failure) = serde_json::from_slice::<Failure>(&payload.data)
     {
-        return failure;
+        let Failure { message, hint, .. } = &failure;
+        return Failure {
+            message: plain(message),
+            hint: hint.lines().map(plain).collect::<Vec<_>>().join("\n"),
+            ..failure
+        };
     }
     Failure {
         side: "job".to_owned(),
         kind: String::new(),
-        message: failure.message.clone(),
+        message: plain(&failure.message),
         hint: String::new(),
         prepare_again: false,
         since_ms: None,
@@ -493,4 +525,33 @@ pub fn time(timestamp: Option<prost_types::Timestamp>) -> Option<SystemTime> {
 
 pub fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_sleeps_no_longer_than_its_interval_whatever_its_clock_was() {
+        let spec: JobSpec = serde_json::from_value(serde_json::json!({
+            "name": "a", "kind": {"sync": {"interval_ms": 5000}}, "source": "h", "target": "h",
+            "source_table": {"schema": null, "name": "t"}, "target_table": {"schema": null, "name": "t"},
+            "tuning": {"concurrency": 1, "batch_rows": null, "max_rate_bytes_per_second": null},
+        }))
+        .expect("a job");
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let mut progress = Progress::of_result(spec, Tally::default());
+        let in_ms = |progress: &Progress| {
+            let at = next_run(progress, now).expect("it sleeps");
+            at.duration_since(now).expect("it is to come").as_millis()
+        };
+        progress.phase = Phase::Sleeping;
+        progress.next_run_ms = Some(1_000_003_000);
+        assert_eq!(in_ms(&progress), 3000);
+        // A day ahead.
+        progress.next_run_ms = Some(1_086_400_000);
+        assert_eq!(in_ms(&progress), 5000);
+        progress.next_run_ms = None;
+        assert_eq!(next_run(&progress, now), None);
+    }
 }

@@ -1,5 +1,6 @@
 //! One file a group of commands: what each does, in the order in which it does it.
 
+mod arrived;
 mod check;
 mod config;
 mod control;
@@ -11,6 +12,7 @@ mod history;
 mod inspect;
 mod jobs;
 mod kept;
+mod prune;
 mod run;
 mod server;
 mod service;
@@ -19,6 +21,8 @@ mod trouble;
 mod verify;
 mod worker;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::args::{Args, Command};
@@ -40,9 +44,19 @@ pub(super) struct Context<'a> {
     pub state_dir: StateDir,
     pub interrupts: Interrupts,
     reached: Reached,
+    /// What was warned of once.
+    warned: RefCell<BTreeSet<String>>,
 }
 
 impl Context<'_> {
+    /// Warns, unless it was said already.
+    fn warn_once(&self, words: &str) {
+        let mut warned = self.warned.borrow_mut();
+        if warned.insert(words.to_owned()) {
+            self.printer.warn(words);
+        }
+    }
+
     fn path(&self) -> &Path {
         self.state_dir.path()
     }
@@ -71,6 +85,7 @@ pub async fn execute(args: &Args, settings: &Settings, printer: &Printer) -> Out
         state_dir,
         interrupts: interrupts.clone(),
         reached: Reached::new(),
+        warned: RefCell::default(),
     };
     tokio::select! {
         outcome = carry_out(args, context) => outcome,
@@ -114,6 +129,7 @@ async fn carry_out(args: &Args, context: Context<'_>) -> Outcome {
         Command::Cancel(cancel) => control::cancel(&context, &cancel.job, cancel.wait).await,
         Command::Tune(tune) => control::tune(&context, &tune.job, tune.change()).await,
         Command::Worker(args) => worker::worker(&context, args).await,
+        Command::Prune(args) => prune::prune(&context, args).await,
         Command::Server(args) => server::server(&context, args).await,
         Command::Demo(demo) => demo::run(demo, printer, settings).await,
         Command::Config(args) => config::config(&args.command, settings, printer),

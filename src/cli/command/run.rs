@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
+use super::arrived;
 use super::ends::Connections;
 use super::jobs::{self, Job, Workers};
 use super::service::{Away, may_pass};
@@ -39,6 +40,7 @@ pub struct Ready {
     worker: Running,
     jobs: Arc<Jobs>,
     job: String,
+    connections: Connections,
     /// On a cluster, where it may meet other jobs as well, and others the same one.
     tuned: Option<JoinHandle<()>>,
 }
@@ -52,7 +54,8 @@ impl Ready {
         spec: &JobSpec,
         connections: Connections,
     ) -> Result<Self, Report> {
-        let activities = Activities::new(connections.source, connections.target);
+        let Connections { source, target } = connections.clone();
+        let activities = Activities::new(source, target, spec.ledger_owner.clone());
         let (jobs, client) = (activities.jobs(), &connected.client);
         let on_cluster = matches!(connected.place, Place::Cluster(_));
         let capacity = match on_cluster {
@@ -67,6 +70,7 @@ impl Ready {
                 .then(|| worker::keep_tuned(client.clone(), task_queue.to_owned(), Arc::clone(&jobs))),
             jobs,
             job: spec.name.to_string(),
+            connections,
         };
         ready.limit(&spec.tuning);
         let patience = spec.give_up_after_ms.map(Duration::from_millis);
@@ -97,6 +101,14 @@ impl Ready {
         }
     }
 
+    /// How to look at both ends, where a migrate has ended well and this process has not seen its end: it goes by the word of
+    /// others. On a cluster also where the end is all that it has seen.
+    fn unseen_end(&self, connected: &Connected, job: &Job, spec: &JobSpec) -> Option<Connections> {
+        let is_of_others =
+            matches!(connected.place, Place::Cluster(_)) || !self.jobs.has_concluded(&self.job);
+        (job.is_complete() && spec.kind == Kind::Migrate && is_of_others).then(|| self.connections.clone())
+    }
+
     /// Ends it; what is in flight finishes or rolls back.
     pub async fn end(self) -> Result<(), Report> {
         if let Some(tuned) = self.tuned {
@@ -112,6 +124,7 @@ pub async fn to_the_end(
     connected: Connected,
     spec: &JobSpec,
     ready: Ready,
+    mut until: Option<Key>,
     json: bool,
 ) -> Outcome {
     let mut goes_on = goes_on_with(context, &spec.name, None);
@@ -145,12 +158,18 @@ pub async fn to_the_end(
             ready.answer(asked, paused);
         }
         told.tell(context, spec, &status);
+        let copies_up_to = || status.tables.first().and_then(|table| table.copies_up_to.clone());
+        until = until.or_else(|| copies_up_to().map(Key));
         goes_on = goes_on_with(context, &spec.name, Some(status.state));
         context.interrupts.attend(goes_on.clone());
         if !job.is_open() {
             progress.finish(&status);
             drop(progress);
+            let unseen = ready.unseen_end(&connected, &job, spec);
             ready.end().await?;
+            if let Some(connections) = unseen {
+                arrived::must_be(context, &connections, spec, &job, &until).await?;
+            }
             return ended(context, spec, &job, &status, began.elapsed(), json).await;
         }
         progress.update(&status);

@@ -6,7 +6,7 @@ use super::super::args::ServerArgs;
 use super::super::exit::ExitStatus;
 use super::super::report::{Outcome, Report};
 use super::{Context, unreachable};
-use crate::connect::{self, ApiKeys, ConnectError, ListenError, Member, NAMESPACE, Place, TcpOptions, Tls};
+use crate::connect::{self, ApiKeys, ListenError, Member, NAMESPACE, Place, TcpOptions, Tls};
 
 /// How soon a journal that has failed ends the server.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -14,6 +14,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub async fn server(context: &Context<'_>, args: &ServerArgs) -> Outcome {
     // What was typed is looked at before anything is touched.
     let options = options(args)?;
+    let is_open = args.api_key_file.is_none() && args.tls_client_ca.is_none();
     for warning in context.state_dir.prepare()? {
         context.printer.warn(&warning);
     }
@@ -22,19 +23,24 @@ pub async fn server(context: &Context<'_>, args: &ServerArgs) -> Outcome {
     let Place::Shared(member) = &connected.place else {
         return Err(Report::of("the journal is served elsewhere", ExitStatus::Service));
     };
-    let listening = member.listen(options).await.map_err(|error| match error {
-        ConnectError::Listen(error) => deaf(&error),
-        error => unreachable(&error),
-    })?;
+    let listening = member.listen(options).await.map_err(|error| deaf(&error))?;
     context.interrupts.attend("the server was stopped".to_owned());
+    let served_by = member.served_by();
+    let who = served_by.map_or_else(String::new, |pid| format!(", whose journal process {pid} serves"));
     context.printer.talk(&format!(
-        "listening on {} (namespace {NAMESPACE}, state directory {})",
+        "listening on {} (namespace {NAMESPACE}, state directory {}{who})",
         listening.address(),
         context.path().display()
     ));
+    if is_open {
+        context.printer.warn(
+            "every user of this machine may start, read and end workflows here, and take their tasks, longhaul's own jobs among \
+             them: --api-key-file keeps others out",
+        );
+    }
     let failed = tokio::select! {
         () = context.interrupts.heard(1) => None,
-        report = failure(member) => Some(report),
+        report = failure(context, member, served_by) => Some(report),
     };
     listening.stop().await;
     match failed {
@@ -44,12 +50,27 @@ pub async fn server(context: &Context<'_>, args: &ServerArgs) -> Outcome {
     }
 }
 
-/// Waits until the journal has failed.
-async fn failure(member: &Member) -> Report {
+/// Waits until the journal has failed, and says who serves it whenever that changes.
+async fn failure(context: &Context<'_>, member: &Member, mut served_by: Option<u32>) -> Report {
     loop {
         if let Err(error) = member.check() {
             let hint = "nothing that was answered is lost: make room or repair the disk, then start the server again";
             return Report::new(&error, ExitStatus::Service).with_hint(hint.to_owned());
+        }
+        let now = member.served_by();
+        match (served_by, now) {
+            (Some(pid), None) if !member.is_served_elsewhere() => {
+                let words = format!("process {pid} serves the journal no more: this one does");
+                context.printer.talk(&words);
+                served_by = now;
+            }
+            (_, Some(pid)) if now != served_by => {
+                context
+                    .printer
+                    .talk(&format!("process {pid} serves the journal now"));
+                served_by = now;
+            }
+            _ => {}
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

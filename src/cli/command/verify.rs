@@ -26,6 +26,13 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
     {
         return Err(unknown(name));
     }
+    if args.job.is_some() && args.shape.is_given() {
+        let words =
+            "--columns, --where, --rename and --select are of the job that is named, which has its own";
+        return Err(Report::of(words, ExitStatus::Usage).with_hint(
+            "name the job alone; or give --source, --target and --table in its place".to_owned(),
+        ));
+    }
     let connected = context.serve().await?;
     let (spec, connections, job) = match &args.job {
         Some(name) => of_job(context, args, &connected, name).await?,
@@ -88,7 +95,7 @@ pub async fn verify(context: &Context<'_>, args: &VerifyArgs) -> Outcome {
         Some(job) => super::copy::apply_tuning(&job, super::copy::given_tuning(context, &spec)).await?,
         None => super::copy::start(&connected, &task_queue, &spec, was_told, None).await?,
     }
-    run::to_the_end(context, connected, &spec, ready, args.json).await
+    run::to_the_end(context, connected, &spec, ready, None, args.json).await
 }
 
 /// What a job was told is on the target: a verification against a ledger that has less proves nothing.
@@ -154,6 +161,7 @@ async fn of_job(
         }),
         lookback_keys: None,
         give_up_after_ms: context.settings.give_up_after.ms,
+        ledger_owner: ends::ledger_owner(context, connected, &job.spec),
         ..job.spec.clone()
     };
     Ok((spec, connections, Some(job.spec)))

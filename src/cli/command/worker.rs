@@ -32,7 +32,11 @@ pub async fn worker(context: &Context<'_>, args: &WorkerArgs) -> Outcome {
     resources::must_suffice_for(args.concurrency)?;
     let attempt = async || task_queue(&connections).await;
     let task_queue = ends::patiently(context, attempt).await?;
-    let activities = Activities::new(connections.source, connections.target);
+    let activities = Activities::new(
+        connections.source,
+        connections.target,
+        context.settings.ledger_owner.clone(),
+    );
     let jobs = activities.jobs();
     let capacity = Capacity::shared(usize::try_from(args.concurrency).unwrap_or(1));
     let running = worker::start(&connected.client, &task_queue, Some(activities), capacity);

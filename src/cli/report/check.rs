@@ -7,7 +7,7 @@ use super::status::kind;
 use crate::job::status::JobKind;
 use crate::observe::figures;
 use crate::postgres::ledger::State;
-use crate::postgres::{Right, Side};
+use crate::postgres::{LeftOut, Read, Right, Side};
 use crate::table::{CopyFormat, OnConflict};
 
 /// What a job would do, and what is in its way. Estimates say what they are estimates of.
@@ -29,6 +29,12 @@ pub struct Checked {
     pub key_reason: Option<String>,
     /// The columns that are copied.
     pub columns: Vec<String>,
+    /// What is read for those that are not the source's column of that name, as it is.
+    pub readings: Vec<Read>,
+    /// The source's columns that are not copied.
+    pub columns_left_out: Vec<LeftOut>,
+    /// The condition on the rows that are copied; `None`: all of them.
+    pub filter: Option<String>,
     /// `binary` or `text`.
     pub format: Option<CopyFormat>,
     /// Why text.
@@ -82,6 +88,7 @@ pub fn check(checked: &Checked) -> String {
             figures::counted(checked.columns.len() as u64, "column")
         ));
     }
+    lines.extend(shape(checked));
     if let Some(reason) = checked.key_reason.as_ref().filter(|_| !checked.key.is_empty()) {
         lines.push(format!("key: {}; {reason}", checked.key.join(", ")));
     }
@@ -106,6 +113,22 @@ pub fn check(checked: &Checked) -> String {
     lines.join("\n  ")
 }
 
+/// What is not copied as it is, or not at all.
+fn shape(checked: &Checked) -> Vec<String> {
+    let mut lines: Vec<_> = checked
+        .filter
+        .iter()
+        .map(|filter| format!("rows: those where {filter}"))
+        .collect();
+    lines.extend(checked.readings.iter().map(|read| match &read.why {
+        Some(why) => format!("column {}: {}; {why}", read.column, read.from),
+        None => format!("column {}: {}", read.column, read.from),
+    }));
+    let left_out = checked.columns_left_out.iter();
+    lines.extend(left_out.map(|left| format!("not copied: column {}; {}", left.column, left.why)));
+    lines
+}
+
 fn size(checked: &Checked) -> String {
     let Some(rows) = checked.rows_estimate else {
         return "rows: not known, the catalog has no statistics (ANALYZE makes them)".to_owned();
@@ -117,10 +140,11 @@ fn size(checked: &Checked) -> String {
             figures::counted(checked.rows_read, "row")
         )
     });
-    format!(
-        "rows: ~{} by the catalog's statistics{bytes}",
-        figures::count(rows)
-    )
+    let by = match checked.filter {
+        Some(_) => "of those by the source's planner",
+        None => "by the catalog's statistics",
+    };
+    format!("rows: ~{} {by}{bytes}", figures::count(rows))
 }
 
 fn batches(checked: &Checked) -> String {
@@ -200,6 +224,9 @@ pub(super) mod tests {
             key: vec!["id".to_owned()],
             key_reason: Some("it is the primary key".to_owned()),
             columns: vec!["id".to_owned(), "meta".to_owned()],
+            readings: Vec::new(),
+            columns_left_out: Vec::new(),
+            filter: None,
             format: Some(CopyFormat::Text),
             text_reason: Some("column \"meta\" is hstore, which is not a built-in type".to_owned()),
             on_conflict: Some(OnConflict::Error),
@@ -241,6 +268,43 @@ pub(super) mod tests {
              rights on the source: SELECT on table public.audio\n  \
              warning: target table raw.audio is unlogged\n  \
              nothing was written"
+        );
+    }
+
+    #[test]
+    fn what_is_not_copied_as_it_is_is_told_with_its_reason() {
+        let read = |column: &str, from: &str, why: Option<&str>| Read {
+            column: column.to_owned(),
+            from: from.to_owned(),
+            why: why.map(str::to_owned),
+        };
+        let checked = Checked {
+            filter: Some("id > 5".to_owned()),
+            readings: vec![
+                read("email", "the expression md5(email)", None),
+                read("n", "column \"n\" as bigint", Some("each integer fits")),
+            ],
+            columns_left_out: vec![LeftOut {
+                column: "secret".to_owned(),
+                why: "it is not among --columns".to_owned(),
+                is_generated: false,
+            }],
+            ..ready()
+        };
+        let told = check(&checked);
+        let told: Vec<_> = told.lines().map(str::trim).collect();
+        assert_eq!(
+            told[2..6],
+            [
+                "rows: those where id > 5",
+                "column email: the expression md5(email)",
+                "column n: column \"n\" as bigint; each integer fits",
+                "not copied: column secret; it is not among --columns",
+            ]
+        );
+        assert!(
+            told[8].starts_with("rows: ~1,000,000 of those by the source's planner"),
+            "{told:?}"
         );
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{aligned, second};
 use crate::observe::figures;
-use crate::table::{Batch, Findings, Pass, Tally};
+use crate::table::{Batch, Findings, Pass, Tally, plain};
 
 /// One thing that a job has done, or that happened to it.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,7 +108,7 @@ fn line(step: &Step) -> String {
             why.replace('\n', " ")
         );
     }
-    text
+    plain(&text)
 }
 
 fn words(what: &What) -> String {

@@ -7,6 +7,7 @@ mod event_json;
 mod findings;
 mod history;
 mod list;
+mod prune;
 mod settings;
 mod status;
 
@@ -15,6 +16,7 @@ pub use event_json::event_json;
 pub use findings::{findings, verdict};
 pub use history::{HistoryRow, Step, What, events, history, seconds};
 pub use list::list;
+pub use prune::{Pruned, pruned};
 pub use settings::{SettingRow, settings};
 #[cfg(test)]
 pub(crate) use status::tests as status_tests;
@@ -149,19 +151,32 @@ impl Report {
             .unwrap_or(self.first.status)
     }
 
+    /// What is wrong and why, on one line.
+    pub fn in_a_line(&self) -> String {
+        let causes = self.first.causes.iter().map(String::as_str);
+        let words: Vec<_> = std::iter::once(self.first.message.as_str())
+            .chain(causes)
+            .collect();
+        words.join(": ")
+    }
+
     /// The report as it is printed, without a line's end.
     pub fn render(&self, color: bool) -> String {
         let first = &self.first;
-        let mut text = format!("{} {}", paint("error:", Paint::Error, color), first.message);
+        let mut text = format!(
+            "{} {}",
+            paint("error:", Paint::Error, color),
+            set_in(&first.message)
+        );
         for cause in &first.causes {
-            text += &format!("\n  caused by: {}", cause.replace('\n', "\n    "));
+            text += &format!("\n  caused by: {}", set_in(cause));
         }
         if let Some(place) = &first.place {
-            text += &format!("\n  given by: {place}");
+            text += &format!("\n  given by: {}", set_in(place));
         }
         for (i, hint) in first.hints.iter().enumerate() {
             let gap = if i == 0 { "\n\n" } else { "\n" };
-            text += &format!("{gap}{} {hint}", paint("hint:", Paint::Hint, color));
+            text += &format!("{gap}{} {}", paint("hint:", Paint::Hint, color), set_in(hint));
         }
         for report in &self.more {
             text += &format!("\n\n{}", report.render(color));
@@ -203,6 +218,11 @@ impl From<anyhow::Error> for Report {
     fn from(error: anyhow::Error) -> Self {
         Self::new(error.as_ref(), ExitStatus::Failed)
     }
+}
+
+/// Text of several lines below the first, which no line of it can be taken for.
+fn set_in(text: &str) -> String {
+    text.replace('\n', "\n    ")
 }
 
 /// The second to which times are shown: `2026-11-21T12:45:25Z`, whatever fraction came.
@@ -405,6 +425,7 @@ mod tests {
             ("verify", serde_json::to_value(&found)),
             ("check", serde_json::to_value(&checked)),
             ("config show", serde_json::to_value(&setting)),
+            ("prune", serde_json::to_value(Pruned::new(false))),
         ] {
             let (written, named) = (fields(&sample.expect("it is JSON")), documented(heading));
             let missing: Vec<_> = written.difference(&named).collect();

@@ -45,6 +45,7 @@ fn status_at(job: &JobStatus, now: SystemTime) -> String {
     lines.extend(waiting_in_words(job, now).map(|words| words.replace('\n', " ")));
     lines.extend(job.tables.iter().map(|it| table(job, it)));
     lines.extend(job.tables.iter().filter_map(|table| cursor(table, job.kind)));
+    lines.extend(job.tables.iter().filter_map(looking));
     lines.extend(job.tables.iter().filter_map(skipped));
     lines.extend(job.tables.iter().filter_map(lost));
     lines.extend(job.findings.iter().map(super::findings::summary));
@@ -169,6 +170,17 @@ fn cursor(table: &TableStatus, kind: JobKind) -> Option<String> {
     Some(text)
 }
 
+/// How far it has looked again at what was copied before.
+fn looking(table: &TableStatus) -> Option<String> {
+    let shown = |key: &Vec<String>| Key(key.clone()).shown();
+    let end = table.looks_up_to.as_ref().map(shown)?;
+    let come = table.looked_up_to.as_ref().map(shown);
+    let come = come.map_or(String::new(), |come| format!(", now at key ({come})"));
+    Some(format!(
+        "looks again at what was copied up to key ({end}), for rows that were committed late{come}"
+    ))
+}
+
 fn skipped(table: &TableStatus) -> Option<String> {
     (table.rows_skipped > 0).then(|| {
         format!(
@@ -250,6 +262,8 @@ pub(crate) mod tests {
                 source: "public.audio_downloads".to_owned(),
                 target: "public.audio_downloads".to_owned(),
                 state: JobState::Running,
+                looked_up_to: None,
+                looks_up_to: None,
                 rows_done: 450_000,
                 rows_skipped: 0,
                 rows_total: Some(1_000_000),

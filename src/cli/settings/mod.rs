@@ -9,6 +9,7 @@ mod error;
 mod file;
 mod secret;
 mod setting;
+mod shape;
 mod wait;
 
 pub use cluster::Temporal;
@@ -38,7 +39,7 @@ use crate::job::{
 use crate::job::{parse_concurrency, parse_interval, parse_lookback, parse_size};
 use crate::observe::logs::LogFormat;
 use crate::observe::progress::ProgressMode;
-use crate::table::{KeyChoice, TableName};
+use crate::table::{KeyChoice, Shape, TableName};
 
 /// The defaults, as they stand in `config/default.toml`.
 pub const DEFAULTS: &str = include_str!("../../../config/default.toml");
@@ -72,6 +73,8 @@ pub struct Settings {
     pub on_conflict: OnConflict,
     /// Whether triggers of the target may fire.
     pub fire_triggers: bool,
+    /// Which rows and columns are copied, and as what.
+    pub shape: Shape,
     /// A role that the ledger on the target may belong to.
     pub ledger_owner: Option<String>,
     /// Whether a migrate verifies what it copied at its end.
@@ -284,6 +287,9 @@ impl Settings {
         }
         // The place of the value is told with it, and need not be told twice.
         let rule = |error: JobError| error.rule();
+        if self.read_shape(setting, text)? {
+            return Ok(());
+        }
         match setting {
             Setting::Source => self.source = Some(text.parse()?),
             Setting::Target => self.target = Some(text.parse()?),
@@ -314,6 +320,7 @@ impl Settings {
             Setting::TemporalProfile => self.of_cluster.profile = Some(text.to_owned()),
             Setting::Namespace => self.of_cluster.namespace = Some(text.to_owned()),
             Setting::TlsServerName => self.of_cluster.tls_server_name = Some(text.to_owned()),
+            Setting::Columns | Setting::Where | Setting::Rename | Setting::Select => {}
             Setting::TlsCa | Setting::TlsCert | Setting::TlsKey | Setting::ApiKeyFile => {
                 if let Some(file) = self.cluster_file(setting) {
                     *file = Some(PathBuf::from(text));
@@ -356,17 +363,19 @@ impl Settings {
             }
             Command::Resume(resume) => {
                 self.take_connection_flags(&resume.connections);
+                self.take_ledger_owner_flag(&resume.ledger_owner);
                 self.take_patience_flags(&resume.patience);
                 self.take_progress_flag(&resume.progress);
             }
             Command::Demo(demo) => self.take_progress_flag(&demo.progress),
             Command::Worker(worker) => {
                 self.take_connection_flags(&worker.connections);
+                self.take_ledger_owner_flag(&worker.ledger_owner);
                 self.take_patience_flags(&worker.patience);
             }
             Command::Status(_) | Command::List(_) | Command::History(_) => {}
             Command::Pause(_) | Command::Cancel(_) | Command::Tune(_) => {}
-            Command::Server(_) | Command::Completions(_) | Command::Man(_) => {}
+            Command::Server(_) | Command::Prune(_) | Command::Completions(_) | Command::Man(_) => {}
         }
     }
 
@@ -389,6 +398,7 @@ impl Settings {
         self.flag(Setting::TargetTable, &copy.target_table, |s, v| {
             s.target_table = Some(v)
         });
+        self.take_shape_flags(&copy.shape);
         self.take_key_flags(&copy.key);
         self.flag(Setting::Name, &copy.name, |s, v| s.name = Some(v));
         self.flag(Setting::Concurrency, &copy.concurrency, |s, v| s.concurrency = v);
@@ -398,9 +408,7 @@ impl Settings {
         let fire_triggers = copy.fire_triggers.then_some(true);
         self.flag(Setting::FireTriggers, &fire_triggers, |s, v| s.fire_triggers = v);
         self.take_patience_flags(&copy.patience);
-        self.flag(Setting::LedgerOwner, &copy.ledger_owner, |s, v| {
-            s.ledger_owner = Some(v)
-        });
+        self.take_ledger_owner_flag(&copy.ledger_owner);
         self.take_progress_flag(&copy.progress);
     }
 
@@ -410,16 +418,19 @@ impl Settings {
         self.flag(Setting::TargetTable, &verify.target_table, |s, v| {
             s.target_table = Some(v)
         });
+        self.take_shape_flags(&verify.shape);
         self.take_key_flags(&verify.key);
         self.flag(Setting::Concurrency, &verify.concurrency, |s, v| {
             s.concurrency = v
         });
         self.flag(Setting::MaxRate, &verify.max_rate, |s, v| s.max_rate = v);
         self.take_patience_flags(&verify.patience);
-        self.flag(Setting::LedgerOwner, &verify.ledger_owner, |s, v| {
-            s.ledger_owner = Some(v)
-        });
+        self.take_ledger_owner_flag(&verify.ledger_owner);
         self.take_progress_flag(&verify.progress);
+    }
+
+    fn take_ledger_owner_flag(&mut self, owner: &Option<String>) {
+        self.flag(Setting::LedgerOwner, owner, |s, v| s.ledger_owner = Some(v));
     }
 
     fn take_key_flags(&mut self, key: &KeyArgs) {
@@ -549,6 +560,7 @@ impl Settings {
             source_database: None,
             target_database: None,
             give_up_after_ms: self.give_up_after.ms,
+            shape: self.shape.clone(),
             key: self.key.clone(),
         };
         spec.validate()?;

@@ -15,6 +15,10 @@ pub enum Setting {
     Target,
     Table,
     TargetTable,
+    Columns,
+    Where,
+    Rename,
+    Select,
     Key,
     SourceIsQuiet,
     SnapshotBelow,
@@ -47,11 +51,15 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 36] = [
         Self::Source,
         Self::Target,
         Self::Table,
         Self::TargetTable,
+        Self::Columns,
+        Self::Where,
+        Self::Rename,
+        Self::Select,
         Self::Key,
         Self::SourceIsQuiet,
         Self::SnapshotBelow,
@@ -89,6 +97,10 @@ impl Setting {
             Self::Target => "target",
             Self::Table => "table",
             Self::TargetTable => "target_table",
+            Self::Columns => "columns",
+            Self::Where => "where",
+            Self::Rename => "rename",
+            Self::Select => "select",
             Self::Key => "key",
             Self::SourceIsQuiet => "source_is_quiet",
             Self::SnapshotBelow => "snapshot_below",

@@ -223,6 +223,8 @@ pub(super) mod tests {
                 cursor: None,
                 settled: None,
                 copies_up_to: None,
+                looked_up_to: None,
+                looks_up_to: None,
                 rows_per_second: Some(110_000.0),
                 bytes_per_second: Some(33.0e6),
                 eta_seconds: Some(5),

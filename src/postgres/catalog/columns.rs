@@ -10,7 +10,7 @@ use crate::table::CollationDefinition;
 pub(super) const FIRST_UNPINNED_OID: u32 = 10_000;
 
 /// A column as one side's catalog describes it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Attribute {
     pub number: i16,
     pub name: String,
@@ -133,7 +133,7 @@ pub(super) async fn read_columns(session: &Session, what: &str, table: u32) -> R
          WHERE a.attrelid = {table} AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
         definition_sql(session.server_version())
     );
-    let types = structure::read(session, what, table).await?;
+    let types = structure::read(session, what, table, &[]).await?;
     let rows = session.rows(what, &sql).await?;
     let attributes = rows.into_iter().map(Fields::of).map(|mut row| {
         let mut attribute = attribute(&mut row);

@@ -2,12 +2,11 @@
 //! sides order them alike.
 
 use super::columns::{Attribute, FIRST_UNPINNED_OID, UniqueIndex};
+use super::pairing::Pair;
 use super::structure::Structure;
 use super::table::{LIKENESS, Relation};
 use crate::postgres::error::{Error, Kind, Result, Side};
-use crate::table::{
-    Column, EnumLabel, KeyBasis, KeyChoice, KeyColumn, KeyNames, Leaf, OnConflict, TableName,
-};
+use crate::table::{EnumLabel, KeyBasis, KeyChoice, KeyColumn, KeyNames, Leaf, OnConflict, TableName};
 
 /// What a table is copied along, and what vouches for it.
 pub(super) struct Chosen {
@@ -385,17 +384,10 @@ fn no_such_key(table: &Relation, names: &KeyNames) -> Error {
 }
 
 /// The key's columns must be among those that are written.
-pub(super) fn check_on_target(
-    target: &Relation,
-    columns: &[Column],
-    Chosen { key, basis, .. }: &Chosen,
-) -> Result<()> {
-    if basis.is_places() {
-        return Ok(());
-    }
+pub(super) fn check_on_target(target: &Relation, pairs: &[Pair<'_>], key: &[KeyColumn]) -> Result<()> {
     let Some(missing) = key
         .iter()
-        .find(|key| columns.iter().all(|column| column.name != key.name))
+        .find(|key| pairs.iter().all(|pair| pair.column.name != key.name))
     else {
         return Ok(());
     };

@@ -7,15 +7,18 @@
 mod columns;
 mod compare;
 mod digest;
+mod expressions;
 mod fields;
 mod growth;
 mod key;
 mod order;
+mod pairing;
 mod server;
 mod structure;
 mod survey;
 mod table;
 mod triggers;
+mod widen;
 
 use super::connect::Session;
 use super::cursor::rows_of;
@@ -25,13 +28,18 @@ use crate::table::{DatabaseIdentity, Growth, KeyChoice, Plan, PlanDigest, TableN
 use key::Chosen;
 use server::ServerIdentity;
 use table::Relation;
+use xxhash_rust::xxh3::xxh3_64;
 
 pub(super) use digest::{digest_sql, files_sql};
 pub use growth::check_growth;
 pub(super) use growth::need_not_grow;
+pub use pairing::LeftOut;
 pub(super) use survey::Purpose;
-pub use survey::{Right, Survey};
+pub use survey::{Read, Right, Survey};
 pub use triggers::check_repair;
+
+const FILTERED_SYNC: &str = "--where is asked of each row when its key is passed: a row that comes to fit later is not found by this \
+                             sync (longhaul verify --against source names it)";
 
 /// How often both catalogs are read before tables that change all the time are left alone for now.
 const ATTEMPTS: u32 = 5;
@@ -134,7 +142,10 @@ async fn settle(
         if before == after {
             let mut survey = decided?;
             if let Some(plan) = &mut survey.plan {
-                plan.digest = after.digest;
+                plan.digest = PlanDigest {
+                    shape: shape_digest(plan),
+                    ..after.digest
+                };
                 plan.source_files = after.source_files;
                 plan.target_files = after.target_files;
             }
@@ -147,6 +158,14 @@ async fn settle(
         Kind::Transient,
         format!("source table {read} or target table {written} changed each time while its catalog was read"),
     ))
+}
+
+/// What is read of both tables, as a short text: empty where all rows are copied as they are, as it always was.
+fn shape_digest(plan: &Plan) -> String {
+    match plan.shape_shown() {
+        shown if shown.is_empty() => shown,
+        shown => format!("{:016x}", xxh3_64(shown.as_bytes())),
+    }
 }
 
 /// Both tables as they are at a moment.
@@ -183,6 +202,7 @@ async fn read_state(
         digest: PlanDigest {
             source: source_digest,
             target: target_digest,
+            shape: String::new(),
         },
         source_files,
         target_files,
@@ -214,9 +234,10 @@ async fn decide(
     survey.need_all(&read, &written, &to, spec.on_conflict, purpose);
     let foreign = table::foreign_partition(target, &written).await?;
     survey.troubles.extend(foreign);
-    let columns = compare::columns_to_copy(&read, &written, &mut survey.troubles);
-    let money = compare::check_money(&read, &columns, &from, &to);
-    survey.keep(money);
+    let described = expressions::describe(source, &read, &spec.shape, &mut survey.troubles).await?;
+    let pairing = pairing::pair(&read, &written, &spec.shape, &described, &mut survey.troubles);
+    let pairs = &pairing.pairs;
+    survey.keep(compare::check_money(pairs, &from, &to));
     let mut reactions = triggers::Reactions::default();
     if purpose.writes() {
         reactions = triggers::read(target, &written, spec.on_conflict).await?;
@@ -224,16 +245,20 @@ async fn decide(
     let mut chosen = survey.keep(key::choose(&read, &written, &spec.key));
     if let Some(chosen) = &mut chosen {
         order::read((source, &read), (target, &written), &mut chosen.key).await?;
-        survey.keep(key::check_on_target(&written, &columns, chosen));
+        if !chosen.basis.is_places() {
+            match pairing::check_key(&read, &chosen.key, &pairing) {
+                Ok(()) => _ = survey.keep(key::check_on_target(&written, pairs, &chosen.key)),
+                Err(error) => survey.troubles.push(error),
+            }
+        }
         if purpose.writes() {
-            let updates = compare::check_updates(&written, &columns, &chosen.key, spec.on_conflict);
+            let updates = compare::check_updates(&written, pairs, &chosen.key, spec.on_conflict);
             survey.keep(updates);
             survey.keep(key::check_unique(&written, chosen, spec.on_conflict));
             if chosen.basis.is_in_snapshot() {
                 survey.need_delete(&written);
-                survey
-                    .troubles
-                    .extend(table::deletes_more(target, &written).await?);
+                let more = table::deletes_more(target, &written).await?;
+                survey.troubles.extend(more);
             }
         }
     }
@@ -245,10 +270,21 @@ async fn decide(
     // That nothing but the ledger keeps rows single, a table without a key is told with the rest.
     let is_single = basis.is_places() || written.unique_indexes_on(&key).next().is_some();
     let mut warnings = reactions.warnings(&written);
-    warnings.extend(compare::warnings(&read, &written, &columns, is_single));
+    warnings.extend(compare::warnings(&read, &written, pairs, is_single));
     warnings.extend(key::warning(&read, &basis));
+    if spec.shape.filter.is_some() && purpose == Purpose::Sync {
+        warnings.push(FILTERED_SYNC.to_owned());
+    }
     survey.key_reason = reason;
-    survey.text_reason = compare::text_reason(&read, &written, &columns);
+    survey.text_reason = compare::text_reason(&read, &written, pairs);
+    survey.readings = survey::readings(pairs);
+    // Of the rows that are chosen, where some are.
+    let rows_estimate = described.rows.or(read.rows_estimate);
+    let bytes_estimate = match (read.bytes_estimate, read.rows_estimate, described.rows) {
+        (Some(bytes), Some(all), Some(some)) => bytes.checked_div(all).map(|each| each.saturating_mul(some)),
+        (bytes, _, _) => bytes,
+    };
+    survey.left_out = pairing.left_out;
     survey.plan = Some(Plan {
         growth: match basis.is_places() {
             true => Growth::Unknown("the table has none".to_owned()),
@@ -262,8 +298,9 @@ async fn decide(
         digest: PlanDigest::default(),
         source_files: String::new(),
         target_files: String::new(),
-        format: compare::format(&read, &written, &columns),
-        columns,
+        format: compare::format(&read, &written, pairs),
+        columns: pairing.pairs.into_iter().map(|pair| pair.column).collect(),
+        filter: spec.shape.filter.clone(),
         target_key_is_unique: written.finds_rows_by(&key),
         key,
         key_basis: basis,
@@ -273,8 +310,8 @@ async fn decide(
         target_is_partitioned: written.kind == 'p',
         source_is_standby: from.is_standby,
         target_fires_triggers: reactions.fires(),
-        rows_estimate: read.rows_estimate,
-        bytes_estimate: read.bytes_estimate,
+        rows_estimate,
+        bytes_estimate,
         warnings: warnings.iter().map(|warning| plain(warning)).collect(),
         source: read.name,
         target: written.name,

@@ -68,10 +68,14 @@ struct Described {
     subtype: (u32, String, String),
 }
 
-pub(super) async fn read(session: &Session, what: &str, table: u32) -> Result<Types> {
+/// Of a table's columns, and some types more.
+pub(super) async fn read(session: &Session, what: &str, table: u32, more: &[u32]) -> Result<Types> {
+    let more: Vec<_> = more.iter().map(ToString::to_string).collect();
+    let more = more.join(", ");
     let sql = format!(
         "WITH RECURSIVE type(oid) AS (
-             SELECT a.atttypid FROM pg_catalog.pg_attribute a WHERE a.attrelid = {table} AND a.attnum > 0 AND NOT a.attisdropped
+             (SELECT a.atttypid FROM pg_catalog.pg_attribute a WHERE a.attrelid = {table} AND a.attnum > 0 AND NOT a.attisdropped
+              UNION ALL SELECT m.oid FROM pg_catalog.unnest(ARRAY[{more}]::pg_catalog.oid[]) m(oid))
              UNION SELECT p.oid FROM type w, {PARTS} WHERE p.oid <> '0'::pg_catalog.oid)
          SELECT y.oid, y.typname, y.typtype,
                 coalesce((SELECT e.oid FROM pg_catalog.pg_type e WHERE e.oid = y.typelem AND e.typarray = y.oid),
@@ -170,9 +174,12 @@ impl Structure {
     pub(super) fn misfit(&self, target: &Self) -> Option<Misfit> {
         match (self, target) {
             (Self::Base { .. }, Self::Base { .. }) => self.base_misfit(target),
-            (Self::Array(from), Self::Array(to))
-            | (Self::Domain(from), Self::Domain(to))
-            | (Self::Multirange(from), Self::Multirange(to)) => from.misfit(to),
+            // What a domain forbids its server says; it changes no value.
+            (Self::Domain(from), to) => from.misfit(to),
+            (from, Self::Domain(to)) => from.misfit(to),
+            (Self::Array(from), Self::Array(to)) | (Self::Multirange(from), Self::Multirange(to)) => {
+                from.misfit(to)
+            }
             (
                 Self::Range { subtype: from, order },
                 Self::Range {
@@ -306,20 +313,27 @@ impl Structure {
 
     /// The built-in or extension type that remains when domains are taken off.
     pub(super) fn base_oid(&self) -> Option<u32> {
-        match self {
+        match self.without_domain() {
             Self::Base { oid, .. } => Some(*oid),
-            Self::Domain(base) => base.base_oid(),
             _ => None,
+        }
+    }
+
+    /// What remains when domains are taken off.
+    pub(super) fn without_domain(&self) -> &Self {
+        match self {
+            Self::Domain(base) => base.without_domain(),
+            other => other,
         }
     }
 }
 
 /// The scale of a numeric's modifier.
-fn scale(modifier: i32) -> i32 {
+pub(super) fn scale(modifier: i32) -> i32 {
     (((modifier - 4) & 0x7FF) ^ 1024) - 1024
 }
 
-fn precision(modifier: i32) -> i32 {
+pub(super) fn precision(modifier: i32) -> i32 {
     ((modifier - 4) >> 16) & 0xFFFF
 }
 

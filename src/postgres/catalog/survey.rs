@@ -3,6 +3,7 @@
 //!
 //! One mistake is one trouble: what follows from a trouble that is told already is left out.
 
+use super::pairing::{LeftOut, Pair};
 use super::server::ServerIdentity;
 use super::table::Relation;
 use crate::postgres::error::{Error, Kind, Result, Side};
@@ -37,6 +38,10 @@ pub struct Survey {
     pub key_reason: String,
     /// Why rows travel as text, in words; `None` where they travel in binary.
     pub text_reason: Option<String>,
+    /// What is read for the columns that are not copied as they are.
+    pub readings: Vec<Read>,
+    /// The source's columns that are not copied.
+    pub left_out: Vec<LeftOut>,
     /// The rights that the job needs, those that are there too.
     pub rights: Vec<Right>,
     /// How the ledger is; `None` where that could not be asked.
@@ -47,6 +52,35 @@ pub struct Survey {
     pub known: bool,
     /// What stands in the way, in the order in which it was found, the source's before the target's.
     pub troubles: Vec<Error>,
+}
+
+/// What is read for a column of the target, where it is not the source's column of that name, as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Read {
+    /// The target's column.
+    pub column: String,
+    /// What is read for it, in words.
+    pub from: String,
+    /// Why, where nobody asked for it.
+    pub why: Option<String>,
+}
+
+/// Those of the pairs that are read in another way than by their name, as they are.
+pub(super) fn readings(pairs: &[Pair<'_>]) -> Vec<Read> {
+    let readings = pairs.iter().filter_map(|pair| {
+        let why = pair.why_cast.map(|why| {
+            format!(
+                "it is {} on the source and {} on the target: {why}",
+                pair.column.type_name, pair.taken.shown
+            )
+        });
+        Some(Read {
+            column: pair.column.name.clone(),
+            from: pair.column.reading_shown()?,
+            why,
+        })
+    });
+    readings.collect()
 }
 
 /// A right that a job needs.
@@ -123,7 +157,7 @@ impl Survey {
         self.need_table(written, Side::Target, on_conflict, purpose);
         let is_staged = on_conflict != OnConflict::Error && purpose.writes();
         if is_staged || purpose == Purpose::Sync {
-            self.need_temporary(to);
+            self.need_temporary(&to.database, to.may_create_temporary);
         }
     }
 
@@ -173,12 +207,12 @@ impl Survey {
     }
 
     /// What is missing is put into a temporary table first.
-    fn need_temporary(&mut self, to: &ServerIdentity) {
+    pub(in crate::postgres) fn need_temporary(&mut self, database: &str, granted: bool) {
         let right = Right {
             side: Side::Target,
             right: "TEMPORARY",
-            on: format!("database {}", to.database),
-            granted: to.may_create_temporary,
+            on: format!("database {database}"),
+            granted,
         };
         self.need(vec![right], grant);
     }

@@ -9,7 +9,7 @@ use super::{Copying, pump};
 use crate::failpoint::failpoint;
 use crate::postgres::checksum::RowCounter;
 use crate::postgres::connect::text_rows;
-use crate::postgres::cursor::{key_outputs_of, quote_column, table_of, where_keys, where_range};
+use crate::postgres::cursor::{key_outputs_of, table_of, where_keys, where_range};
 use crate::postgres::error::{Error, Result, Side};
 use crate::postgres::identifier::{quote_list, quote_table};
 use crate::table::{Key, Tally};
@@ -23,12 +23,13 @@ impl Copying<'_> {
         let open = self.source.open();
         let plan = self.plan;
         let names = quote_list(plan.key.iter().map(|column| column.name.as_str()));
-        let columns = plan.key.iter().map(|column| quote_column(&column.name));
+        let of_name = |name: &String| plan.columns.iter().find(|column| column.name == *name);
+        let columns = plan.key.iter().filter_map(|column| of_name(&column.name));
         let condition = where_range(Side::Source, plan, &self.batch.range);
         let keys = reading::copy_sql(
             Side::Source,
             plan,
-            &columns.collect::<Vec<_>>().join(", "),
+            &reading::values_of(Side::Source, columns),
             &condition,
         );
         let table = quote_table(&plan.target);

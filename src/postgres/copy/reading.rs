@@ -2,11 +2,11 @@
 
 use super::Copying;
 use crate::postgres::catalog::digest_sql;
-use crate::postgres::connect::{Session, lock_sql};
-use crate::postgres::cursor::{lock_of, quote_column, select_range, table_of};
+use crate::postgres::connect::{Session, TO_PATH_OF_EXPRESSIONS, lock_sql};
+use crate::postgres::cursor::{lock_of, quote_column, table_of, where_range};
 use crate::postgres::error::{Error, Result, Side};
-use crate::postgres::{ledger, snapshot};
-use crate::table::{KeyRange, Plan};
+use crate::postgres::{ledger, places, snapshot};
+use crate::table::{Column, KeyRange, Plan, ReadAs};
 use std::pin::Pin;
 use tokio_postgres::CopyOutStream;
 
@@ -36,14 +36,22 @@ impl<'a> Reading<'a> {
             None => lock_sql(&lock_of(Side::Source, plan)),
         };
         let client = source.client();
+        let to_path = async {
+            match plan.has_expressions() {
+                true => client.simple_query(TO_PATH_OF_EXPRESSIONS).await.map(drop),
+                false => Ok(()),
+            }
+        };
+        // Polled in this order, and so sent in this order.
         let sent = async {
             tokio::join!(
                 client.simple_query(&lock),
                 client.query(&digest, &[]),
+                to_path,
                 client.copy_out(copy)
             )
         };
-        let (locked, digest, stream) = source.awaited(sent).await;
+        let (locked, digest, path, stream) = source.awaited(sent).await;
         // The first error is the cause: after it the others only say that the transaction is aborted.
         locked.map_err(|error| match failed(&error) {
             error if fence.snapshot.is_some() && snapshot::is_gone(error.sqlstate()) => snapshot::gone(plan),
@@ -52,6 +60,7 @@ impl<'a> Reading<'a> {
         let digest = digest.map_err(|error| failed(&error))?;
         let digest: Option<&str> = digest.first().and_then(|row| row.get(0));
         ledger::judge_digest(Side::Source, plan, fence, digest)?;
+        path.map_err(|error| failed(&error))?;
         Ok(Self {
             session: source,
             stream: Box::pin(stream.map_err(|error| failed(&error))?),
@@ -81,26 +90,71 @@ impl<'a> Reading<'a> {
 }
 
 /// The columns of the plan, of the rows of a range.
+///
+/// # Errors
+/// `Ledger` where the range is none of the table's.
 pub(in crate::postgres) fn range_sql(side: Side, plan: &Plan, range: &KeyRange) -> Result<String> {
-    let rows = select_range(side, plan, &columns(plan), range)?;
+    if side == Side::Target || !plan.key_basis.is_places() {
+        return Ok(rows_sql(side, plan, &where_range(side, plan, range)));
+    }
+    let rows = places::select(plan, &values_of(side, &plan.columns), range)?;
     Ok(format!("COPY ({rows}) TO STDOUT (FORMAT {})", plan.format.name()))
-}
-
-fn columns(plan: &Plan) -> String {
-    let columns = plan.columns.iter().map(|column| quote_column(&column.name));
-    columns.collect::<Vec<_>>().join(", ")
 }
 
 /// The columns of the plan, of the rows that a condition (` WHERE ..`) takes.
 pub(in crate::postgres) fn rows_sql(side: Side, plan: &Plan, condition: &str) -> String {
-    copy_sql(side, plan, &columns(plan), condition)
+    copy_sql(side, plan, &values_of(side, &plan.columns), condition)
+}
+
+/// What one side reads for columns, of the rows called `t`: on the source as it is planned, on the target what was written.
+pub(in crate::postgres) fn values_of<'a>(
+    side: Side,
+    columns: impl IntoIterator<Item = &'a Column>,
+) -> String {
+    let value = |column: &Column| match (side, &column.read_as) {
+        (Side::Target, _) => quote_column(&column.name),
+        (Side::Source, None) => quote_column(column.name_on_source()),
+        (Side::Source, Some(ReadAs::Cast(to))) => {
+            format!("{}::{to}", quote_column(column.name_on_source()))
+        }
+        (Side::Source, Some(ReadAs::Expression(sql))) => format!("({sql})"),
+    };
+    let values: Vec<_> = columns.into_iter().map(value).collect();
+    values.join(", ")
+}
+
+/// A condition (` WHERE ..`, or none) on one side's rows, with the operator's own on the source's.
+pub(in crate::postgres) fn filtered(side: Side, plan: &Plan, condition: &str) -> String {
+    match (&plan.filter, side) {
+        (Some(filter), Side::Source) if condition.is_empty() => format!(" WHERE ({filter})"),
+        (Some(filter), Side::Source) => format!("{condition} AND ({filter})"),
+        _ => condition.to_owned(),
+    }
+}
+
+/// A statement that reads rows of one side, under the path of the operator's expressions where it has some; it gives the same rows.
+pub(in crate::postgres) fn under_path_of_expressions(side: Side, plan: &Plan, sql: &str) -> String {
+    match side {
+        Side::Source if plan.has_expressions() => format!("{TO_PATH_OF_EXPRESSIONS}; {sql}"),
+        _ => sql.to_owned(),
+    }
+}
+
+/// The beginning of a transaction that reads rows of one side, as [`lock_sql`], for statements of which some are in another message.
+pub(in crate::postgres) fn begin_sql(side: Side, plan: &Plan) -> String {
+    let lock = lock_sql(&lock_of(side, plan));
+    match side {
+        Side::Source if plan.has_expressions() => format!("{lock}; {TO_PATH_OF_EXPRESSIONS}"),
+        _ => lock,
+    }
 }
 
 /// COPY of some columns to us, in the plan's format.
 pub(super) fn copy_sql(side: Side, plan: &Plan, columns: &str, condition: &str) -> String {
     format!(
-        "COPY (SELECT {columns} FROM {}{condition}) TO STDOUT (FORMAT {})",
+        "COPY (SELECT {columns} FROM {}{}) TO STDOUT (FORMAT {})",
         table_of(side, plan),
+        filtered(side, plan, condition),
         plan.format.name()
     )
 }

@@ -6,7 +6,7 @@ use crate::postgres::connect::TextRow;
 use crate::postgres::cursor::{where_keys, where_range};
 use crate::postgres::error::{Error, Kind, Side};
 use crate::postgres::ledger::{Ends, ends_of, joined, judge_fence, key_of, plan_from_json, tally_of};
-use crate::table::{Fence, Key, KeyRange, OnConflict, Plan, SourceSeen, TableName, TableSpec};
+use crate::table::{Fence, Key, KeyRange, OnConflict, Plan, Shape, SourceSeen, TableName, TableSpec};
 
 /// A plan of a table with one key column.
 const PLAN: &str = r#"{"source":{"schema":"public","name":"t"},"target":{"schema":"public","name":"t"},
@@ -132,6 +132,7 @@ fn check_numbers(text: &str) {
         on_conflict: OnConflict::Error,
         fire_triggers: false,
         ledger_owner: None,
+        shape: Shape::default(),
         key: Default::default(),
     };
     let epoch = number(0).filter(|epoch| *epoch >= 0 && u64::try_from(*epoch).is_ok());

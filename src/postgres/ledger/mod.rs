@@ -12,7 +12,9 @@ mod partitions;
 mod rewritten;
 mod seen;
 mod segments;
+mod started_again;
 mod take_over;
+mod told;
 mod trust;
 
 use super::connect::Session;
@@ -21,7 +23,7 @@ use super::identifier::{quote_literal, quote_text_array};
 use crate::table::{Batch, Fence, Key, KeyRange, Plan, Position, SourceClock, TableSpec, Tally};
 use xxhash_rust::xxh3::xxh3_64;
 
-pub use again::start_again;
+pub use again::to_look_at;
 pub use layout::{FORMAT, Probe, State, ensure, probe};
 pub use partitions::{is_unsettled, unsettle};
 pub use rewritten::check_rewritten;
@@ -31,9 +33,12 @@ pub use seen::{
 #[cfg(any(test, fuzzing))]
 pub(super) use segments::{Ends, ends_of, joined};
 pub(super) use segments::{key_of, tally_of};
+pub use started_again::start_again;
 #[cfg(any(test, fuzzing))]
 pub(super) use take_over::plan_from_json;
 pub use take_over::{Found, check_begun, check_source, inspect, lost, stored_plan, take_over};
+pub use told::{Told, told};
+pub use trust::is_trusted;
 
 const YEAR_10000_MICROSECONDS: u64 = 253_402_300_800_000_000;
 

@@ -51,14 +51,16 @@ pub(super) async fn passed_by(
 }
 
 /// Notes in the ledger that nothing of the table is settled, whatever its key: `{}`, as the start of the table. A job looks
-/// again at all that it has until another key is kept there, however often it is begun meanwhile.
+/// again at all that it has until another key is kept there, however often it is begun meanwhile. With it stands the epoch from
+/// which on that holds: that of a take-over, or the next one.
 ///
 /// # Errors
 /// What goes wrong in writing.
-pub async fn unsettle(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<()> {
+pub async fn unsettle(target: &Session, spec: &TableSpec, plan: &Plan, epoch: Option<u64>) -> Result<()> {
+    let epoch = epoch.map_or_else(|| "epoch + 1".to_owned(), |epoch| epoch.to_string());
     let what = format!("write the settled key of job {} to the target's ledger", spec.job);
     let sql = format!(
-        "UPDATE longhaul.tables SET settled = '{{}}' WHERE {}",
+        "UPDATE longhaul.tables SET settled = '{{}}', plan = pg_catalog.jsonb_set(plan, '{{unsettled_at}}', to_jsonb({epoch})) WHERE {}",
         of_table(spec, plan)
     );
     target.rows(&what, &sql).await.map(drop)

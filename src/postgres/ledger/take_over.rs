@@ -12,6 +12,8 @@ use crate::table::{Key, KeyRange, Lost, Plan, Position, TableSpec, Tally};
 
 /// So long a take-over waits for the batches in flight of the run before; then their sessions are ended.
 const BATCHES_END_WITHIN: &str = "10s";
+/// So many epochs of before are remembered: as many attempts to take the table over may fail, and a run still finds its own.
+const EPOCHS_KEPT: usize = 16;
 /// So many ranges are probed in one statement.
 const PROBED_AT_ONCE: usize = 200;
 
@@ -28,7 +30,7 @@ pub struct Found {
 pub(super) struct Entry {
     plan: Option<Plan>,
     pub(super) target_files: Option<String>,
-    settled: Option<Key>,
+    pub(super) settled: Option<Key>,
 }
 
 /// Looks what the ledger has of the job, and whether it may go on from there. Takes nothing over, writes nothing.
@@ -79,7 +81,7 @@ pub async fn take_over(
             let passed = partitions::passed_by(source, plan, earlier, end).await?;
             if !passed.is_empty() {
                 warn_of_partitions(spec, plan, &passed);
-                partitions::unsettle(target, spec, plan).await?;
+                partitions::unsettle(target, spec, plan, Some(epoch)).await?;
                 settled = None;
             }
         }
@@ -528,7 +530,9 @@ async fn write_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<
          VALUES ({job}, {source}, {into}, {keys}, {plan}, {files}, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
          ON CONFLICT (job, table_name) DO UPDATE SET epoch = greatest(t.epoch + 1, excluded.epoch), runs = t.runs + 1,
              plan = excluded.plan || coalesce((SELECT pg_catalog.jsonb_object_agg(e.key, e.value) FROM pg_catalog.jsonb_each(t.plan) e
-                 WHERE e.key IN ('source_seen', 'source_clock', 'still_since', 'snapshot')), '{{}}'),
+                 WHERE e.key IN ('source_seen', 'source_clock', 'unsettled_at', 'still_since', 'snapshot')), '{{}}')
+                 || pg_catalog.jsonb_build_object('epochs',
+                     (pg_catalog.jsonb_build_array(t.epoch) || coalesce(t.plan -> 'epochs', '[]')) - {EPOCHS_KEPT}),
              target_files = excluded.target_files, updated_at = now()
          RETURNING epoch, (SELECT (extract(epoch FROM created_at) * 1000000)::bigint FROM longhaul.jobs WHERE job = {job})",
         job = quote_literal(&spec.job),

@@ -81,9 +81,23 @@ pub(super) async fn check(target: &Session, owner: Option<&str>) -> Result<()> {
     Err(if field(0) == "t" {
         error.hinted(
             "its owner decides what runs with your rights when it is written to; if you trust that role, name it: \
-             --ledger-owner ROLE; or let an administrator drop the schema",
+             --ledger-owner ROLE, here and to each worker; or let an administrator drop the schema",
         )
     } else {
         error.hinted("longhaul did not make that: remove it, or let an administrator drop the schema")
     })
+}
+
+/// Whether there is a ledger, and it is ours.
+///
+/// # Errors
+/// `Ledger` where it is not; or what goes wrong in asking.
+pub async fn is_trusted(target: &Session, owner: Option<&str>) -> Result<bool> {
+    check(target, owner).await?;
+    let what = "look for the ledger (schema longhaul) on the target";
+    let sql = "SELECT count(*) = 4 FROM pg_catalog.pg_class c WHERE c.relkind = 'r'
+                   AND c.relname IN ('format', 'jobs', 'tables', 'batches')
+                   AND c.relnamespace = pg_catalog.to_regnamespace('longhaul')";
+    let found = target.row(what, sql).await?;
+    Ok(found.first().and_then(Option::as_deref) == Some("t"))
 }

@@ -11,9 +11,9 @@ mod rows;
 mod units;
 
 use super::checksum::RowCounter;
-use super::connect::{Session, lock_sql};
-use super::copy::{CHUNK_BYTES, range_sql, rows_sql};
-use super::cursor::{self, lock_of};
+use super::connect::Session;
+use super::copy::{CHUNK_BYTES, begin_sql, range_sql, rows_sql};
+use super::cursor;
 use super::error::{Error, Result, Side};
 use super::throttle::Meter;
 use crate::table::{CopyFormat, Difference, Findings, Key, KeyRange, Plan, TableSpec, Tally};
@@ -261,8 +261,7 @@ impl Sides<'_> {
         } else {
             (self.target, there.rows)
         };
-        let (low, high) = (range.low.as_ref(), Some(&range.high));
-        let middle = cursor::next_range_end(session, self.plan, low, high, rows / 2).await?;
+        let middle = cursor::key_within(session, self.plan, range, rows / 2).await?;
         Ok(middle.filter(|middle| *middle != range.high))
     }
 }
@@ -298,7 +297,7 @@ pub async fn checksum_range(
         Side::Target if !plan.same_order => rows_sql(side, &plan, ""),
         _ => range_sql(side, &plan, range)?,
     };
-    let lock = lock_sql(&lock_of(side, &plan));
+    let lock = begin_sql(side, &plan);
     let open = session.open();
     let sent = async {
         tokio::join!(

@@ -6,9 +6,9 @@
 use super::{Sides, rows, units};
 use crate::postgres::catalog::{check_repair, digest_sql};
 use crate::postgres::checksum::RowCounter;
-use crate::postgres::connect::{TO_USERS_PATH, TextRow, lock_sql, to_our_path};
-use crate::postgres::copy::{STAGING, column_list, move_sql, rows_sql, same_key};
-use crate::postgres::cursor::{lock_of, quote_column, rows_of, table_of, where_keys, where_range};
+use crate::postgres::connect::{TO_USERS_PATH, TextRow, to_our_path};
+use crate::postgres::copy::{STAGING, begin_sql, column_list, move_sql, rows_sql, same_key};
+use crate::postgres::cursor::{quote_column, rows_of, table_of, where_keys, where_range};
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::quote_table;
 use crate::postgres::ledger;
@@ -291,7 +291,7 @@ async fn send(sides: Sides<'_>, keys: &[Key]) -> Result<Tally> {
     };
     let open = source.open();
     let sql = rows_sql(Side::Source, plan, &where_keys(Side::Source, plan, keys));
-    let lock = lock_sql(&lock_of(Side::Source, plan));
+    let lock = begin_sql(Side::Source, plan);
     let asked = async {
         tokio::join!(
             source.client().simple_query(&lock),

@@ -2,9 +2,8 @@
 
 use super::Sides;
 use crate::postgres::connect::Session;
-use crate::postgres::cursor::{
-    key_of, key_outputs_of, lock_of, quote_column, table_of, where_keys, where_range,
-};
+use crate::postgres::copy::{filtered, under_path_of_expressions, values_of};
+use crate::postgres::cursor::{key_of, key_outputs_of, lock_of, table_of, where_keys, where_range};
 use crate::postgres::error::{Result, Side};
 use crate::table::{Difference, Key, KeyRange, Plan};
 use std::collections::BTreeMap;
@@ -84,13 +83,14 @@ async fn read(session: &Session, plan: &Plan, condition: &str) -> Result<(Rows, 
         Side::Source => &plan.source,
         Side::Target => &plan.target,
     };
-    let columns = plan.columns.iter().map(|column| quote_column(&column.name));
     let sql = format!(
-        "SELECT {}, {} FROM {}{condition}",
+        "SELECT {}, {} FROM {}{}",
         key_outputs_of(plan, "t"),
-        columns.collect::<Vec<_>>().join(", "),
-        table_of(side, plan)
+        values_of(side, &plan.columns),
+        table_of(side, plan),
+        filtered(side, plan, condition)
     );
+    let sql = under_path_of_expressions(side, plan, &sql);
     let what = format!("compare rows of {side} table {table}");
     let rows = session.rows_locked(&what, &lock_of(side, plan), &sql).await?;
     let (mut by_key, number, mut bytes) = (Rows::new(), rows.len() as u64, 0);

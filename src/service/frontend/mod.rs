@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 mod absurd_tests;
+mod delete;
 mod namespace;
 mod start;
 mod tasks;
@@ -71,6 +72,7 @@ pub(super) async fn dispatch(
             "SignalWorkflowExecution" => signal_workflow_execution,
             "RequestCancelWorkflowExecution" => request_cancel_workflow_execution,
             "TerminateWorkflowExecution" => terminate_workflow_execution,
+            "DeleteWorkflowExecution" => delete_workflow_execution,
             "DescribeWorkflowExecution" => describe_workflow_execution,
             "GetWorkflowExecutionHistory" => get_workflow_execution_history,
             "ListWorkflowExecutions" => list_workflow_executions,

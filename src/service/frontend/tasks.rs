@@ -118,7 +118,7 @@ impl Service {
         let start = WorkflowTaskStart {
             identity: identity.to_owned(),
             request_id: uuid::Uuid::new_v4().to_string(),
-            embedded: caller == Caller::Embedded,
+            caller,
         };
         let started = {
             let mut core = self.core();
@@ -326,7 +326,7 @@ impl Service {
                 attempt,
                 identity: request.identity.clone(),
                 request_id: uuid::Uuid::new_v4().to_string(),
-                embedded: caller == Caller::Embedded,
+                caller,
             };
             let started = self.change(&run_id, |change| {
                 let activity = change.start_activity(start)?;
@@ -510,7 +510,7 @@ fn start_eagerly(
             attempt,
             identity: identity.to_owned(),
             request_id: uuid::Uuid::new_v4().to_string(),
-            embedded: caller == Caller::Embedded,
+            caller,
         };
         if let Ok(activity) = change.start_activity(start) {
             change.dispatch.retain(|it| !matches!(it, Dispatch::ActivityTask { scheduled_event_id: id, .. } if *id == scheduled_event_id));

@@ -17,6 +17,7 @@ use temporalio_protos::temporal::api::history::v1::{
 };
 use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
 
+use super::super::Caller;
 use super::super::clock::{duration, millis};
 use super::close::capped;
 use super::retry::{self, timeout_failure};
@@ -37,8 +38,7 @@ pub struct ActivityStart {
     pub attempt: i32,
     pub identity: String,
     pub request_id: String,
-    /// Whether the worker lives in the process that owns the journal.
-    pub embedded: bool,
+    pub caller: Caller,
 }
 
 impl Change {
@@ -137,7 +137,7 @@ impl Change {
             return Err(GONE);
         }
         (it.started_ms, it.heartbeat_ms) = (now_ms, now_ms);
-        (it.identity, it.request_id, it.embedded) = (start.identity, start.request_id, start.embedded);
+        (it.identity, it.request_id, it.caller) = (start.identity, start.request_id, start.caller.into());
         Ok(it.clone())
     }
 
@@ -328,7 +328,7 @@ impl Change {
 
     /// The worker that had it is dead: hand out the next attempt at once.
     pub fn recover_activities(&mut self, is_dead: &IsDead) {
-        let lost = |it: &&ActivityState| it.started_ms != 0 && is_dead(&it.identity, it.embedded);
+        let lost = |it: &&ActivityState| it.started_ms != 0 && is_dead(&it.identity, it.caller());
         let lost: Vec<i64> = self
             .state
             .activities

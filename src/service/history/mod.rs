@@ -23,6 +23,7 @@ use temporalio_protos::temporal::api::history::v1::HistoryEvent;
 use temporalio_protos::temporal::api::sdk::v1::EventGroupMarker;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::Caller;
 pub use activity::ActivityStart;
 pub use chain::NextAttempt;
 pub use close::StartRun;
@@ -66,8 +67,8 @@ pub enum HistoryError {
     },
 }
 
-/// Whether a worker is dead, by its identity, and by whether it lived in the process that owned the journal when it took its task.
-pub type IsDead<'a> = dyn Fn(&str, bool) -> bool + 'a;
+/// Whether a worker is dead, by its identity, and by how it asked for its task.
+pub type IsDead<'a> = dyn Fn(&str, Caller) -> bool + 'a;
 
 /// A task that is to be put into its queue once the change that made it is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use temporalio_protos::temporal::api::failure::v1::Failure;
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
 use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
 
+use super::super::Caller;
 use super::super::inventory::Inventory;
 use super::rows::{Activities, RowChange, RowKind, Rows};
 
@@ -273,9 +274,9 @@ pub struct WorkflowTaskState {
     pub identity: String,
     #[prost(string, tag = "9")]
     pub request_id: String,
-    /// Whether the worker that has it lives in the process that owned the journal then.
-    #[prost(bool, tag = "10")]
-    pub embedded: bool,
+    /// How the worker that has it asked for it.
+    #[prost(enumeration = "Caller", tag = "10")]
+    pub caller: i32,
     /// Whether the WorkflowTaskStarted event suggested to continue as new.
     #[prost(bool, tag = "11")]
     pub suggest_continue_as_new: bool,
@@ -336,9 +337,9 @@ pub struct ActivityState {
     pub identity: String,
     #[prost(string, tag = "13")]
     pub request_id: String,
-    /// Whether the worker that has it lives in the process that owned the journal then.
-    #[prost(bool, tag = "14")]
-    pub embedded: bool,
+    /// How the worker that has it asked for it.
+    #[prost(enumeration = "Caller", tag = "14")]
+    pub caller: i32,
     /// The ActivityTaskCancelRequested event; 0 if none.
     #[prost(int64, tag = "15")]
     pub cancel_requested_event_id: i64,

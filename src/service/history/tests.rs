@@ -1,5 +1,6 @@
 //! The state machine of a run, step by step, on a clock that the test moves.
 
+use crate::service::Caller;
 use temporalio_protos::temporal::api::command::v1::command::Attributes as Do;
 use temporalio_protos::temporal::api::command::v1::{
     CancelTimerCommandAttributes, Command, CompleteWorkflowExecutionCommandAttributes,
@@ -72,7 +73,7 @@ impl Run {
         let start = WorkflowTaskStart {
             identity: "w1".into(),
             request_id: "p".into(),
-            embedded: true,
+            caller: Caller::Embedded,
         };
         self.change(|change| change.start_workflow_task(start))
             .expect("there is a workflow task");
@@ -122,7 +123,7 @@ impl Run {
             attempt: it.attempt,
             identity: "w1".into(),
             request_id: "p".into(),
-            embedded: true,
+            caller: Caller::Embedded,
         };
         self.change(|change| change.start_activity(start))
             .expect("the activity waits");
@@ -503,8 +504,8 @@ fn what_a_dead_process_had_is_handed_out_again_at_once() {
     run.change(|change| change.signal(signal("a"))).unwrap();
     run.begin_task();
     run.change(|change| {
-        change.recover_workflow_task(&|_, embedded| embedded);
-        change.recover_activities(&|_, embedded| embedded);
+        change.recover_workflow_task(&|_, caller| caller == Caller::Embedded);
+        change.recover_activities(&|_, caller| caller == Caller::Embedded);
         change.dispatch.clear();
         change.dispatch_all();
         Ok(())

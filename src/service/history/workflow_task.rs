@@ -14,6 +14,7 @@ use temporalio_protos::temporal::api::history::v1::{
 };
 use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
 
+use super::super::Caller;
 use super::super::clock::duration;
 use super::event::unnumbered;
 use super::update::SUGGEST_CONTINUE_AS_NEW_UPDATES;
@@ -32,8 +33,7 @@ const SPECULATIVE_SCHEDULE_TO_START_MS: i64 = 5000;
 pub struct WorkflowTaskStart {
     pub identity: String,
     pub request_id: String,
-    /// Whether the worker lives in the process that owns the journal.
-    pub embedded: bool,
+    pub caller: Caller,
 }
 
 impl Change {
@@ -140,7 +140,8 @@ impl Change {
         if task.started_event_id != 0 || self.is_closed() || task.scheduled_ms > self.now_ms {
             return Err(GONE);
         }
-        (task.identity, task.request_id, task.embedded) = (start.identity, start.request_id, start.embedded);
+        (task.identity, task.request_id, task.caller) =
+            (start.identity, start.request_id, start.caller.into());
         task.started_ms = self.now_ms;
         task.suggest_continue_as_new = self.state.next_event_id
             >= crate::failpoint::renew_after(SUGGEST_CONTINUE_AS_NEW_EVENTS)
@@ -274,7 +275,7 @@ impl Change {
         let Some(task) = self.state.workflow_task.clone() else {
             return;
         };
-        if task.started_event_id != 0 && is_dead(&task.identity, task.embedded) {
+        if task.started_event_id != 0 && is_dead(&task.identity, task.caller()) {
             self.time_out_workflow_task(TimeoutType::StartToClose);
             // A death is no failure of the workflow's code: no pause before the next attempt.
             if let Some(next) = self.state.workflow_task.as_mut() {

@@ -1,6 +1,7 @@
 //! One request of gRPC: who may ask it, which service it is for, and its bytes in and out, compressed or not.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
 use hyper::body::Incoming;
@@ -12,10 +13,12 @@ use tonic::server::Grpc;
 use tonic::{Code, Request, Response, Status};
 
 use super::super::Caller;
-use super::{Door, health, reflection};
+use super::{Behind, Door, health, reflection};
 
 /// More is not taken in, compressed or not; the frontend refuses less, and in the words that SDKs know.
 const MAX_TAKEN_BYTES: usize = 16 << 20;
+/// The header by which a process that passes on what came to it by TCP says so.
+pub const CALLER: &str = "longhaul-caller";
 /// Smaller answers are not worth the work.
 const COMPRESSED_FROM_BYTES: usize = 1024;
 
@@ -28,7 +31,7 @@ pub(super) async fn answer(
     let request = request.map(Body::new);
     if health::is_asked(&path) {
         // Who watches over a process has no key to what is in it.
-        return Ok(health::answer(door.service, &path, request).await);
+        return Ok(health::answer(door.behind, &path, request).await);
     }
     if let Some(keys) = &door.keys
         && !keys.open(request.headers())
@@ -41,7 +44,13 @@ pub(super) async fn answer(
     if reflection::is_asked(&path) {
         return Ok(reflection::answer(&path, request).await);
     }
-    let answer = server(BytesCodec).unary(Unary { door, path }, request).await;
+    let caller = door.caller_of(request.headers());
+    let asked = Unary {
+        behind: door.behind,
+        caller,
+        path,
+    };
+    let answer = server(BytesCodec).unary(asked, request).await;
     let is_too_large = Status::from_header_map(answer.headers()).is_some_and(|status| {
         status.code() == Code::OutOfRange || status.message().starts_with("Error decompressing: size limit")
     });
@@ -62,8 +71,19 @@ pub(super) fn server<C: Codec>(codec: C) -> Grpc<C> {
         .max_decoding_message_size(MAX_TAKEN_BYTES)
 }
 
+impl Door {
+    /// Who asks: by TCP, somebody from wherever, whatever the headers say.
+    fn caller_of(&self, headers: &http::HeaderMap) -> Caller {
+        match self.caller {
+            Caller::Process if headers.contains_key(CALLER) => Caller::Remote,
+            caller => caller,
+        }
+    }
+}
+
 struct Unary {
-    door: Door,
+    behind: Arc<dyn Behind>,
+    caller: Caller,
     path: String,
 }
 
@@ -72,11 +92,11 @@ impl tonic::server::UnaryService<Bytes> for Unary {
     type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Bytes>, Status>> + Send>>;
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        let (service, path) = (self.door.service.clone(), self.path.clone());
+        let (behind, caller, path) = (Arc::clone(&self.behind), self.caller, self.path.clone());
         Box::pin(async move {
-            let answer = service.call(Caller::Remote, &path, &request.into_inner()).await?;
+            let answer = behind.call(caller, &path, request.into_inner()).await?;
             let is_small = answer.len() < COMPRESSED_FROM_BYTES;
-            let mut response = Response::new(Bytes::from(answer));
+            let mut response = Response::new(answer);
             if is_small {
                 response
                     .extensions_mut()

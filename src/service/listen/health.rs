@@ -1,6 +1,7 @@
 //! `grpc.health.v1`: whether the service acts on what it is told, which it does until its journal fails.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +12,8 @@ use temporalio_protos::grpc::health::v1::{HealthCheckRequest, HealthCheckRespons
 use tonic::body::Body;
 use tonic::{Request, Response, Status};
 
-use super::super::{Service, WORKFLOW_SERVICE};
+use super::super::WORKFLOW_SERVICE;
+use super::Behind;
 use super::grpc::{BytesCodec, server};
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";
@@ -25,24 +27,24 @@ pub(super) fn is_asked(path: &str) -> bool {
 }
 
 pub(super) async fn answer(
-    service: Service,
+    behind: Arc<dyn Behind>,
     path: &str,
     request: http::Request<Body>,
 ) -> http::Response<Body> {
-    let health = Health(service);
+    let health = Health(behind);
     match path {
         WATCH => server(BytesCodec).server_streaming(health, request).await,
         _ => server(BytesCodec).unary(health, request).await,
     }
 }
 
-struct Health(Service);
+struct Health(Arc<dyn Behind>);
 
 impl Health {
-    fn status(service: &Service) -> ServingStatus {
-        match service.check() {
-            Ok(()) => ServingStatus::Serving,
-            Err(_) => ServingStatus::NotServing,
+    fn status(behind: &dyn Behind) -> ServingStatus {
+        match behind.acts() {
+            true => ServingStatus::Serving,
+            false => ServingStatus::NotServing,
         }
     }
 }
@@ -65,7 +67,7 @@ impl tonic::server::UnaryService<Bytes> for Health {
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
         std::future::ready(match is_known(request.get_ref()) {
-            Ok(true) => Ok(Response::new(encoded(Self::status(&self.0)))),
+            Ok(true) => Ok(Response::new(encoded(Self::status(&*self.0)))),
             Ok(false) => Err(Status::not_found("this process has no service of that name")),
             Err(status) => Err(status),
         })
@@ -82,9 +84,9 @@ impl tonic::server::ServerStreamingService<Bytes> for Health {
             Ok(is_known) => is_known,
             Err(status) => return std::future::ready(Err(status)),
         };
-        let service = self.0.clone();
+        let behind = Arc::clone(&self.0);
         let look = move || match is_known {
-            true => Self::status(&service),
+            true => Self::status(&*behind),
             false => ServingStatus::ServiceUnknown,
         };
         let changes = futures_util::stream::unfold((look, None), |(look, said)| async move {

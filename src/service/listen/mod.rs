@@ -19,17 +19,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tonic::Status;
 
-use super::Service;
+use super::{Caller, Service};
 
 #[cfg(test)]
 pub(super) use reflection::DESCRIPTORS;
 
 pub use api_key::{ApiKeyError, ApiKeys};
-pub use grpc::BytesCodec;
+pub use grpc::{BytesCodec, CALLER};
 pub use tcp::{ListeningOnTcp, TcpOptions, listen_on_tcp};
 pub use tls::{Tls, TlsError};
 pub use unix::{Listening, is_trusted, listen};
@@ -71,10 +74,41 @@ pub enum ListenError {
     },
 }
 
+/// What is behind a door: the service, or the way to whoever serves now.
+pub trait Behind: Send + Sync + 'static {
+    /// Answers one RPC, named by its path as in gRPC. Dropped, the answer is wanted no more.
+    fn call<'a>(
+        &'a self,
+        caller: Caller,
+        path: &'a str,
+        request: Bytes,
+    ) -> BoxFuture<'a, Result<Bytes, Status>>;
+
+    /// Whether it acts on what it is told.
+    fn acts(&self) -> bool;
+}
+
+impl Behind for Service {
+    fn call<'a>(
+        &'a self,
+        caller: Caller,
+        path: &'a str,
+        request: Bytes,
+    ) -> BoxFuture<'a, Result<Bytes, Status>> {
+        Box::pin(async move { Self::call(self, caller, path, &request).await.map(Bytes::from) })
+    }
+
+    fn acts(&self) -> bool {
+        self.check().is_ok()
+    }
+}
+
 /// What is behind a connection, and who may go in.
 #[derive(Clone)]
 struct Door {
-    service: Service,
+    behind: Arc<dyn Behind>,
+    /// Whoever comes in by it; at a door that is trusted, what it says of itself goes before.
+    caller: Caller,
     /// `None` where whoever reaches the door may enter.
     keys: Option<Arc<ApiKeys>>,
     idle_for: Duration,

@@ -9,8 +9,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
-use super::super::Service;
-use super::{ApiKeys, Door, IDLE_FOR, LEAVE_WITHIN, ListenError, Tls};
+use super::super::Caller;
+use super::{ApiKeys, Behind, Door, IDLE_FOR, LEAVE_WITHIN, ListenError, Tls};
 
 /// More connections wait until one of these ends. A worker has two or three.
 const MAX_CONNECTIONS: usize = 1000;
@@ -66,7 +66,10 @@ impl TcpOptions {
 ///
 /// # Errors
 /// `Unprotected`, before anything is listened on; `Address`.
-pub async fn listen_on_tcp(service: Service, options: TcpOptions) -> Result<ListeningOnTcp, ListenError> {
+pub async fn listen_on_tcp(
+    behind: Arc<dyn Behind>,
+    options: TcpOptions,
+) -> Result<ListeningOnTcp, ListenError> {
     options.check()?;
     let address = options.address;
     let failed = |source| ListenError::Address { address, source };
@@ -74,7 +77,8 @@ pub async fn listen_on_tcp(service: Service, options: TcpOptions) -> Result<List
     let address = listener.local_addr().map_err(failed)?;
     let (close, closing) = watch::channel(false);
     let door = Door {
-        service,
+        behind,
+        caller: Caller::Remote,
         keys: options.keys.map(Arc::new),
         idle_for: IDLE_FOR,
         closing,

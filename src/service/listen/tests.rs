@@ -41,7 +41,8 @@ fn served(keys: Option<ApiKeys>, idle_for: Duration) -> Served {
     let (stream, theirs) = UnixStream::pair().expect("two sockets");
     let (close, closing) = watch::channel(false);
     let door = Door {
-        service: service(),
+        behind: Arc::new(service()),
+        caller: Caller::Remote,
         keys: keys.map(Arc::new),
         idle_for,
         closing,
@@ -369,7 +370,7 @@ async fn an_address_that_others_reach_needs_what_keeps_them_out() {
         (options("0.0.0.0:0", Some(keys()), false), Some("in the clear")),
     ] {
         let shown = format!("{options:?}");
-        let listening = listen_on_tcp(service(), options).await;
+        let listening = listen_on_tcp(Arc::new(service()), options).await;
         match (listening, expected) {
             (Ok(listening), None) => assert_ne!(listening.address().port(), 0),
             (Err(error @ ListenError::Unprotected { .. }), Some(words)) => {

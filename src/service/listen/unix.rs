@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, watch};
 
-use super::super::Service;
+use super::super::{Caller, Service};
 use super::{Door, IDLE_FOR, ListenError};
 
 /// Answers on a Unix socket until the returned guard is dropped. A socket that a dead process left is replaced: the caller
@@ -26,7 +26,8 @@ pub fn listen(service: Service, path: &Path) -> Result<Listening, ListenError> {
     std::fs::set_permissions(path, private).map_err(failed)?;
     let (open, closing) = watch::channel(false);
     let door = Door {
-        service,
+        behind: Arc::new(service),
+        caller: Caller::Process,
         keys: None,
         idle_for: IDLE_FOR,
         closing,
