@@ -32,14 +32,14 @@ impl OneJob {
         }
         let before = ledger::snapshot(target, table, plan).await?;
         let mut held = self.snapshot.lock().await;
-        if let Some(SnapshotHeld { name, is_over }) = before.filter(|_| position.tally.batches > 0) {
-            if is_over || self.is_held(plan, held.as_ref(), &name).await? {
-                return Ok(Begun {
-                    name: Some(name),
-                    is_new: false,
-                    is_over,
-                });
-            }
+        if let Some(SnapshotHeld { name, is_over }) = before.filter(|_| position.tally.batches > 0)
+            && (is_over || self.is_held(plan, held.as_ref(), &name).await?)
+        {
+            return Ok(Begun {
+                name: Some(name),
+                is_new: false,
+                is_over,
+            });
         }
         step("taking a snapshot of the source");
         *held = None;
