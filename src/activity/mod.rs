@@ -59,6 +59,7 @@ pub use note_writers::{NoteWritersInput, NoteWritersOutput};
 pub use prepare::{PrepareInput, PrepareOutput};
 pub use prepare_verify::{PrepareVerifyInput, PrepareVerifyOutput, WalkPlan};
 pub use timed::Timed;
+pub use trust::{Trust, TrustedSql};
 pub use verify_range::{VerifyRangeInput, VerifyRangeOutput, Walk};
 
 pub(crate) use {
@@ -84,7 +85,7 @@ pub struct Activities {
 pub struct Jobs {
     source: ConnectionString,
     target: ConnectionString,
-    ledger_owner: Option<String>,
+    trust: Trust,
     met: std::sync::Mutex<BTreeMap<String, Arc<OneJob>>>,
     ending: Arc<AtomicBool>,
 }
@@ -95,8 +96,7 @@ struct OneJob {
     target: Pool,
     /// How the table is copied, as it was found last.
     plan: Mutex<Option<Arc<Plan>>>,
-    /// The role that may own the ledger besides this worker's own, whatever the job says.
-    ledger_owner: Option<String>,
+    trust: Trust,
     /// Whether the ledger was seen to be one that is trusted here.
     is_trusted: Mutex<bool>,
     /// Whether it was seen here, at the end of a migrate, that the target has all of it.
@@ -111,12 +111,12 @@ struct OneJob {
 }
 
 impl Activities {
-    /// None of any job yet. `ledger_owner` is the role that whoever runs this trusts with the ledger.
-    pub fn new(source: ConnectionString, target: ConnectionString, ledger_owner: Option<String>) -> Self {
+    /// None of any job yet.
+    pub fn new(source: ConnectionString, target: ConnectionString, trust: Trust) -> Self {
         let jobs = Jobs {
             source,
             target,
-            ledger_owner,
+            trust,
             met: std::sync::Mutex::default(),
             ending: Arc::default(),
         };
@@ -148,7 +148,7 @@ impl Jobs {
                 source: pool(&self.source, Side::Source),
                 target: pool(&self.target, Side::Target),
                 plan: Mutex::new(None),
-                ledger_owner: self.ledger_owner.clone(),
+                trust: self.trust.clone(),
                 is_trusted: Mutex::new(false),
                 has_concluded: AtomicBool::new(false),
                 plan_of_ledger: Mutex::new(None),
@@ -402,6 +402,7 @@ impl OneJob {
     /// # Errors
     /// `TableChanged` where the catalogs say otherwise by now.
     async fn plan(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
+        self.must_trust_sql(table)?;
         self.must_trust_ledger(table).await?;
         self.plan_by(digest, async |source, target| {
             examine(source, target, table).await
@@ -414,6 +415,7 @@ impl OneJob {
     /// # Errors
     /// As [`Self::plan`].
     async fn plan_to_read(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
+        self.must_trust_sql(table)?;
         self.plan_by(digest, async |source, target| {
             examine_to_read(source, target, table).await
         })
@@ -431,7 +433,8 @@ impl OneJob {
         }
         let (source, target) = self.sessions().await?;
         let found = examine(&source, &target).await?;
-        let (side, name) = if found.digest.source != digest.source {
+        let is_read_otherwise = found.digest.shape != digest.shape;
+        let (side, name) = if found.digest.source != digest.source || is_read_otherwise {
             (Side::Source, &found.source)
         } else if found.digest.target != digest.target {
             (Side::Target, &found.target)

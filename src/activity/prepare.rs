@@ -76,6 +76,7 @@ impl OneJob {
             lookback: input.lookback,
             restart: false,
         };
+        self.must_trust_sql(&input.table)?;
         let table = &self.trusting(&input.table);
         step("looking at both tables");
         let plan = look(&source, &target, table, &ask).await?.plan;

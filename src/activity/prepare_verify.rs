@@ -76,6 +76,7 @@ impl OneJob {
             fence,
             known,
         } = &input;
+        self.must_trust_sql(table)?;
         let table = &self.trusting(table);
         let has_ledger = verify.job.is_some() || fence.is_some();
         if verify.against == Against::Receipts && !verify.repair {

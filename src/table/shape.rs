@@ -69,6 +69,12 @@ impl Shape {
         *self == Self::default()
     }
 
+    /// Whether the other one's SQL is this one's.
+    #[must_use]
+    pub fn has_sql_of(&self, other: &Self) -> bool {
+        (&self.filter, &self.selections) == (&other.filter, &other.selections)
+    }
+
     /// The target's name of a column of the source.
     #[must_use]
     pub fn name_on_target<'a>(&'a self, column: &'a str) -> &'a str {

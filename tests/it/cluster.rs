@@ -727,3 +727,41 @@ fn a_worker_trusts_with_the_ledger_whom_its_own_operator_names_whatever_the_job_
     there.until_status("its end", |status| status["state"] == "COMPLETED");
     assert_eq!(there.stage.rows(), 2100);
 }
+
+#[test]
+fn a_worker_runs_the_sql_of_a_job_only_where_its_own_operator_says_so() {
+    let there = There::new(Server::shared(), "sql", 300);
+    let works = |worker: &Process| {
+        until("a worker", || {
+            worker.said().contains("works on task queue").then_some(())
+        });
+    };
+    let worker = there.worker();
+    works(&worker);
+    there
+        .copy("migrate", &["--detach", "--where", "duration_ms % 3 = 0"])
+        .end()
+        .assert_code(0);
+    there.until_status("a refusal that may pass", |status| {
+        status["last_failure"]
+            .as_str()
+            .is_some_and(|failure| failure.contains("asks for SQL of its own on the source"))
+    });
+    assert_eq!(there.stage.rows(), 0);
+    worker.terminate();
+    worker.end().assert_code(0);
+    let ends = [
+        "worker",
+        "--source",
+        &there.stage.source,
+        "--target",
+        &there.stage.target,
+        "--run-sql",
+    ];
+    let worker = there.stage.begin(&mut there.command(&ends));
+    works(&worker);
+    there.until_status("its end", |status| status["state"] == "COMPLETED");
+    assert_eq!(there.stage.rows(), 100);
+    worker.terminate();
+    worker.end().assert_code(0);
+}

@@ -47,6 +47,9 @@ pub struct WorkerArgs {
     /// How much it does at a time, whatever the jobs' own concurrency, 1 to 64
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = rule(parse_concurrency), allow_negative_numbers = true)]
     pub concurrency: u32,
+    /// Run the SQL of every job that comes (--where, --select) on the source, with this worker's rights
+    #[arg(long)]
+    pub run_sql: bool,
     /// Role that may own the ledger on the target, besides this user, where a job says the same [env: LONGHAUL_LEDGER_OWNER]
     #[arg(long, value_name = "ROLE")]
     pub ledger_owner: Option<String>,

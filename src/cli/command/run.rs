@@ -22,7 +22,7 @@ use crate::job::{JobName, JobSpec, Kind, Tuning};
 use crate::observe::figures;
 use crate::observe::progress::Progress;
 use crate::table::Key;
-use crate::worker::{self, Activities, Capacity, Jobs, Running};
+use crate::worker::{self, Activities, Capacity, Jobs, Running, Trust, TrustedSql};
 
 /// How often the workflow is asked how far it is; on a cluster, whose owner may pay for each question.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -55,7 +55,11 @@ impl Ready {
         connections: Connections,
     ) -> Result<Self, Report> {
         let Connections { source, target } = connections.clone();
-        let activities = Activities::new(source, target, spec.ledger_owner.clone());
+        let trust = Trust {
+            ledger_owner: spec.ledger_owner.clone(),
+            sql: TrustedSql::Of(spec.shape.clone()),
+        };
+        let activities = Activities::new(source, target, trust);
         let (jobs, client) = (activities.jobs(), &connected.client);
         let on_cluster = matches!(connected.place, Place::Cluster(_));
         let capacity = match on_cluster {

@@ -13,7 +13,8 @@ use super::{Context, refused};
 use crate::connect::Place;
 use crate::job::Ends;
 use crate::postgres::Side;
-use crate::worker::{self, Activities, Capacity};
+use crate::table::Shape;
+use crate::worker::{self, Activities, Capacity, Trust, TrustedSql};
 
 /// How often it is looked whether the cluster is there, and the SDK's worker.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -32,11 +33,14 @@ pub async fn worker(context: &Context<'_>, args: &WorkerArgs) -> Outcome {
     resources::must_suffice_for(args.concurrency)?;
     let attempt = async || task_queue(&connections).await;
     let task_queue = ends::patiently(context, attempt).await?;
-    let activities = Activities::new(
-        connections.source,
-        connections.target,
-        context.settings.ledger_owner.clone(),
-    );
+    let trust = Trust {
+        ledger_owner: context.settings.ledger_owner.clone(),
+        sql: match args.run_sql {
+            true => TrustedSql::OfAll,
+            false => TrustedSql::Of(Shape::default()),
+        },
+    };
+    let activities = Activities::new(connections.source, connections.target, trust);
     let jobs = activities.jobs();
     let capacity = Capacity::shared(usize::try_from(args.concurrency).unwrap_or(1));
     let running = worker::start(&connected.client, &task_queue, Some(activities), capacity);
