@@ -32,6 +32,8 @@ mod locking;
 mod modes;
 #[path = "support/muting.rs"]
 mod muting;
+#[path = "postgres/places.rs"]
+mod places;
 #[path = "postgres/planted.rs"]
 mod planted;
 #[path = "postgres/pooled.rs"]

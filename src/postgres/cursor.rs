@@ -8,6 +8,7 @@ use super::connect::{Session, TextRow};
 use super::copy::{filtered, under_path_of_expressions};
 use super::error::{Error, Kind, Result, Side};
 use super::identifier::{quote_identifier, quote_table};
+use super::places;
 use crate::table::{Key, KeyColumn, KeyRange, Plan, SourceKind};
 
 /// More keys than this are sorted in several statements' worth of memory; a ledger has far fewer segments.
@@ -30,6 +31,9 @@ pub async fn next_range_end(
     if stop.is_some() && low == stop {
         return Ok(None);
     }
+    if plan.key_basis.is_places() && source.side() == Side::Source {
+        return places::next_range_end(source, plan, low, stop, rows).await;
+    }
     if let Some(key) = nth_key(source, plan, low, stop, rows).await? {
         return Ok(Some(key));
     }
@@ -46,6 +50,12 @@ pub async fn next_range_end(
         }
         None => last_key(source, plan, &what, &condition, 0).await,
     }
+}
+
+/// What lies before all rows of a table without a key.
+#[must_use]
+pub fn before_all(plan: &Plan) -> Key {
+    places::before_all(plan)
 }
 
 /// The key of the row of that number, from 1, of those above `low` and not above `stop`; `None` where there are fewer.
@@ -105,6 +115,12 @@ pub(super) async fn key_within(
 /// What goes wrong in asking the source.
 pub async fn highest_key(session: &Session, plan: &Plan) -> Result<Option<Key>> {
     let side = session.side();
+    if plan.key_basis.is_places() {
+        return match side {
+            Side::Source => places::last(session, plan).await,
+            Side::Target => Ok(None),
+        };
+    }
     let table = match side {
         Side::Source => &plan.source,
         Side::Target => &plan.target,

@@ -439,6 +439,18 @@ impl Plan {
         if table_of(&self.source_files) != table_of(&earlier.source_files) {
             found.push("the source table is another one under that name".to_owned());
         }
+        if self.key_basis.is_places()
+            && earlier.key_basis.is_places()
+            // In a snapshot that is gone the table starts again.
+            && !self.key_basis.is_in_snapshot()
+            && self.source_files != earlier.source_files
+        {
+            found.push(
+                "the source table was rewritten or emptied, or has other partitions (VACUUM FULL, CLUSTER, TRUNCATE, ALTER \
+                 TABLE): its rows lie in other places"
+                    .to_owned(),
+            );
+        }
         for column in &self.columns {
             if earlier.columns.iter().all(|before| before.name != column.name) {
                 found.push(format!(

@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio_postgres::{CopyInSink, CopyOutStream};
 use writing::Writing;
 
-pub(super) use reading::{begin_sql, filtered, rows_sql, under_path_of_expressions, values_of};
+pub(super) use reading::{begin_sql, filtered, range_sql, rows_sql, under_path_of_expressions, values_of};
 pub(super) use writing::{STAGING, column_list, move_sql, same_key};
 
 /// Rows are handed to the target in pieces of about this size, or one row where it is larger.

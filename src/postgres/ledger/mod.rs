@@ -12,6 +12,7 @@ mod partitions;
 mod rewritten;
 mod seen;
 mod segments;
+mod started_again;
 mod take_over;
 mod told;
 mod trust;
@@ -26,10 +27,13 @@ pub use again::to_look_at;
 pub use layout::{FORMAT, Probe, State, ensure, probe};
 pub use partitions::{is_unsettled, unsettle};
 pub use rewritten::check_rewritten;
-pub use seen::{set_source_seen, source_clock, source_seen};
+pub use seen::{
+    set_snapshot, set_source_seen, set_still_since, snapshot, source_clock, source_seen, still_since,
+};
 #[cfg(any(test, fuzzing))]
 pub(super) use segments::{Ends, ends_of, joined};
 pub(super) use segments::{key_of, tally_of};
+pub use started_again::start_again;
 #[cfg(any(test, fuzzing))]
 pub(super) use take_over::plan_from_json;
 pub use take_over::{Found, check_begun, check_source, inspect, lost, stored_plan, take_over};
