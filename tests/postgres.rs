@@ -8,6 +8,8 @@ mod catalog;
 mod copy;
 #[path = "postgres/cursor.rs"]
 mod cursor;
+#[path = "postgres/encodings.rs"]
+mod encodings;
 #[path = "postgres/errors.rs"]
 mod errors;
 #[path = "postgres/failover.rs"]

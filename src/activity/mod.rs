@@ -60,7 +60,7 @@ pub use note_writers::{NoteWritersInput, NoteWritersOutput};
 pub use prepare::{PrepareInput, PrepareOutput};
 pub use prepare_verify::{PrepareVerifyInput, PrepareVerifyOutput, WalkPlan};
 pub use timed::Timed;
-pub use trust::{Trust, TrustedSql};
+pub use trust::{Sql, Trust};
 pub use verify_range::{VerifyRangeInput, VerifyRangeOutput, Walk};
 
 pub(crate) use {
@@ -74,6 +74,8 @@ pub(crate) use {
 const FINISH_WITHIN: Duration = Duration::from_secs(3);
 /// How often a worker says that it lives.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
+/// An attempt whose workflow nobody answers for is given back after so long: others want its place.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
 /// Sessions to one server, at most: the greatest concurrency, and one that looks for the next batch.
 const MAX_SESSIONS: usize = 65;
 
@@ -97,9 +99,9 @@ struct OneJob {
     target: Pool,
     /// How the table is copied, as it was found last.
     plan: Mutex<Option<Arc<Plan>>>,
-    trust: Trust,
     /// The snapshot in which all rows of the source are read, where this worker holds it.
     snapshot: Mutex<Option<Snapshot>>,
+    trust: Trust,
     /// Whether the ledger was seen to be one that is trusted here.
     is_trusted: Mutex<bool>,
     /// Whether it was seen here, at the end of a migrate, that the target has all of it.
@@ -114,7 +116,7 @@ struct OneJob {
 }
 
 impl Activities {
-    /// None of any job yet.
+    /// None of any job yet. `trust` is whom the one who runs this trusts, whatever a job says.
     pub fn new(source: ConnectionString, target: ConnectionString, trust: Trust) -> Self {
         let jobs = Jobs {
             source,
@@ -336,13 +338,15 @@ impl OneJob {
     async fn held(&self, ctx: &ActivityContext, pulse: &Arc<Pulse>) -> Result<(), ActivityError> {
         let mut may_begin = std::pin::pin!(self.hold.let_begin(ctx.info().attempt));
         let mut beat = tokio::time::interval(HEARTBEAT_EVERY);
+        let mut too_long = std::pin::pin!(tokio::time::sleep(ANSWERED_WITHIN));
         loop {
             tokio::select! {
                 biased;
-                () = &mut may_begin => {
+                may = &mut may_begin => {
                     pulse.step(String::new());
-                    return Ok(());
+                    return if may { Ok(()) } else { Err(failure::foreign()) };
                 }
+                () = &mut too_long, if self.hold.is_unanswered() => return Err(failure::unanswered()),
                 () = ctx.cancelled() => return Err(self.told_to_end(ctx)),
                 // At once for the first time: until it is heard, the attempt counts as one that works.
                 _ = beat.tick() => {
@@ -409,7 +413,7 @@ impl OneJob {
         self.must_trust_sql(table)?;
         self.must_trust_ledger(table).await?;
         self.plan_by(digest, async |source, target| {
-            examine(source, target, table).await
+            examine(source, target, &self.trusting(table)).await
         })
         .await
     }
@@ -421,7 +425,7 @@ impl OneJob {
     async fn plan_to_read(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
         self.must_trust_sql(table)?;
         self.plan_by(digest, async |source, target| {
-            examine_to_read(source, target, table).await
+            examine_to_read(source, target, &self.trusting(table)).await
         })
         .await
     }
@@ -436,6 +440,7 @@ impl OneJob {
             return Ok(Arc::clone(plan));
         }
         let (source, target) = self.sessions().await?;
+        step("looking at both tables");
         let found = examine(&source, &target).await?;
         let is_read_otherwise = found.digest.shape != digest.shape;
         let (side, name) = if found.digest.source != digest.source || is_read_otherwise {

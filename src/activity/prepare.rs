@@ -73,13 +73,13 @@ pub fn options() -> ActivityOptions {
 
 impl OneJob {
     pub(super) async fn do_prepare(&self, input: PrepareInput) -> Result<PrepareOutput, Error> {
+        self.must_trust_sql(&input.table)?;
         let (source, target) = self.sessions().await?;
         let ask = Ask {
             sync: input.sync,
             lookback: input.lookback,
             restart: false,
         };
-        self.must_trust_sql(&input.table)?;
         let table = &self.trusting(&input.table);
         step("looking at both tables");
         let plan = look(&source, &target, table, &ask).await?.plan;

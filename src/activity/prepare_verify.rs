@@ -102,6 +102,7 @@ impl OneJob {
             });
         }
         let (source, target) = self.sessions().await?;
+        super::step("looking at both tables");
         let plan = examine_to_read(&source, &target, table).await?;
         check_key(&source, &plan).await?;
         if verify.repair && plan.key_basis.is_places() {

@@ -69,10 +69,10 @@ impl Shape {
         *self == Self::default()
     }
 
-    /// Whether the other one's SQL is this one's.
+    /// Whether SQL of the operator's is in it.
     #[must_use]
-    pub fn has_sql_of(&self, other: &Self) -> bool {
-        (&self.filter, &self.selections) == (&other.filter, &other.selections)
+    pub fn has_expressions(&self) -> bool {
+        self.filter.is_some() || !self.selections.0.is_empty()
     }
 
     /// The target's name of a column of the source.

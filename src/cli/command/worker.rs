@@ -13,8 +13,7 @@ use super::{Context, refused};
 use crate::connect::Place;
 use crate::job::Ends;
 use crate::postgres::Side;
-use crate::table::Shape;
-use crate::worker::{self, Activities, Capacity, Trust, TrustedSql};
+use crate::worker::{self, Activities, Capacity, Sql, Trust};
 
 /// How often it is looked whether the cluster is there, and the SDK's worker.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -33,14 +32,15 @@ pub async fn worker(context: &Context<'_>, args: &WorkerArgs) -> Outcome {
     resources::must_suffice_for(args.concurrency)?;
     let attempt = async || task_queue(&connections).await;
     let task_queue = ends::patiently(context, attempt).await?;
-    let trust = Trust {
-        ledger_owner: context.settings.ledger_owner.clone(),
-        sql: match args.run_sql {
-            true => TrustedSql::OfAll,
-            false => TrustedSql::Of(Shape::default()),
+    let activities = Activities::new(
+        connections.source,
+        connections.target,
+        Trust {
+            ledger_owner: context.settings.ledger_owner.clone(),
+            fire_triggers: context.settings.fire_triggers,
+            sql: if args.allow_sql { Sql::Any } else { Sql::Refused },
         },
-    };
-    let activities = Activities::new(connections.source, connections.target, trust);
+    );
     let jobs = activities.jobs();
     let capacity = Capacity::shared(usize::try_from(args.concurrency).unwrap_or(1));
     let running = worker::start(&connected.client, &task_queue, Some(activities), capacity);

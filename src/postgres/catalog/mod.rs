@@ -7,6 +7,7 @@
 mod columns;
 mod compare;
 mod digest;
+mod encodings;
 mod expressions;
 mod fields;
 mod growth;
@@ -272,6 +273,7 @@ async fn decide(
     let mut warnings = reactions.warnings(&written);
     warnings.extend(compare::warnings(&read, &written, pairs, is_single));
     warnings.extend(key::warning(&read, &basis));
+    warnings.extend(encodings::warning(&from, &to, pairs));
     if spec.shape.filter.is_some() && purpose == Purpose::Sync {
         warnings.push(FILTERED_SYNC.to_owned());
     }
