@@ -442,7 +442,8 @@ impl OneJob {
         let (source, target) = self.sessions().await?;
         step("looking at both tables");
         let found = examine(&source, &target).await?;
-        let (side, name) = if found.digest.source != digest.source {
+        let is_read_otherwise = found.digest.shape != digest.shape;
+        let (side, name) = if found.digest.source != digest.source || is_read_otherwise {
             (Side::Source, &found.source)
         } else if found.digest.target != digest.target {
             (Side::Target, &found.target)

@@ -677,6 +677,7 @@ mod tests {
             "longhaul tune j --concurrency 8 --batch-rows auto --max-rate none",
             "longhaul tune j --interval 30s",
             "longhaul demo --rows 2000",
+            "longhaul worker --temporal h:1 --source a --target b --allow-sql",
             "longhaul server",
             "longhaul server --listen [::1]:0 --tls-cert c --tls-key k --tls-client-ca a --api-key-file f",
             "longhaul server --listen localhost:7233 --unprotected --state-dir d",

@@ -147,7 +147,7 @@ fn a_condition_that_makes_no_sense_is_told_and_nothing_is_written() {
             2,
             "column \"titel\" does not exist",
         ),
-        (&["--columns", "url"], 4, "needs a value for column \"id\""),
+        (&["--columns", "url"], 3, "key column \"id\" of source table"),
     ] {
         let mut command = stage.migrate(given);
         stage
