@@ -40,8 +40,9 @@ async fn call<A: Message + Default>(
     rpc: &str,
     request: impl Message,
 ) -> Result<A, Failure> {
+    let path = format!("/temporal.api.workflowservice.v1.WorkflowService/{rpc}");
     let answer = service
-        .call(Caller::Remote, rpc, &request.encode_to_vec())
+        .call(Caller::Remote, &path, &request.encode_to_vec())
         .await?;
     Ok(A::decode(answer.as_slice())?)
 }

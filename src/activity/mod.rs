@@ -21,6 +21,7 @@ mod note_writers;
 mod prepare;
 mod prepare_verify;
 mod since;
+mod snapshot;
 mod timed;
 mod trust;
 mod verify_range;
@@ -39,8 +40,8 @@ use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use tokio::sync::Mutex;
 
 use crate::postgres::{
-    ConnectionString, Error, Kind, Lease, Meter, Pool, Session, Side, Throttle, examine, examine_to_read,
-    ledger,
+    ConnectionString, Error, Kind, Lease, Meter, Pool, Session, Side, Snapshot, Throttle, examine,
+    examine_to_read, ledger,
 };
 use crate::table::{Plan, PlanDigest, TableSpec};
 use attempts::{Attempts, Verdict};
@@ -98,6 +99,8 @@ struct OneJob {
     target: Pool,
     /// How the table is copied, as it was found last.
     plan: Mutex<Option<Arc<Plan>>>,
+    /// The snapshot in which all rows of the source are read, where this worker holds it.
+    snapshot: Mutex<Option<Snapshot>>,
     trust: Trust,
     /// Whether the ledger was seen to be one that is trusted here.
     is_trusted: Mutex<bool>,
@@ -151,6 +154,7 @@ impl Jobs {
                 target: pool(&self.target, Side::Target),
                 plan: Mutex::new(None),
                 trust: self.trust.clone(),
+                snapshot: Mutex::new(None),
                 is_trusted: Mutex::new(false),
                 has_concluded: AtomicBool::new(false),
                 plan_of_ledger: Mutex::new(None),

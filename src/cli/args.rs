@@ -18,7 +18,7 @@ use super::exit::ExitStatus;
 use super::printer::ColorChoice;
 use super::settings::{Secret, Wait};
 use crate::job::{Against, BatchRows, GiveUpAfter, JobError, JobName, OnConflict, RateLimit};
-use crate::job::{parse_concurrency, parse_interval, parse_lookback};
+use crate::job::{parse_concurrency, parse_interval, parse_lookback, parse_size};
 use crate::observe::logs::LogFormat;
 use crate::observe::progress::ProgressMode;
 use crate::table::{KeyNames, TableName};
@@ -493,6 +493,14 @@ pub struct KeyArgs {
     /// Columns of the key to go along: id, or a,b [env: LONGHAUL_KEY] [default: the primary key, else a unique index]
     #[arg(long, value_name = "COLUMNS")]
     pub key: Option<KeyNames>,
+    /// Nobody writes to the source until it is copied: a table without a key is then copied as its rows lie, and that nobody has
+    /// written is looked up at the end [env: LONGHAUL_SOURCE_IS_QUIET]
+    #[arg(long)]
+    pub source_is_quiet: bool,
+    /// Copy a table without a key in one snapshot, if it takes no more than that: 1GB; interrupted, it starts again
+    /// [env: LONGHAUL_SNAPSHOT_BELOW] [default: none]
+    #[arg(long, value_name = "SIZE", value_parser = rule(parse_size))]
+    pub snapshot_below: Option<u64>,
 }
 
 /// How long servers are waited for.

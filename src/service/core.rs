@@ -8,7 +8,8 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::NAMESPACE;
-use super::history::{ActivityState, Change, Deadline, Dispatch, IsDead, RunState, UpdateNews};
+use super::history::{Change, Deadline, Dispatch, IsDead, RunState, UpdateNews};
+use super::holder::{Holder, Holders};
 use super::inventory::Inventories;
 use super::journal::{JournalError, Store, Write, current_key, outdated_range, outdated_run};
 use super::matching::{Matching, QueueKind, Task};
@@ -22,6 +23,11 @@ const OUTDATED_AT_ONCE: usize = 100;
 /// Records that are removed in one batch, but for those of one run.
 const REMOVED_AT_ONCE: usize = 2000;
 
+/// Of a chain of runs no more closed ones are kept than this.
+const MAX_KEPT_RUNS: i64 = 100;
+/// Nor, but for the last, more bytes of history.
+const MAX_KEPT_BYTES: i64 = 32 << 20;
+
 /// A change that is applied and not yet known to be durable.
 #[derive(Default)]
 pub struct Pending {
@@ -33,6 +39,13 @@ pub struct Pending {
     /// Runs that ended, and whether another follows.
     closed: Vec<(String, bool)>,
     changed: Vec<Arc<Notify>>,
+}
+
+impl Pending {
+    /// Whether nobody but who reads the run has to know of it.
+    pub fn hands_out_nothing(&self) -> bool {
+        self.dispatch.is_empty() && self.news.is_empty() && self.closed.is_empty()
+    }
 }
 
 #[derive(Default)]
@@ -48,8 +61,11 @@ pub struct Core {
     pub queries: Queries,
     pub updates: Updates,
     pub inventories: Inventories,
+    pub holders: Holders,
     /// By open run: tells of every change, for long polls of its history.
     pub changed: HashMap<String, Arc<Notify>>,
+    /// By open run: the batch that changed it last.
+    pub written: HashMap<String, u64>,
 }
 
 impl Core {
@@ -84,12 +100,10 @@ impl Core {
         let continued: HashSet<String> = changes.iter().filter_map(continued).collect();
         for change in &mut changes {
             let before = self.runs.get(&change.state.run_id);
-            transaction.write_change(before, change)?;
-            // Of a chain of runs only the current one and the one before it are kept.
-            let continues = continued.contains(&change.state.run_id);
-            if continues && let Some(run) = read_closed_record(store, &change.state.continued_run_id)? {
-                transaction.remove(&run)?;
+            if change.begins {
+                shorten_chain(store, &mut transaction, &mut change.state)?;
             }
+            transaction.write_change(before, change)?;
         }
         let mut pending = Pending {
             sequence: store.applied(),
@@ -104,6 +118,7 @@ impl Core {
                 let continues = continued.contains(&run_id);
                 pending.closed.push((run_id, continues));
             }
+            self.written.insert(change.state.run_id.clone(), pending.sequence);
             self.take(change, &mut pending);
         }
         Ok(pending)
@@ -112,7 +127,9 @@ impl Core {
     fn take(&mut self, mut change: Change, pending: &mut Pending) {
         let run_id = change.state.run_id.clone();
         let mut waited = Vec::new();
-        if let Some(before) = self.runs.get(&run_id) {
+        let before = self.runs.get(&run_id);
+        self.holders.change(before, &change.state);
+        if let Some(before) = before {
             for (at_ms, deadline) in before.deadlines_beside(&change.state) {
                 let entry = (at_ms, run_id.clone(), deadline);
                 if self.deadlines.remove(&entry) {
@@ -162,6 +179,7 @@ impl Core {
         }
         self.runs.remove(&run_id);
         self.changed.remove(&run_id);
+        self.written.remove(&run_id);
         self.started.remove(&started);
         if self.current.get(&workflow) == Some(&run_id) {
             self.current.remove(&workflow);
@@ -213,27 +231,28 @@ impl Core {
                 self.ask_elsewhere(&query_id);
             }
         }
-        for (run_id, run) in &self.runs {
-            let task = run.workflow_task.as_ref();
-            if task.is_some_and(|it| it.started_event_id == 0 && it.sticky && it.queue == sticky_queue) {
-                let run_id = run_id.clone();
+        let queue = Holder::StickyQueue(sticky_queue.to_owned());
+        for run_id in self.holders.runs(&queue) {
+            if let Some(run) = self.runs.get(run_id) {
+                let run_id = run_id.to_owned();
                 self.matching
                     .push(QueueKind::Workflow, &run.task_queue, Task::Workflow { run_id });
             }
         }
     }
 
-    /// Whether a dead worker has a task of a run, or the run waits for one in its sticky queue.
-    pub fn is_left_by(&self, run: &RunState, is_dead: &IsDead, now_ms: i64) -> bool {
-        let task = run.workflow_task.as_ref();
-        let waits_in_vain = task.is_some_and(|task| {
-            let is_polled = self.matching.is_polled(QueueKind::Workflow, &task.queue, now_ms);
-            task.started_event_id == 0 && task.sticky && !is_polled
-        });
-        let has_task =
-            task.is_some_and(|task| task.started_event_id != 0 && is_dead(&task.identity, task.caller()));
-        let has_activity = |it: &ActivityState| it.started_ms != 0 && is_dead(&it.identity, it.caller());
-        waits_in_vain || has_task || run.activities.values().any(has_activity)
+    /// Runs of which a dead worker has a task, or which wait for one in its sticky queue.
+    pub fn left_by(&self, is_dead: &IsDead, now_ms: i64) -> BTreeSet<String> {
+        self.holders.runs_of(|holder| match holder {
+            Holder::Worker(identity, caller) => is_dead(identity, *caller),
+            Holder::StickyQueue(queue) => !self.matching.is_polled(QueueKind::Workflow, queue, now_ms),
+        })
+    }
+
+    /// The batch in which all that is known of an open run was written, at the latest. What was read from the journal at the
+    /// start was durable then.
+    pub fn written(&self, run_id: &str) -> u64 {
+        self.written.get(run_id).copied().unwrap_or_default()
     }
 
     /// What tells of every change of an open run.
@@ -256,7 +275,7 @@ impl Core {
             "" => self.find_current(store, namespace, workflow_id)?,
             run_id => self.get(store, run_id)?,
         };
-        Ok(run.filter(|run| run.workflow_id == workflow_id))
+        Ok(run.filter(|run| run.workflow_id == workflow_id && run.namespace == namespace))
     }
 
     fn find_current(
@@ -296,8 +315,12 @@ impl Core {
     }
 
     /// Removes closed runs that are neither current nor younger than the retention: some at a time. Returns whether there may
-    /// be more.
-    pub fn remove_outdated(&mut self, store: &Store, before_ms: i64) -> Result<bool, JournalError> {
+    /// be more, and what was changed.
+    pub fn remove_outdated(
+        &mut self,
+        store: &Store,
+        before_ms: i64,
+    ) -> Result<(bool, Option<Pending>), JournalError> {
         let (low, high) = outdated_range(NAMESPACE, before_ms);
         let outdated = store.scan(&low, &high, OUTDATED_AT_ONCE)?;
         let mut transaction = Transaction::begin(store, self.inventories);
@@ -313,11 +336,39 @@ impl Core {
                 None => transaction.put(Write::Delete(key)),
             }
         }
-        if !transaction.is_empty() {
-            (_, self.inventories) = transaction.apply(self.inventories)?;
+        if transaction.is_empty() {
+            return Ok((more, None));
         }
-        Ok(more)
+        let (sequence, inventories) = transaction.apply(self.inventories)?;
+        self.inventories = inventories;
+        let pending = Pending {
+            sequence,
+            ..Pending::default()
+        };
+        Ok((more, Some(pending)))
     }
+}
+
+/// Removes the oldest runs of the chain of a run that begins, where it is too long. The one right before it stays.
+fn shorten_chain(
+    store: &Store,
+    transaction: &mut Transaction<'_>,
+    begins: &mut RunState,
+) -> Result<(), JournalError> {
+    while begins.kept_runs > 1 && (begins.kept_runs > MAX_KEPT_RUNS || begins.kept_bytes > MAX_KEPT_BYTES) {
+        let oldest = read_closed_record(store, &begins.oldest_kept_run_id)?;
+        let Some(oldest) = oldest.filter(|run| !run.successor_run_id.is_empty()) else {
+            // It has gone with its time, and those that came before the last with it or soon.
+            begins.oldest_kept_run_id = begins.continued_run_id.clone();
+            (begins.kept_runs, begins.kept_bytes) = (1, 0);
+            break;
+        };
+        transaction.remove(&oldest)?;
+        begins.oldest_kept_run_id.clone_from(&oldest.successor_run_id);
+        begins.kept_runs -= 1;
+        begins.kept_bytes -= oldest.history_bytes;
+    }
+    Ok(())
 }
 
 /// The run that a run which begins continues.
@@ -331,7 +382,7 @@ fn within_limits(mut change: Change) -> Vec<Change> {
     if change.is_too_long() && !change.is_closed() {
         let reason = "the history is too long: the workflow never continued as new".to_owned();
         // It is open: it can be terminated.
-        let _ = change.terminate(reason, None, "history-service".to_owned());
+        let _ = change.terminate(reason, None, "history-service".to_owned(), Vec::new());
     }
     let successor = change.successor.take();
     let mut changes = vec![change];

@@ -85,6 +85,26 @@ impl Filter {
         }
     }
 
+    /// Takes `GROUP BY ExecutionStatus`, which counts can be told by, off the end of a filter. Says whether it was there.
+    pub fn split_group(text: &str) -> Result<(&str, bool), String> {
+        let mut reader = Reader {
+            words: words(text)?,
+            depth: 0,
+        };
+        let Some(at) = reader.words.iter().rposition(|word| word.is("GROUP")) else {
+            return Ok((text, false));
+        };
+        let field = match reader.words.drain(..at).rev().collect::<Vec<_>>().as_slice() {
+            [by, Word::Name(field)] if by.is("BY") => field.clone(),
+            _ => return Err("GROUP BY is followed by one name, and is the end".to_owned()),
+        };
+        if field != "ExecutionStatus" {
+            return Err(format!("counts are told by ExecutionStatus only, not by {field}"));
+        }
+        let ends = text.to_ascii_uppercase().rfind("GROUP").unwrap_or(text.len());
+        Ok((&text[..ends], true))
+    }
+
     /// Whether a run is let through.
     pub fn holds(&self, run: &Known) -> bool {
         match self {
@@ -154,6 +174,10 @@ enum Word {
 }
 
 impl Word {
+    fn is(&self, keyword: &str) -> bool {
+        matches!(self, Self::Name(name) if name.eq_ignore_ascii_case(keyword))
+    }
+
     fn shown(&self) -> &str {
         match self {
             Self::Name(name) => name,
@@ -343,8 +367,7 @@ impl Reader {
     }
 
     fn takes(&mut self, keyword: &str) -> bool {
-        let is_next =
-            matches!(self.words.last(), Some(Word::Name(name)) if name.eq_ignore_ascii_case(keyword));
+        let is_next = self.words.last().is_some_and(|word| word.is(keyword));
         is_next && self.words.pop().is_some()
     }
 

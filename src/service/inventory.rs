@@ -43,11 +43,13 @@ pub struct Inventories {
     pub listed: Inventory,
     /// Which run a workflow id means: whole records.
     pub current: Inventory,
+    /// The index of closed runs: whole records.
+    pub indexed: Inventory,
 }
 
 impl Inventories {
     pub fn write(self) -> Write {
-        let numbers = [self.open, self.listed, self.current].map(|it| [it.count, it.sum]);
+        let numbers = [self.open, self.listed, self.current, self.indexed].map(|it| [it.count, it.sum]);
         let value = numbers
             .as_flattened()
             .iter()
@@ -58,10 +60,12 @@ impl Inventories {
     pub fn read(store: &Store) -> Result<Self, JournalError> {
         match read_numbers(store)?.as_slice() {
             [] => Ok(Self::default()),
-            [open, listed, current] => Ok(Self {
+            [open, listed, current, rest @ ..] if rest.len() <= 1 => Ok(Self {
                 open: *open,
                 listed: *listed,
                 current: *current,
+                // The second format had no index.
+                indexed: rest.first().copied().unwrap_or_default(),
             }),
             _ => Err(cut_short(store)),
         }

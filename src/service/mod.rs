@@ -13,6 +13,8 @@ mod filter;
 mod former;
 mod frontend;
 mod history;
+mod holder;
+mod index;
 mod inventory;
 pub mod journal;
 mod listen;
@@ -32,6 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
 pub use clock::Clock;
@@ -48,11 +51,13 @@ use journal::{JournalError, Store};
 pub const NAMESPACE: &str = "default";
 /// The gRPC service whose RPCs are answered.
 const WORKFLOW_SERVICE: &str = "temporal.api.workflowservice.v1.WorkflowService";
+/// What nobody waits for is flushed after so long at the latest.
+const LATEST_FLUSH: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// Whose RPC it is, and so what is known of a worker: one in this process is lost when the process dies, another process of
 /// this machine lives as long as its identity says, and the identity of any other says nothing. Journaled with the tasks
 /// that are out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]
 pub enum Caller {
     /// Another process of this machine, through the Unix socket.
@@ -83,7 +88,7 @@ struct Inner {
     clock: Clock,
     mode: Mode,
     core: Mutex<Core>,
-    pending: mpsc::UnboundedSender<(Pending, oneshot::Sender<Result<(), JournalError>>)>,
+    applied: mpsc::UnboundedSender<Applied>,
     timer_wake: Arc<tokio::sync::Notify>,
 }
 
@@ -91,14 +96,14 @@ impl Service {
     /// Opens the journal, proves that nothing in it is missing, and takes up its open runs. Needs a tokio runtime.
     pub fn open(store: Store, clock: Clock, mode: Mode) -> Result<Self, JournalError> {
         let core = recovery::load(&store)?;
-        let (pending, receiver) = mpsc::unbounded_channel();
+        let (applied, receiver) = mpsc::unbounded_channel();
         let timer_wake = Arc::new(tokio::sync::Notify::new());
         let inner = Arc::new(Inner {
             store,
             clock,
             mode,
             core: Mutex::new(core),
-            pending,
+            applied,
             timer_wake,
         });
         tokio::spawn(release_loop(Arc::downgrade(&inner), receiver));
@@ -188,8 +193,11 @@ impl Service {
 
     /// Waits until all that a read may have seen is durable.
     async fn settled(&self) -> Result<(), Status> {
-        let seen = self.inner.store.applied();
-        let durable = self.inner.store.durable(seen).await;
+        self.durable(self.inner.store.applied()).await
+    }
+
+    async fn durable(&self, sequence: u64) -> Result<(), Status> {
+        let durable = self.inner.store.durable(sequence).await;
         durable.map_err(|error| journal_status(&error))
     }
 
@@ -197,30 +205,72 @@ impl Service {
     async fn release(&self, pending: Pending) -> Result<(), Status> {
         let (done, answer) = oneshot::channel();
         let ended = || Status::unavailable("the service is shutting down");
-        self.inner.pending.send((pending, done)).map_err(|_| ended())?;
+        let applied = Applied::Awaited(pending, done);
+        self.inner.applied.send(applied).map_err(|_| ended())?;
         answer
             .await
             .map_err(|_| ended())?
             .map_err(|error| journal_status(&error))
     }
+
+    /// As `release`, of what nobody waits for, and without waiting.
+    fn release_soon(&self, pending: Pending) {
+        // Without a receiver the service is shutting down, and the next one takes it up.
+        let _ = self.inner.applied.send(Applied::Soon(pending));
+    }
+
+    /// As `release_soon`, of what need not have a flush of its own: a change that hands nothing out.
+    fn release_later(&self, pending: Pending) {
+        let _ = self.inner.applied.send(Applied::Later(pending));
+    }
+}
+
+/// A change that is applied and to be made durable.
+enum Applied {
+    /// Somebody waits for it.
+    Awaited(Pending, oneshot::Sender<Result<(), JournalError>>),
+    Soon(Pending),
+    /// With the next flush, whoever asks for it.
+    Later(Pending),
 }
 
 /// Makes changes durable in their order, then lets their consequences happen. One task, so that a client that goes away
 /// takes nothing with it.
-async fn release_loop(
-    inner: std::sync::Weak<Inner>,
-    mut receiver: mpsc::UnboundedReceiver<(Pending, oneshot::Sender<Result<(), JournalError>>)>,
-) {
-    while let Some((pending, done)) = receiver.recv().await {
+async fn release_loop(inner: std::sync::Weak<Inner>, mut receiver: mpsc::UnboundedReceiver<Applied>) {
+    let mut unhurried: Vec<Pending> = Vec::new();
+    let mut end = Instant::now();
+    loop {
+        let received = if unhurried.is_empty() {
+            Ok(receiver.recv().await)
+        } else {
+            timeout_at(end, receiver.recv()).await
+        };
+        let (pending, done) = match received {
+            Ok(Some(Applied::Awaited(pending, done))) => (pending, Some(done)),
+            Ok(Some(Applied::Soon(pending))) => (pending, None),
+            Ok(Some(Applied::Later(pending))) => {
+                if unhurried.is_empty() {
+                    end = Instant::now() + LATEST_FLUSH;
+                }
+                unhurried.push(pending);
+                continue;
+            }
+            Ok(None) => return,
+            Err(_) => (unhurried.pop().unwrap_or_default(), None),
+        };
         let Some(inner) = inner.upgrade() else { return };
         let outcome = inner.store.durable(pending.sequence).await;
         if outcome.is_ok() && inner.mode == Mode::Serve {
             let mut core = inner.core.lock().unwrap_or_else(PoisonError::into_inner);
             let now_ms = inner.clock.now_ms();
-            core.release(pending, now_ms);
+            for pending in unhurried.drain(..).chain([pending]) {
+                core.release(pending, now_ms);
+            }
         }
-        // Nobody waits where the client has gone.
-        let _ = done.send(outcome);
+        if let Some(done) = done {
+            // Nobody waits where the client has gone.
+            let _ = done.send(outcome);
+        }
     }
 }
 

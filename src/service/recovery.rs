@@ -7,28 +7,27 @@
 use std::collections::HashMap;
 
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
-use tokio::sync::oneshot;
 
 use super::clock::millis;
 use super::core::Core;
 use super::events::read_events;
-use super::former::bring_over;
-use super::history::RunState;
+use super::former::{bring_over, index_closed_runs};
+use super::history::RETENTION_MS;
 use super::inventory::Inventories;
 use super::journal::{FORMAT_VERSION, JournalError, Store, Table, table_range};
 use super::stored::{prove_events, read_run, run_id_of};
 use super::transaction::hash;
 use super::{Caller, Service};
 
-/// Closed runs that are not the last of their workflow are kept for so long.
-const RETENTION_MS: i64 = 30 * 24 * 3600 * 1000;
 /// Records read at a time.
 const PAGE: usize = 4096;
 
 /// Reads the open runs and proves them whole, and proves that the lists of the others are.
 pub fn load(store: &Store) -> Result<Core, JournalError> {
-    if store.format() < FORMAT_VERSION {
-        bring_over(store)?;
+    match store.format() {
+        FORMAT_VERSION => {}
+        2 => index_closed_runs(store)?,
+        _ => bring_over(store)?,
     }
     let mut core = Core {
         inventories: Inventories::read(store)?,
@@ -42,11 +41,16 @@ pub fn load(store: &Store) -> Result<Core, JournalError> {
         for (at_ms, deadline) in run.deadlines() {
             core.deadlines.insert((at_ms, run.run_id.clone(), deadline));
         }
+        core.holders.take_in(&run);
         core.keep(run);
         Ok(())
     })?;
     each_record(store, Table::Listed, |key, value| {
         seen.listed.add(hash(&key, &value));
+        Ok(())
+    })?;
+    each_record(store, Table::Indexed, |key, value| {
+        seen.indexed.add(hash(&key, &value));
         Ok(())
     })?;
     let mut open = 0;
@@ -61,6 +65,7 @@ pub fn load(store: &Store) -> Result<Core, JournalError> {
         ("open runs", should.open, has.open),
         ("entries in the list of closed runs", should.listed, has.listed),
         ("current runs", should.current, has.current),
+        ("entries in the index of closed runs", should.indexed, has.indexed),
     ] {
         if should != has {
             let (should, has) = (should.count, has.count);
@@ -75,7 +80,7 @@ pub fn load(store: &Store) -> Result<Core, JournalError> {
     Ok(core)
 }
 
-fn each_record(
+pub fn each_record(
     store: &Store,
     table: Table,
     mut take: impl FnMut(Vec<u8>, Vec<u8>) -> Result<(), JournalError>,
@@ -116,7 +121,7 @@ impl Service {
             });
             match recovered {
                 // Nobody waits for it: the releasing task hands out the tasks once they are durable.
-                Ok(((), pending)) => drop(self.inner.pending.send((pending, oneshot::channel().0))),
+                Ok(((), pending)) => self.release_soon(pending),
                 Err(status) => {
                     self.inner.store.check()?;
                     return Err(self
@@ -133,19 +138,21 @@ impl Service {
     /// may be more.
     pub(super) fn remove_outdated(&self) -> Result<bool, JournalError> {
         let before_ms = self.now_ms() - RETENTION_MS;
-        self.core().remove_outdated(&self.inner.store, before_ms)
+        let (more, pending) = self.core().remove_outdated(&self.inner.store, before_ms)?;
+        if let Some(pending) = pending {
+            self.release_soon(pending);
+        }
+        Ok(more)
     }
 
     /// Hands out at once what dead workers of this machine have, instead of when its timeouts have passed. `is_dead` is asked
     /// of their identities; whoever came by TCP may have any.
     pub fn outlive(&self, is_dead: &dyn Fn(&str) -> bool) {
         let of_the_dead = |identity: &str, caller| caller != Caller::Remote && is_dead(identity);
-        let left: Vec<String> = {
+        let left = {
             let mut core = self.core();
             core.matching.forget_all(is_dead);
-            let has_left = |run: &&RunState| core.is_left_by(run, &of_the_dead, self.now_ms());
-            let left = core.runs.values().filter(has_left);
-            left.map(|run| run.run_id.clone()).collect()
+            core.left_by(&of_the_dead, self.now_ms())
         };
         for run_id in left {
             let recovered = self.apply(&run_id, |change| {
@@ -155,7 +162,7 @@ impl Service {
                 Ok(())
             });
             match recovered {
-                Ok(((), pending)) => drop(self.inner.pending.send((pending, oneshot::channel().0))),
+                Ok(((), pending)) => self.release_soon(pending),
                 Err(status) => {
                     tracing::error!(
                         run_id,

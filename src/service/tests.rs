@@ -1,8 +1,11 @@
 //! The service as a whole, on a journal in memory and a clock that the test moves: what is durable, what a restart finds.
 
 mod closed_tests;
+mod durable_tests;
 mod machine_tests;
 mod proof_tests;
+mod refusal_tests;
+mod repetition_tests;
 mod start_tests;
 mod task_tests;
 mod update_tests;
@@ -24,10 +27,11 @@ use temporalio_protos::temporal::api::enums::v1::EventType;
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
 use temporalio_protos::temporal::api::query::v1::WorkflowQuery;
 use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
-use temporalio_protos::temporal::api::update::v1::{Meta, Request};
+use temporalio_protos::temporal::api::update::v1::{Input, Meta, Request};
 use temporalio_protos::temporal::api::workflowservice::v1::*;
 use tonic::Code;
 
+use self::start_tests::Slow;
 use super::clock::duration;
 use super::journal::{Journal, MemoryJournal, SledJournal, Store, Write, event_key, run_key};
 use super::*;
@@ -67,6 +71,14 @@ async fn call<Q: Message, A: Message + Default>(
 fn queue() -> Option<TaskQueue> {
     Some(TaskQueue {
         name: "q".into(),
+        ..Default::default()
+    })
+}
+
+/// What an update has to have.
+fn update_input() -> Option<Input> {
+    Some(Input {
+        name: "U".into(),
         ..Default::default()
     })
 }
@@ -302,6 +314,7 @@ async fn a_journal_whose_run_and_events_do_not_belong_together_is_refused() {
                 event.encode_to_vec(),
             )])
             .unwrap();
+        drop(store);
         let error = lab.open().err().expect("it must not open");
         assert!(error.is_damage(), "{error}");
     }
@@ -554,6 +567,7 @@ async fn update(service: &Service) -> Result<UpdateWorkflowExecutionResponse, St
                 update_id: "u".into(),
                 ..Default::default()
             }),
+            input: update_input(),
             ..Default::default()
         }),
         ..Default::default()
@@ -570,23 +584,36 @@ fn workflow() -> Option<WorkflowExecution> {
 
 #[tokio::test]
 async fn what_is_asked_after_a_signal_goes_out_with_the_signal_or_after_it() {
-    let service = Lab::new().open().unwrap();
+    let slow = Arc::new(Slow::default());
+    let store = Store::open(Arc::clone(&slow) as Arc<dyn Journal>).unwrap();
+    let service = Service::open(store, Clock::Manual(Lab::new().now), Mode::Serve).unwrap();
     start(&service).await;
+    slow.hold(true);
+    let mut signaling = Box::pin(signal(&service, "w", |_| ()));
+    assert!(futures::poll!(&mut signaling).is_pending());
     let mut taking = Box::pin(poll(&service));
     assert!(
         futures::poll!(&mut taking).is_pending(),
-        "the task is started, and not yet durable"
+        "the task is started, and what it shows not yet durable"
     );
+    slow.hold(false);
+    signaling.await;
     signal(&service, "w", |_| ()).await;
     let (mut asking, mut updating) = (Box::pin(query(&service)), Box::pin(update(&service)));
     assert!(futures::poll!(&mut asking).is_pending());
     assert!(futures::poll!(&mut updating).is_pending());
     let first = taking.await;
-    assert!(!types(&first).contains(&EventType::WorkflowExecutionSignaled));
+    let signals = |task: &_| {
+        types(task)
+            .iter()
+            .filter(|it| **it == EventType::WorkflowExecutionSignaled)
+            .count()
+    };
+    assert_eq!(signals(&first), 1);
     assert!(first.queries.is_empty(), "asked before the signal is told");
     assert!(first.messages.is_empty(), "updated before the signal is told");
     answer(&service, &first, vec![]).await;
     let second = poll(&service).await;
-    assert!(types(&second).contains(&EventType::WorkflowExecutionSignaled));
+    assert_eq!(signals(&second), 2);
     assert_eq!((second.queries.len(), second.messages.len()), (1, 1));
 }

@@ -65,11 +65,7 @@ impl Service {
                 Ok(())
             });
             match fired {
-                Ok(((), pending)) => drop(
-                    self.inner
-                        .pending
-                        .send((pending, tokio::sync::oneshot::channel().0)),
-                ),
+                Ok(((), pending)) => self.release_soon(pending),
                 Err(status) => {
                     tracing::error!(run_id, error = status.message(), "a deadline could not be kept")
                 }

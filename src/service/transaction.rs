@@ -14,8 +14,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::history::{Change, RunRecord, RunState};
 use super::inventory::Inventories;
 use super::journal::{
-    JournalError, Store, Write, closed_key, current_key, event_key, listed_key, outdated_key, row_key,
-    row_range, run_key,
+    JournalError, Store, Write, closed_key, current_key, event_key, outdated_key, row_key, row_range, run_key,
 };
 use super::stored::{read_closed_record, run_id_of};
 use super::visibility::Listed;
@@ -90,12 +89,19 @@ impl<'a> Transaction<'a> {
         self.inventories.open.remove_run(&run.run_id);
         self.writes.push(Write::Delete(run_key(&run.run_id)));
         self.writes.push(Write::Put(closed_key(&run.run_id), record));
-        let (key, value) = (
-            listed_key(&run.namespace, run.start_ms, &run.run_id),
-            Listed::of(run).encode_to_vec(),
-        );
+        self.list(&run.namespace, run.start_ms, &run.run_id, &Listed::of(run));
+    }
+
+    /// Enters a closed run in the list and in its index.
+    pub fn list(&mut self, namespace: &str, start_ms: i64, run_id: &str, listed: &Listed) {
+        let (key, indexed) = listed.keys(namespace, start_ms, run_id);
+        let value = listed.encode_to_vec();
         self.inventories.listed.add(hash(&key, &value));
         self.writes.push(Write::Put(key, value));
+        for key in indexed {
+            self.inventories.indexed.add(hash(&key, &[]));
+            self.writes.push(Write::Put(key, Vec::new()));
+        }
     }
 
     /// The run that the workflow id means from now on. The one before it is closed, here or long ago, and outdated in time.
@@ -125,9 +131,12 @@ impl<'a> Transaction<'a> {
     /// Takes away all of a closed run but for its being the current one of its workflow.
     pub fn remove(&mut self, run: &RunRecord) -> Result<(), JournalError> {
         let run_id = &run.run_id;
-        let listed = listed_key(&run.namespace, run.start_ms, run_id);
+        let (listed, indexed) = Listed::of(run).keys(&run.namespace, run.start_ms, run_id);
         if let Some(value) = self.store.get(&listed)? {
             self.inventories.listed.remove(hash(&listed, &value));
+            for key in &indexed {
+                self.inventories.indexed.remove(hash(key, &[]));
+            }
         }
         let (low, high) = row_range(run_id);
         let rows = self
@@ -137,7 +146,7 @@ impl<'a> Transaction<'a> {
             .map(|(key, _)| key);
         let events = (1..run.next_event_id).map(|event_id| event_key(run_id, event_id));
         let outdated = outdated_key(&run.namespace, run.close_ms, run_id);
-        let others = [closed_key(run_id), listed, outdated].into_iter();
+        let others = [closed_key(run_id), listed, outdated].into_iter().chain(indexed);
         self.writes
             .extend(rows.chain(events).chain(others).map(Write::Delete));
         Ok(())

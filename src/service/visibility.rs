@@ -1,11 +1,15 @@
-//! Listing and counting workflows: the open ones from memory, the closed ones from their list in the journal, both in the
-//! order of their starts, so that a page costs what is on it and what the filter passes over.
+//! Listing and counting workflows, in the order of a Temporal server: the open ones first, from memory; then the closed ones,
+//! those that closed last first, from their list and its index in the journal. A page costs what is on it and what the filter
+//! passes over; what is indexed is not passed over.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 
 use prost::Message;
+use temporalio_protos::temporal::api::common::v1::Payload;
+use temporalio_protos::temporal::api::enums::v1::WorkflowExecutionStatus;
+use temporalio_protos::temporal::api::workflowservice::v1::count_workflow_executions_response::AggregationGroup;
 use temporalio_protos::temporal::api::workflowservice::v1::{
     CountWorkflowExecutionsRequest, CountWorkflowExecutionsResponse, ListWorkflowExecutionsRequest,
     ListWorkflowExecutionsResponse,
@@ -16,7 +20,8 @@ use super::core::Core;
 use super::filter::{Filter, Known};
 use super::frontend::execution_info;
 use super::history::{RunRecord, RunState};
-use super::journal::{JournalError, Store, listed_key, listed_range, listed_run};
+use super::index::{Plan, Value};
+use super::journal::{JournalError, Store, listed_prefix, place_of, placed_key, placed_range};
 use super::stored::read_closed_record;
 use super::{NAMESPACE, Service, journal_status};
 
@@ -24,6 +29,8 @@ use super::{NAMESPACE, Service, journal_status};
 const MAX_PAGE: usize = 1000;
 /// Entries of the list of closed runs that are read at a time.
 const SCANNED: usize = 1000;
+/// An open run stands where one would that closes after all others.
+const OPEN_MS: i64 = i64::MAX;
 
 /// What a list asks of a closed run, beside what is in its key.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -54,10 +61,16 @@ impl Listed {
             execution_ms: run.execution_ms,
         }
     }
+    /// The keys of a closed run: that of the list, and those of the index.
+    pub fn keys(&self, namespace: &str, start_ms: i64, run_id: &str) -> (Vec<u8>, [Vec<u8>; 3]) {
+        let place = (self.close_ms, start_ms, run_id);
+        let indexed = Value::of(self).map(|value| placed_key(&value.prefix(namespace), place));
+        (placed_key(&listed_prefix(namespace), place), indexed)
+    }
 }
 
-/// Where a run stands in a list: those that started last come first; the run id makes the order total, so that pages join up.
-type Place = (Reverse<i64>, String);
+/// Where a run stands in a list: when it closed, when it started; the run id makes the order total, so that pages join up.
+type Place = (Reverse<i64>, Reverse<i64>, String);
 
 /// What a client asks for.
 struct Wanted {
@@ -80,14 +93,15 @@ impl Wanted {
     fn open(&self, core: &Core, after: Option<&Place>, limit: usize) -> Vec<(Place, RunState)> {
         let namespace = self.namespace.clone();
         let low = match after {
-            Some((start, run_id)) => Bound::Excluded((namespace, *start, run_id.clone())),
+            Some((Reverse(OPEN_MS), start, run_id)) => Bound::Excluded((namespace, *start, run_id.clone())),
+            Some(_) => return Vec::new(),
             None => Bound::Included((namespace, Reverse(i64::MAX), String::new())),
         };
         let started = core.started.range((low, Bound::Unbounded));
         let started = started.take_while(|(namespace, ..)| *namespace == self.namespace);
         let runs = started.filter_map(|(_, start, run_id)| {
             let run = core.runs.get(run_id)?;
-            let place = (*start, run_id.clone());
+            let place = (Reverse(OPEN_MS), *start, run_id.clone());
             let holds = self.filter.holds(&Known::of(run_id, start.0, &Listed::of(run)));
             holds.then(|| (place, run.clone()))
         });
@@ -96,19 +110,66 @@ impl Wanted {
 
     /// Closed runs behind a place, at most `limit`.
     fn closed(&self, store: &Store, after: Option<&Place>, limit: usize) -> Result<Vec<Place>, JournalError> {
-        let (mut low, high) = listed_range(&self.namespace);
-        if let Some((Reverse(start_ms), run_id)) = after {
-            low = listed_key(&self.namespace, *start_ms, &format!("{run_id}\0"));
-        }
         let mut places = Vec::new();
-        while !self.filter.wants_open() && places.len() < limit {
+        let plan = Plan::of(&self.filter);
+        for value in values(&plan) {
+            let mut found = Vec::new();
+            self.each_closed(store, &plan, value, after, |place, _| {
+                found.push(place);
+                match found.len() < limit {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
+            })?;
+            places.extend(found);
+        }
+        places.sort();
+        places.truncate(limit);
+        Ok(places)
+    }
+
+    /// Visits the closed runs behind a place that have a value, in the order of the list.
+    fn each_closed(
+        &self,
+        store: &Store,
+        plan: &Plan,
+        value: Option<&Value>,
+        after: Option<&Place>,
+        mut visit: impl FnMut(Place, Option<&Listed>) -> ControlFlow<()>,
+    ) -> Result<(), JournalError> {
+        if self.filter.wants_open() {
+            return Ok(());
+        }
+        let listed = listed_prefix(&self.namespace);
+        let prefix = value.map_or_else(|| listed.clone(), |value| value.prefix(&self.namespace));
+        let (mut low, high) = placed_range(&prefix, plan.closed_ms);
+        if let Some((Reverse(close_ms), Reverse(start_ms), run_id)) = after {
+            let behind = placed_key(&prefix, (*close_ms, *start_ms, &format!("{run_id}\0")));
+            low = low.max(behind);
+        }
+        while low < high {
             let records = store.scan(&low, &high, SCANNED)?;
-            for (key, value) in &records {
+            for (key, bytes) in &records {
                 let broken = || store.damaged(format!("record {} is none of the list", key.escape_ascii()));
-                let (start_ms, run_id) = listed_run(&self.namespace, key).ok_or_else(broken)?;
-                let run = Listed::decode(value.as_slice()).map_err(|_| broken())?;
-                if self.filter.holds(&Known::of(run_id, start_ms, &run)) {
-                    places.push((Reverse(start_ms), run_id.to_owned()));
+                let place = place_of(&prefix, key).ok_or_else(broken)?;
+                let run = match value {
+                    None => Some(bytes.clone()),
+                    Some(_) if plan.is_exact => None,
+                    // Where it is gone, its time was over meanwhile.
+                    Some(_) => match store.get(&placed_key(&listed, place))? {
+                        Some(bytes) => Some(bytes),
+                        None => continue,
+                    },
+                };
+                let run = run.map(|bytes| Listed::decode(bytes.as_slice()).map_err(|_| broken()));
+                let run = run.transpose()?;
+                let (close_ms, start_ms, run_id) = place;
+                let holds = |run| self.filter.holds(&Known::of(run_id, start_ms, run));
+                if run.as_ref().is_none_or(holds) {
+                    let place = (Reverse(close_ms), Reverse(start_ms), run_id.to_owned());
+                    if visit(place, run.as_ref()).is_break() {
+                        return Ok(());
+                    }
                 }
             }
             match records.last() {
@@ -116,8 +177,15 @@ impl Wanted {
                 _ => break,
             }
         }
-        places.truncate(limit);
-        Ok(places)
+        Ok(())
+    }
+}
+
+/// What is to be looked up; `None`: all runs.
+fn values(plan: &Plan) -> Vec<Option<&Value>> {
+    match &plan.values {
+        Some(values) => values.iter().map(Some).collect(),
+        None => vec![None],
     }
 }
 
@@ -133,24 +201,34 @@ impl Service {
             .filter(|size| (1..MAX_PAGE).contains(size))
             .unwrap_or(MAX_PAGE);
         // The open ones first: one that closes meanwhile is found twice, and not missed.
-        let open = wanted.open(&self.core(), after.as_ref(), limit + 1);
+        let mut found = wanted.open(&self.core(), after.as_ref(), limit + 1);
+        let twice: BTreeSet<String> = found.iter().map(|(_, run)| run.run_id.clone()).collect();
         let store = &self.inner.store;
-        let closed = wanted.closed(store, after.as_ref(), limit + 1);
-        let closed = closed.map_err(|error| journal_status(&error))?;
+        let mut closed = Vec::new();
+        if found.len() <= limit {
+            let closed_after = after.as_ref().filter(|(close, ..)| close.0 != OPEN_MS);
+            let wanted_more = limit + 1 + twice.len();
+            closed = wanted
+                .closed(store, closed_after, wanted_more)
+                .map_err(|error| journal_status(&error))?;
+            closed.retain(|(.., run_id)| !twice.contains(run_id));
+        }
         self.settled().await?;
-        let mut found: BTreeMap<Place, Option<RunState>> =
-            closed.into_iter().map(|place| (place, None)).collect();
-        found.extend(open.into_iter().map(|(place, run)| (place, Some(run))));
-        let more = found.len() > limit;
-        let last = found.keys().nth(limit - 1).filter(|_| more);
+        let places = found.iter().map(|(place, _)| place).chain(&closed);
+        let last = places
+            .clone()
+            .nth(limit)
+            .and_then(|_| places.clone().nth(limit - 1));
         let next_page_token = last.map(page_token).unwrap_or_default();
-        let mut executions = Vec::new();
-        for ((_, run_id), run) in found.into_iter().take(limit) {
-            let record = match run {
-                Some(run) => Some(run.record().clone()),
-                // Where it is gone, its time was over meanwhile.
-                None => read_closed_record(store, &run_id).map_err(|error| journal_status(&error))?,
-            };
+        found.truncate(limit);
+        closed.truncate(limit - found.len());
+        let mut executions: Vec<_> = found
+            .iter()
+            .map(|(_, run)| execution_info(run.record()))
+            .collect();
+        for (.., run_id) in closed {
+            // Where it is gone, its time was over meanwhile.
+            let record = read_closed_record(store, &run_id).map_err(|error| journal_status(&error))?;
             executions.extend(record.as_ref().map(execution_info));
         }
         Ok(ListWorkflowExecutionsResponse {
@@ -163,33 +241,67 @@ impl Service {
         &self,
         request: CountWorkflowExecutionsRequest,
     ) -> Result<CountWorkflowExecutionsResponse, Status> {
-        let wanted = Wanted::of(request.namespace, &request.query)?;
+        let (query, by_status) = Filter::split_group(&request.query).map_err(Status::invalid_argument)?;
+        let wanted = Wanted::of(request.namespace, query)?;
         let open = wanted.open(&self.core(), None, usize::MAX);
-        let closed = wanted.closed(&self.inner.store, None, usize::MAX);
-        let closed = closed.map_err(|error| journal_status(&error))?;
+        let mut counts = BTreeMap::new();
+        if !open.is_empty() {
+            counts.insert(WorkflowExecutionStatus::Running as i32, open.len());
+        }
+        let twice: BTreeSet<String> = open.into_iter().map(|(place, _)| place.2).collect();
+        let plan = Plan {
+            is_exact: Plan::of(&wanted.filter).is_exact && !by_status,
+            ..Plan::of(&wanted.filter)
+        };
+        for value in values(&plan) {
+            let counted = wanted.each_closed(&self.inner.store, &plan, value, None, |(.., run_id), run| {
+                if !twice.contains(&run_id) {
+                    *counts.entry(run.map_or(0, |run| run.status)).or_default() += 1;
+                }
+                ControlFlow::Continue(())
+            });
+            counted.map_err(|error| journal_status(&error))?;
+        }
         self.settled().await?;
-        let open: BTreeSet<Place> = open.into_iter().map(|(place, _)| place).collect();
-        let closed = closed.into_iter().filter(|place| !open.contains(place)).count();
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let group = |(status, count): (&i32, &usize)| AggregationGroup {
+            group_values: vec![keyword(
+                WorkflowExecutionStatus::try_from(*status).unwrap_or_default(),
+            )],
+            count: number(*count),
+        };
         Ok(CountWorkflowExecutionsResponse {
-            count: i64::try_from(open.len() + closed).unwrap_or(i64::MAX),
-            ..Default::default()
+            count: number(counts.values().sum()),
+            groups: counts.iter().filter(|_| by_status).map(group).collect(),
         })
     }
 }
 
-fn page_token((Reverse(start_ms), run_id): &Place) -> Vec<u8> {
-    format!("{start_ms}/{run_id}").into_bytes()
+/// A status as the value of a search attribute.
+fn keyword(status: WorkflowExecutionStatus) -> Payload {
+    let metadata = [("encoding", "json/plain"), ("type", "Keyword")];
+    let metadata = metadata.map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec()));
+    Payload {
+        metadata: metadata.into(),
+        data: format!("\"{status:?}\"").into_bytes(),
+        ..Default::default()
+    }
+}
+
+fn page_token((Reverse(close_ms), Reverse(start_ms), run_id): &Place) -> Vec<u8> {
+    format!("{close_ms}/{start_ms}/{run_id}").into_bytes()
 }
 
 fn place(token: &[u8]) -> Result<Option<Place>, Status> {
     if token.is_empty() {
         return Ok(None);
     }
-    let parsed = std::str::from_utf8(token)
-        .ok()
-        .and_then(|text| text.split_once('/'));
-    let parsed =
-        parsed.and_then(|(start_ms, run_id)| Some((Reverse(start_ms.parse().ok()?), run_id.to_owned())));
+    let parsed = std::str::from_utf8(token).ok().and_then(|text| {
+        let (close_ms, rest) = text.split_once('/')?;
+        let (start_ms, run_id) = rest.split_once('/')?;
+        let [close_ms, start_ms] = [close_ms.parse().ok()?, start_ms.parse().ok()?];
+        Some((Reverse(close_ms), Reverse(start_ms), run_id.to_owned()))
+    });
     parsed
         .map(Some)
         .ok_or_else(|| Status::invalid_argument("the page token is not one of this service"))

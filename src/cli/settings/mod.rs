@@ -35,7 +35,7 @@ use crate::job::{
     BatchRows, ConnectionName, GiveUpAfter, JobError, JobName, JobSpec, Kind, OnConflict, RateLimit, Tuning,
     TuningChange, VerifySpec,
 };
-use crate::job::{parse_concurrency, parse_interval, parse_lookback};
+use crate::job::{parse_concurrency, parse_interval, parse_lookback, parse_size};
 use crate::observe::logs::LogFormat;
 use crate::observe::progress::ProgressMode;
 use crate::postgres::read_text;
@@ -294,6 +294,8 @@ impl Settings {
             Setting::Table => self.table = Some(text.parse().map_err(shown)?),
             Setting::TargetTable => self.target_table = Some(text.parse().map_err(shown)?),
             Setting::Key => self.key.columns = Some(text.parse().map_err(shown)?),
+            Setting::SourceIsQuiet => self.key.source_is_quiet = read_bool(text)?,
+            Setting::SnapshotBelow => self.key.snapshot_below_bytes = Some(parse_size(text).map_err(rule)?),
             Setting::Name => self.name = Some(text.parse().map_err(shown)?),
             Setting::Concurrency => self.concurrency = parse_concurrency(text).map_err(rule)?,
             Setting::BatchRows => self.batch_rows = text.parse().map_err(rule)?,
@@ -437,6 +439,13 @@ impl Settings {
 
     fn take_key_flags(&mut self, key: &KeyArgs) {
         self.flag(Setting::Key, &key.key, |s, v| s.key.columns = Some(v));
+        self.flag(Setting::SnapshotBelow, &key.snapshot_below, |s, v| {
+            s.key.snapshot_below_bytes = Some(v)
+        });
+        let is_quiet = key.source_is_quiet.then_some(true);
+        self.flag(Setting::SourceIsQuiet, &is_quiet, |s, v| {
+            s.key.source_is_quiet = v
+        });
     }
 
     fn take_connection_flags(&mut self, connections: &ConnectionArgs) {

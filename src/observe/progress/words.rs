@@ -5,6 +5,9 @@ use std::time::{Duration, SystemTime};
 use crate::job::status::{JobState, JobStatus, Retrying};
 use crate::observe::figures::{count, counted, span};
 
+/// A worker that lives takes what is due within this time.
+const BEGUN_WITHIN: Duration = Duration::from_secs(3);
+
 /// The state, and for one that is at work the step that is not the usual one: `running, preparing`.
 pub fn state_in_words(job: &JobStatus) -> String {
     let unusual = job
@@ -64,7 +67,10 @@ pub fn retrying_in_words(retrying: &Retrying, now: SystemTime) -> String {
     let next = match &retrying.next_attempt_at {
         Some(time) => match until(time, now) {
             Some(seconds) => format!("next in {}", span(seconds)),
-            None => "next at once".to_owned(),
+            None => match overdue(time, now) {
+                Some(seconds) => format!("next one waits for a worker for {}", span(seconds)),
+                None => "next at once".to_owned(),
+            },
         },
         None => "trying now".to_owned(),
     };
@@ -116,6 +122,16 @@ fn until(rfc3339: &str, now: SystemTime) -> Option<u64> {
     Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
 }
 
+/// Whole seconds since a time at which a worker should have begun; `None` where one may still do so at once.
+fn overdue(rfc3339: &str, now: SystemTime) -> Option<u64> {
+    let then = humantime::parse_rfc3339_weak(rfc3339).ok()?;
+    let late = now
+        .duration_since(then)
+        .ok()
+        .filter(|late| *late >= BEGUN_WITHIN)?;
+    Some(late.as_secs())
+}
+
 /// The time of day of an RFC 3339 time, `13:00:00Z`.
 pub fn clock(rfc3339: &str) -> String {
     let shown = humantime::parse_rfc3339_weak(rfc3339)
@@ -148,6 +164,13 @@ mod tests {
                 "target not reached for 14s, attempt 6, next in 8s: cannot connect to the target 127.0.0.1:5432: \
                  connection refused, and more"
             )
+        );
+        let it = job.retrying.as_mut().expect("it is retrying");
+        it.next_attempt_at = Some("2026-11-21T12:49:40Z".to_owned());
+        assert!(
+            words(&job)
+                .is_some_and(|words| words.contains("attempt 6, next one waits for a worker for 12s: ")),
+            "{job:?}"
         );
         let it = job.retrying.as_mut().expect("it is retrying");
         (it.next_attempt_at, it.unreachable, it.last_failure) = (None, false, "deadlock".to_owned());

@@ -12,6 +12,8 @@ pub enum Table {
     Closed = b'd',
     /// One record a closed run, in the order in which runs are listed.
     Listed = b'v',
+    /// Closed runs again, by what lists are filtered by: each time in the order of the list.
+    Indexed = b'i',
     /// One record a closed run that is not the current one of its workflow, by when it closed.
     Outdated = b'x',
     /// One record for each of what a run has many of, by run, kind and key.
@@ -32,26 +34,49 @@ pub fn closed_key(run_id: &str) -> Vec<u8> {
     [&[Table::Closed as u8], run_id.as_bytes()].concat()
 }
 
-/// A closed run in the list: those that started last come first.
-pub fn listed_key(namespace: &str, start_ms: i64, run_id: &str) -> Vec<u8> {
-    let order = (i64::MAX - start_ms.max(0)).to_be_bytes();
-    let table = [Table::Listed as u8];
-    [&table, namespace.as_bytes(), b"/", &order, run_id.as_bytes()].concat()
+/// All of the list of a namespace begins so.
+pub fn listed_prefix(namespace: &str) -> Vec<u8> {
+    [&[Table::Listed as u8], namespace.as_bytes(), b"/"].concat()
 }
 
-/// The start and the id of the run that a key of the list is of.
-pub fn listed_run<'a>(namespace: &str, key: &'a [u8]) -> Option<(i64, &'a str)> {
-    let (order, run_id) = key.get(namespace.len() + 2..)?.split_first_chunk()?;
-    Some((
-        i64::MAX - i64::from_be_bytes(*order),
-        std::str::from_utf8(run_id).ok()?,
-    ))
+/// All closed runs of a namespace that have a value begin so: the byte of the field, the value's length, the value.
+pub fn indexed_prefix(namespace: &str, field: u8, value: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes();
+    let table = [Table::Indexed as u8];
+    [&table, namespace.as_bytes(), b"/", &[field], &length, value].concat()
 }
 
-/// All of the list of a namespace.
-pub fn listed_range(namespace: &str) -> (Vec<u8>, Vec<u8>) {
-    let before = |separator: u8| [&[Table::Listed as u8], namespace.as_bytes(), &[separator]].concat();
-    (before(b'/'), before(b'/' + 1))
+/// A closed run in a list or an index: those that closed last come first, then those that started last.
+pub fn placed_key(prefix: &[u8], (close_ms, start_ms, run_id): (i64, i64, &str)) -> Vec<u8> {
+    [
+        prefix,
+        &latest_first(close_ms),
+        &latest_first(start_ms),
+        run_id.as_bytes(),
+    ]
+    .concat()
+}
+
+/// When the run of such a key closed, when it started, and its id.
+pub fn place_of<'a>(prefix: &[u8], key: &'a [u8]) -> Option<(i64, i64, &'a str)> {
+    let (close, rest) = key.get(prefix.len()..)?.split_first_chunk()?;
+    let (start, run_id) = rest.split_first_chunk()?;
+    let ms = |order: &[u8; 8]| i64::MAX - i64::from_be_bytes(*order);
+    Some((ms(close), ms(start), std::str::from_utf8(run_id).ok()?))
+}
+
+/// The runs of a prefix that closed at the first of these times at the earliest and at the second at the latest.
+pub fn placed_range(prefix: &[u8], (low_ms, high_ms): (i64, i64)) -> (Vec<u8>, Vec<u8>) {
+    let low = [prefix, &latest_first(high_ms)].concat();
+    let high = match low_ms {
+        ..=0 => [prefix, &[0x80]].concat(),
+        _ => [prefix, &latest_first(low_ms - 1)].concat(),
+    };
+    (low, high)
+}
+
+fn latest_first(ms: i64) -> [u8; 8] {
+    (i64::MAX - ms.max(0)).to_be_bytes()
 }
 
 /// A closed run that is not current.

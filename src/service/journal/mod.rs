@@ -4,6 +4,7 @@
 //! sealed with a version and a checksum, flushes are shared, and a failed flush poisons the journal for good: the state on
 //! disk is then unknown, so nothing more is acted on. Refuses: any knowledge of what is in a record.
 
+mod ahead;
 mod blobs;
 #[cfg(test)]
 mod conformance;
@@ -13,17 +14,21 @@ mod memory;
 mod power_cut_tests;
 mod record;
 mod sled;
+mod unwritten;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 
+use self::unwritten::Unwritten;
 use crate::failpoint::failpoint;
 
 pub use keys::{
-    Table, closed_key, current_key, event_key, event_range, listed_key, listed_range, listed_run,
-    outdated_key, outdated_range, outdated_run, row_key, row_range, run_key, table_range,
+    Table, closed_key, current_key, event_key, event_range, indexed_prefix, listed_prefix, outdated_key,
+    outdated_range, outdated_run, place_of, placed_key, placed_range, row_key, row_range, run_key,
+    table_range,
 };
 pub use memory::MemoryJournal;
 pub use record::{FORMAT_VERSION, format_write};
@@ -58,6 +63,12 @@ pub enum JournalError {
         /// The system's words.
         cause: String,
     },
+    /// Another process has it open, whoever has the lock of the state directory.
+    #[error("the journal in {} is held by another process", .path.display())]
+    Held {
+        /// The journal's directory.
+        path: PathBuf,
+    },
     /// An earlier flush failed, so what is on disk is unknown.
     #[error("the journal is closed since an earlier write failed: {0}")]
     Poisoned(String),
@@ -67,6 +78,11 @@ impl JournalError {
     /// Whether the way out is to set the journal aside and go on from the ledger on the target.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. })
+    }
+
+    /// Whether another process has it.
+    pub fn is_held(&self) -> bool {
+        matches!(self, Self::Held { .. })
     }
 }
 
@@ -106,9 +122,9 @@ pub struct Store {
     journal: Arc<dyn Journal>,
     /// In which it was found.
     format: u32,
-    /// The number of the last batch; held while one is applied, so that numbers and batches have one order.
-    applied: Mutex<u64>,
+    unwritten: Arc<Unwritten>,
     flusher: Arc<Flusher>,
+    thread: Option<JoinHandle<()>>,
     durable: watch::Receiver<u64>,
     poison: Arc<OnceLock<JournalError>>,
     marks: Arc<Marks>,
@@ -160,15 +176,18 @@ impl Store {
         });
         let poison = Arc::new(OnceLock::new());
         let marks = Arc::new(Marks::default());
-        let thread = (
-            Arc::clone(&journal),
-            Arc::clone(&flusher),
-            Arc::clone(&poison),
-            Arc::clone(&marks),
-        );
-        std::thread::Builder::new()
+        let unwritten = Arc::new(Unwritten::after(applied));
+        let flushing = Flushing {
+            journal: Arc::clone(&journal),
+            unwritten: Arc::clone(&unwritten),
+            flusher: Arc::clone(&flusher),
+            sender,
+            poison: Arc::clone(&poison),
+            marks: Arc::clone(&marks),
+        };
+        let thread = std::thread::Builder::new()
             .name("journal-flush".to_owned())
-            .spawn(move || flush_loop(thread.0.as_ref(), &thread.1, &sender, (&thread.2, &thread.3)))
+            .spawn(move || flushing.run())
             .map_err(|cause| JournalError::Io {
                 path: journal.path(),
                 operation: "opened",
@@ -177,8 +196,9 @@ impl Store {
         Ok(Self {
             journal,
             format,
-            applied: Mutex::new(applied),
+            unwritten,
             flusher,
+            thread: Some(thread),
             durable,
             poison,
             marks,
@@ -192,7 +212,7 @@ impl Store {
 
     /// The record under `key`, its seal checked.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, JournalError> {
-        let sealed = self.journal.get(key);
+        let sealed = self.unwritten.get(self.journal.as_ref(), key);
         let value = sealed.and_then(|sealed| {
             let unseal = |bytes| record::unseal(key, bytes).map_err(|what| self.damaged(what));
             sealed.map(unseal).transpose()
@@ -202,7 +222,7 @@ impl Store {
 
     /// Records with `from <= key < to`, at most `limit`, their seals checked.
     pub fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Record>, JournalError> {
-        let records = self.journal.scan(from, to, limit);
+        let records = self.unwritten.scan(self.journal.as_ref(), (from, to), limit);
         let records = records.and_then(|mut records| {
             for (key, value) in &mut records {
                 *value = record::unseal(key, std::mem::take(value)).map_err(|what| self.damaged(what))?;
@@ -212,29 +232,27 @@ impl Store {
         records.inspect_err(|error| self.notice(error))
     }
 
-    /// Applies one atomic batch. Returns its sequence number, to be awaited with [`Store::durable`].
+    /// Applies one atomic batch: seen by reads at once, written with the next flush. Returns its sequence number, to be awaited
+    /// with [`Store::durable`].
     pub fn apply(&self, mut writes: Vec<Write>) -> Result<u64, JournalError> {
         self.check()?;
-        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
-        let sequence = *applied + 1;
-        writes.push(record::sequence_write(sequence));
-        for write in &mut writes {
+        let seal = |write: &mut Write| {
             if let Write::Put(key, value) = write {
                 *value = record::seal(key, value);
             }
-        }
-        failpoint!("journal::before_apply");
-        self.journal
-            .apply(&writes)
-            .inspect_err(|error| self.poison(error))?;
-        failpoint!("journal::after_apply");
-        *applied = sequence;
-        Ok(sequence)
+        };
+        writes.iter_mut().for_each(seal);
+        Ok(self.unwritten.apply(|sequence| {
+            let mut number = record::sequence_write(sequence);
+            seal(&mut number);
+            writes.push(number);
+            writes
+        }))
     }
 
     /// The sequence number of the last applied batch.
     pub fn applied(&self) -> u64 {
-        *self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unwritten.sequence()
     }
 
     /// Waits until batch `sequence` and all before it survive a power cut. One flush serves all who wait. Cancel-safe.
@@ -280,12 +298,6 @@ impl Store {
             self.marks.damaged(self.journal.as_ref());
         }
     }
-
-    fn poison(&self, error: &JournalError) {
-        self.notice(error);
-        // The first error is the one worth telling.
-        let _ = self.poison.set(error.clone());
-    }
 }
 
 impl Drop for Store {
@@ -296,35 +308,62 @@ impl Drop for Store {
             .unwrap_or_else(PoisonError::into_inner)
             .stop = true;
         self.flusher.wake.notify_one();
+        // What nobody waited for is written first; where that fails, nobody is there to be told.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-fn flush_loop(
-    journal: &dyn Journal,
-    flusher: &Flusher,
-    sender: &watch::Sender<u64>,
-    (poison, marks): (&OnceLock<JournalError>, &Marks),
-) {
-    let mut done = *sender.borrow();
-    loop {
-        let upto = {
-            let mut wanted = flusher.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-            while wanted.sequence <= done && !wanted.stop {
-                wanted = flusher.wake.wait(wanted).unwrap_or_else(PoisonError::into_inner);
+/// What the flushing thread works with.
+struct Flushing {
+    journal: Arc<dyn Journal>,
+    unwritten: Arc<Unwritten>,
+    flusher: Arc<Flusher>,
+    sender: watch::Sender<u64>,
+    poison: Arc<OnceLock<JournalError>>,
+    marks: Arc<Marks>,
+}
+
+impl Flushing {
+    fn run(self) {
+        while self.is_wanted() {
+            match self.flush() {
+                Ok(done) => drop(self.sender.send_replace(done)),
+                Err(error) => {
+                    if error.is_damage() {
+                        self.marks.damaged(self.journal.as_ref());
+                    }
+                    // The first error is the one worth telling.
+                    let _ = self.poison.set(error);
+                    self.sender.send_modify(|_| ());
+                    return;
+                }
             }
-            if wanted.stop && wanted.sequence <= done {
-                return;
-            }
-            wanted.sequence
-        };
-        failpoint!("journal::before_flush");
-        if let Err(error) = journal.flush().and_then(|()| marks.flushed(journal, upto)) {
-            let _ = poison.set(error);
-            sender.send_modify(|_| ());
-            return;
         }
+    }
+
+    /// Waits until there is something to flush. At the end that is whatever was applied.
+    fn is_wanted(&self) -> bool {
+        let done = *self.sender.borrow();
+        let mut wanted = self.flusher.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        while wanted.sequence <= done && !wanted.stop {
+            let woken = self.flusher.wake.wait(wanted);
+            wanted = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        wanted.sequence > done || self.unwritten.sequence() > done
+    }
+
+    fn flush(&self) -> Result<u64, JournalError> {
+        let journal = self.journal.as_ref();
+        let upto = self.unwritten.write_out(|writes| {
+            failpoint!("journal::before_apply");
+            journal.apply(writes)?;
+            failpoint!("journal::after_apply");
+            Ok(())
+        })?;
+        failpoint!("journal::before_flush");
+        journal.flush()?;
+        self.marks.flushed(journal, upto)?;
         failpoint!("journal::after_flush");
-        done = upto;
-        sender.send_replace(done);
+        Ok(upto)
     }
 }

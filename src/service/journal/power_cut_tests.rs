@@ -223,7 +223,8 @@ async fn a_value_that_cannot_be_written_ends_the_journal_and_nothing_waits_for_i
     let store = Store::open(Arc::new(SledJournal::open(directory.path()).unwrap())).unwrap();
     let before = store.apply(vec![put(0, 10)]).unwrap();
     std::fs::remove_dir(directory.path().join("blobs")).unwrap();
-    store.apply(vec![put(1, 1 << 20)]).unwrap_err();
+    let refused = store.apply(vec![put(1, 1 << 20)]).unwrap();
+    store.durable(refused).await.unwrap_err();
     let ended = tokio::time::timeout(DEADLINE, store.durable(before)).await;
     ended.expect("whoever waits hears of it").unwrap_err();
     store.apply(vec![put(2, 10)]).unwrap_err();

@@ -4,7 +4,7 @@
 use super::{Journal, JournalError, Write};
 
 /// The format this version writes. It reads this one and those before.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 const FORMAT_KEY: &[u8] = b"mformat";
 const SEQUENCE_KEY: &[u8] = b"msequence";

@@ -15,12 +15,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::ahead::Ahead;
 use super::blobs::{Blobs, Disk, OwnDisk};
 use super::{Journal, JournalError, Record, Write};
 
 /// Enough for the open runs; the rest is read when asked for.
 const CACHE_BYTES: u64 = 16 << 20;
 
+/// sled's own file.
+const LOG: &str = "db";
 /// The file beside sled's that says how far the flushes have come.
 const MARK: &str = "mark";
 /// As many as sled keeps ready.
@@ -33,6 +36,7 @@ pub struct SledJournal {
     tree: sled::Db,
     /// sled's log file, opened a second time for `sync_data`.
     log: File,
+    ahead: Ahead,
     blobs: Blobs,
     disk: Arc<dyn Disk>,
     /// Held while a batch is applied, and from the last look for new blobs to the end of sled's flush: the log that is written
@@ -71,8 +75,8 @@ impl SledJournal {
         blobs
             .sync_found(disk.as_ref())
             .map_err(|error| io(path, "opened", &error))?;
+        Ahead::take_away(&path.join(LOG)).map_err(|error| io(path, "opened", &error))?;
         let tree = open_when_released(path, &config)?;
-        let log = File::open(path.join("db")).map_err(|error| io(path, "opened", &error))?;
         let options = File::options()
             .create(true)
             .truncate(false)
@@ -81,6 +85,9 @@ impl SledJournal {
             .clone();
         let mark = options
             .open(path.join(MARK))
+            .map_err(|error| io(path, "opened", &error))?;
+        let log = options
+            .open(path.join(LOG))
             .map_err(|error| io(path, "opened", &error))?;
         close_to_others(path).map_err(|error| io(path, "opened", &error))?;
         // The directory entries too must survive a power cut.
@@ -93,6 +100,7 @@ impl SledJournal {
         Ok(Self {
             tree,
             log,
+            ahead: Ahead::default(),
             blobs,
             disk,
             batch: Mutex::default(),
@@ -144,14 +152,19 @@ fn close_to_others(path: &Path) -> std::io::Result<()> {
 
 /// Opens sled's file; one that this very process has just closed is waited for, since its threads let go of it in their
 /// own time. Another process is kept out before, by the lock of the state directory; the system lets go of that one a moment
-/// before it lets go of sled's, where a process ends with the journal open.
+/// before it lets go of sled's, where a process ends with the journal open. Where somebody has removed that lock's file, the
+/// process that serves still has this one.
 fn open_when_released(path: &Path, config: &sled::Config) -> Result<sled::Db, JournalError> {
     let end = Instant::now() + RELEASED_WITHIN;
     loop {
         let opened = guard(path, "opened", || config.open());
         let locked = matches!(&opened, Err(error) if error.to_string().contains("could not acquire lock"));
-        if !locked || Instant::now() >= end {
+        if !locked {
             return opened;
+        }
+        if Instant::now() >= end {
+            let path = path.to_owned();
+            return Err(JournalError::Held { path });
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -232,7 +245,9 @@ impl Journal for SledJournal {
             self.blobs.sync(disk).map_err(failed)?;
             self.writing(|| self.tree.flush())?;
         }
-        disk.sync_data(&self.log).map_err(failed)
+        disk.sync_data(&self.log).map_err(failed)?;
+        self.ahead.keep(&self.log);
+        Ok(())
     }
 
     fn mark(&self, sequence: u64) -> Result<(), JournalError> {

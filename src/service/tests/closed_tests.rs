@@ -1,6 +1,8 @@
 //! Closed runs are in the journal only: they are listed, described and read there, and leave it in time.
 
-use temporalio_protos::temporal::api::command::v1::FailWorkflowExecutionCommandAttributes;
+use temporalio_protos::temporal::api::command::v1::{
+    ContinueAsNewWorkflowExecutionCommandAttributes, FailWorkflowExecutionCommandAttributes,
+};
 use temporalio_protos::temporal::api::common::v1::RetryPolicy;
 use temporalio_protos::temporal::api::workflow::v1::WorkflowExecutionInfo;
 
@@ -9,7 +11,7 @@ use super::*;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
-async fn start_as(service: &Service, workflow_id: &str) -> String {
+pub(super) async fn start_as(service: &Service, workflow_id: &str) -> String {
     let request = StartWorkflowExecutionRequest {
         namespace: NAMESPACE.into(),
         workflow_id: workflow_id.into(),
@@ -68,7 +70,7 @@ fn ids(executions: &[WorkflowExecutionInfo]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn open_and_closed_runs_are_one_list_in_the_order_of_their_starts() {
+async fn the_open_runs_come_first_and_then_those_that_closed_last() {
     let lab = Lab::new();
     let mut service = lab.open().unwrap();
     let mut expected = Vec::new();
@@ -90,8 +92,9 @@ async fn open_and_closed_runs_are_one_list_in_the_order_of_their_starts() {
         for page_size in [1, 2, 7, 23, 100] {
             let all = list(&service, "", page_size).await;
             assert!(all.is_sorted_by_key(|it| {
-                let start = it.start_time.unwrap_or_default();
-                std::cmp::Reverse((start.seconds, start.nanos))
+                let [close, start] = [it.close_time, it.start_time]
+                    .map(|time| time.map_or((i64::MAX, 0), |time| (time.seconds, time.nanos)));
+                std::cmp::Reverse((close, start))
             }));
             let mut found = ids(&all);
             found.sort();
@@ -140,6 +143,26 @@ async fn a_filter_sees_of_closed_runs_what_it_sees_of_open_ones() {
             ("CloseTime IS NULL", "c"),
             ("CloseTime IS NOT NULL", "ba"),
             ("ExecutionStatus != 'Running' OR WorkflowId = 'c'", "cba"),
+            ("ExecutionStatus = 'Completed'", "ba"),
+            ("ExecutionStatus IN ('Failed', 'Completed', 'Running')", "cba"),
+            ("ExecutionStatus = 'Completed' AND WorkflowId IN ('c', 'a')", "a"),
+            (
+                "WorkflowType IN ('S', 'T') AND CloseTime <= '1970-01-01T00:16:40.5Z'",
+                "a",
+            ),
+            ("WorkflowType = 'S'", ""),
+            (
+                "CloseTime BETWEEN '1970-01-01T00:16:40.5Z' AND '1970-01-01T00:16:41.5Z'",
+                "ba",
+            ),
+            (
+                "CloseTime > '1970-01-01T00:16:40.5Z' AND CloseTime < '1970-01-01T00:16:41.5Z'",
+                "",
+            ),
+            (
+                "CloseTime = '1970-01-01T00:16:41.5Z' AND ExecutionStatus = 'Completed'",
+                "b",
+            ),
         ] {
             for page_size in [1, 10] {
                 assert_eq!(
@@ -157,7 +180,146 @@ async fn a_filter_sees_of_closed_runs_what_it_sees_of_open_ones() {
 }
 
 #[tokio::test]
-async fn of_the_attempts_at_a_workflow_the_last_two_are_kept() {
+async fn counts_are_told_by_status() {
+    let lab = Lab::new();
+    let service = lab.open().unwrap();
+    for id in ["a", "b"] {
+        run_and_end(&service, id).await;
+    }
+    start_as(&service, "c").await;
+    let counted = |query: &str| {
+        let request = CountWorkflowExecutionsRequest {
+            namespace: NAMESPACE.into(),
+            query: query.into(),
+        };
+        call::<_, CountWorkflowExecutionsResponse>(&service, "CountWorkflowExecutions", request)
+    };
+    for (query, expected) in [
+        (
+            "GROUP BY ExecutionStatus",
+            vec![("\"Running\"", 1), ("\"Completed\"", 2)],
+        ),
+        (
+            "WorkflowId = 'a' group by ExecutionStatus",
+            vec![("\"Completed\"", 1)],
+        ),
+        (
+            "ExecutionStatus = 'Running' GROUP BY ExecutionStatus",
+            vec![("\"Running\"", 1)],
+        ),
+        ("WorkflowId = 'GROUP BY'", vec![]),
+    ] {
+        let answer = counted(query).await.unwrap();
+        let groups = answer.groups.iter().map(|group| {
+            let [value] = group.group_values.as_slice() else {
+                panic!("{query}: {group:?}");
+            };
+            assert_eq!(value.metadata["type"], b"Keyword");
+            (std::str::from_utf8(&value.data).unwrap(), group.count)
+        });
+        assert_eq!(groups.collect::<Vec<_>>(), expected, "{query}");
+        assert_eq!(answer.count, expected.iter().map(|(_, count)| count).sum::<i64>());
+    }
+    for refused in [
+        "GROUP BY WorkflowType",
+        "GROUP BY ExecutionStatus AND WorkflowId = 'a'",
+        "GROUP BY",
+    ] {
+        assert_eq!(
+            counted(refused).await.unwrap_err().code(),
+            Code::InvalidArgument,
+            "{refused}"
+        );
+    }
+}
+
+/// A journal that counts the records that are read.
+#[derive(Default)]
+struct Counting {
+    journal: MemoryJournal,
+    read: std::sync::atomic::AtomicUsize,
+}
+
+impl Journal for Counting {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, JournalError> {
+        self.read.fetch_add(1, Ordering::SeqCst);
+        self.journal.get(key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<journal::Record>, JournalError> {
+        let records = self.journal.scan(from, to, limit)?;
+        self.read.fetch_add(records.len(), Ordering::SeqCst);
+        Ok(records)
+    }
+
+    fn apply(&self, writes: &[Write]) -> Result<(), JournalError> {
+        self.journal.apply(writes)
+    }
+
+    fn flush(&self) -> Result<(), JournalError> {
+        self.journal.flush()
+    }
+
+    fn mark(&self, sequence: u64) -> Result<(), JournalError> {
+        self.journal.mark(sequence)
+    }
+
+    fn marked(&self) -> Result<Option<u64>, JournalError> {
+        self.journal.marked()
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.journal.path()
+    }
+}
+
+#[tokio::test]
+async fn what_a_filter_asks_for_by_id_type_status_or_end_is_read_and_little_else() {
+    let counting = Arc::new(Counting::default());
+    let lab = Lab::new();
+    let store = Store::open(Arc::clone(&counting) as Arc<dyn Journal>).unwrap();
+    let service = Service::open(store, Clock::Manual(Arc::clone(&lab.now)), Mode::Serve).unwrap();
+    for number in 0..300 {
+        run_and_end(&service, &format!("w{number}")).await;
+        lab.now.fetch_add(1000, Ordering::SeqCst);
+    }
+    start_as(&service, "failing").await;
+    let failed =
+        Do::FailWorkflowExecutionCommandAttributes(FailWorkflowExecutionCommandAttributes::default());
+    answer(&service, &poll(&service).await, vec![failed]).await;
+    for (filter, expected) in [
+        ("ExecutionStatus = 'Failed'", 1),
+        ("WorkflowId IN ('w7', 'w200')", 2),
+        ("WorkflowType = 'none'", 0),
+        ("WorkflowType = 'T' AND WorkflowId = 'w9'", 1),
+        ("CloseTime < '1970-01-01T00:16:43Z'", 3),
+        ("WorkflowType = 'T' AND CloseTime >= '1970-01-01T00:21:40Z'", 1),
+    ] {
+        for is_count in [false, true] {
+            let before = counting.read.load(Ordering::SeqCst);
+            let found = match is_count {
+                true => usize::try_from(count(&service, filter).await).unwrap(),
+                false => list(&service, filter, 100).await.len(),
+            };
+            let read = counting.read.load(Ordering::SeqCst) - before;
+            assert_eq!(found, expected, "{filter}");
+            assert!(
+                read <= 4 * expected,
+                "{filter}: {read} records are read for {expected}"
+            );
+        }
+    }
+    let before = counting.read.load(Ordering::SeqCst);
+    assert_eq!(count(&service, "ExecutionStatus = 'Completed'").await, 300);
+    assert_eq!(
+        counting.read.load(Ordering::SeqCst) - before,
+        300,
+        "a count reads the index alone"
+    );
+}
+
+#[tokio::test]
+async fn the_attempts_at_a_workflow_are_kept_also_the_first() {
     let lab = Lab::new();
     let service = lab.open().unwrap();
     let request = StartWorkflowExecutionRequest {
@@ -171,7 +333,8 @@ async fn of_the_attempts_at_a_workflow_the_last_two_are_kept() {
         }),
         ..Default::default()
     };
-    let _: StartWorkflowExecutionResponse = call(&service, "StartWorkflowExecution", request).await.unwrap();
+    let first: StartWorkflowExecutionResponse =
+        call(&service, "StartWorkflowExecution", request).await.unwrap();
     for _ in 0..4 {
         let failed = FailWorkflowExecutionCommandAttributes::default();
         let commands = vec![Do::FailWorkflowExecutionCommandAttributes(failed)];
@@ -179,9 +342,53 @@ async fn of_the_attempts_at_a_workflow_the_last_two_are_kept() {
         lab.now.fetch_add(60_000, Ordering::SeqCst);
         service.fire_due();
     }
-    assert_eq!(list(&service, "ExecutionStatus = 'Failed'", 10).await.len(), 2);
+    assert_eq!(list(&service, "ExecutionStatus = 'Failed'", 10).await.len(), 4);
+    let request = GetWorkflowExecutionHistoryRequest {
+        namespace: NAMESPACE.into(),
+        execution: Some(WorkflowExecution {
+            workflow_id: "w".into(),
+            run_id: first.run_id,
+        }),
+        ..Default::default()
+    };
+    let page: GetWorkflowExecutionHistoryResponse = call(&service, "GetWorkflowExecutionHistory", request)
+        .await
+        .unwrap();
+    assert_eq!(page.history.unwrap_or_default().events.len(), 5);
     drop(service);
-    assert_eq!(count(&lab.open().unwrap(), "").await, 2);
+    assert_eq!(count(&lab.open().unwrap(), "").await, 4);
+}
+
+#[tokio::test]
+async fn of_a_long_chain_the_last_hundred_runs_are_kept_and_less_of_large_ones() {
+    // So many runs, each with so many bytes; how many stay, the open one among them.
+    for (runs, bytes, stay) in [(130, 10, 101), (12, 1 << 20, 13), (40, 1 << 20, 32)] {
+        let lab = Lab::new();
+        let mut service = lab.open().unwrap();
+        start(&service).await;
+        for number in 0..runs {
+            let details = Payloads {
+                payloads: vec![payload(vec![7; bytes])],
+            };
+            let marker = RecordMarkerCommandAttributes {
+                marker_name: "large".into(),
+                details: [("d".to_owned(), details)].into(),
+                ..Default::default()
+            };
+            let commands = vec![
+                Do::RecordMarkerCommandAttributes(marker),
+                Do::ContinueAsNewWorkflowExecutionCommandAttributes(Default::default()),
+            ];
+            answer(&service, &poll(&service).await, commands).await;
+            lab.now.fetch_add(1000, Ordering::SeqCst);
+            service.fire_due();
+            if number == runs / 2 {
+                drop(service);
+                service = lab.open().unwrap();
+            }
+        }
+        assert_eq!(count(&service, "").await, stay, "of {runs} with {bytes} bytes");
+    }
 }
 
 #[tokio::test]
@@ -232,7 +439,7 @@ async fn a_closed_run_is_described_and_read_as_before_and_takes_no_change() {
 
 #[tokio::test]
 async fn what_is_lost_of_closed_runs_is_missed_at_the_start_or_when_it_is_read() {
-    for table in [Table::Listed, Table::Current] {
+    for table in [Table::Listed, Table::Indexed, Table::Current] {
         let lab = Lab::new();
         run_and_end(&lab.open().unwrap(), "w").await;
         let (low, high) = table_range(table);
@@ -297,6 +504,7 @@ async fn a_year_of_runs_leaves_those_of_the_last_month_and_the_last_of_each_work
             lab.now.fetch_add(DAY_MS / 4, Ordering::SeqCst);
         }
         while service.remove_outdated().unwrap() {}
+        service.settled().await.unwrap();
         let records = lab.journal.scan(&[0], &[u8::MAX], usize::MAX).unwrap().len();
         if day == 60 {
             most = records;
@@ -311,4 +519,46 @@ async fn a_year_of_runs_leaves_those_of_the_last_month_and_the_last_of_each_work
     assert_eq!(list(&service, "WorkflowId = 'w'", 1000).await.len(), 4 * 30);
     drop(service);
     lab.open().unwrap();
+}
+
+/// What `sync --interval 1m` does to the service, however long: a round a minute, and continued as new now and then.
+#[tokio::test]
+async fn rounds_without_end_leave_the_histories_of_two_runs_and_nothing_that_grows() {
+    let lab = Lab::new();
+    let service = lab.open().unwrap();
+    start(&service).await;
+    // Records when a run continues as new, and entries in memory.
+    let mut sizes = Vec::new();
+    for round in 1..=400 {
+        let task = poll(&service).await;
+        if round % 20 == 0 {
+            let records = lab.journal.scan(&[0], &[u8::MAX], usize::MAX).unwrap().len();
+            let in_memory = {
+                let core = service.core();
+                [
+                    core.runs.len(),
+                    core.current.len(),
+                    core.written.len(),
+                    core.deadlines.len(),
+                ]
+            };
+            sizes.push((records, in_memory));
+            let renewed = ContinueAsNewWorkflowExecutionCommandAttributes::default();
+            let renewed = Do::ContinueAsNewWorkflowExecutionCommandAttributes(renewed);
+            answer(&service, &task, vec![renewed]).await;
+        } else {
+            let timer = Do::StartTimerCommandAttributes(StartTimerCommandAttributes {
+                timer_id: "interval".into(),
+                start_to_fire_timeout: duration(60_000),
+            });
+            answer(&service, &task, vec![timer]).await;
+        }
+        lab.now.fetch_add(60_000, Ordering::SeqCst);
+        service.fire_due();
+        while service.remove_outdated().unwrap() {}
+        service.settled().await.unwrap();
+    }
+    // From the second run on there is one before the current one.
+    assert!(sizes[1..].iter().all(|size| *size == sizes[1]), "{sizes:?}");
+    assert_eq!(count(&service, "").await, 2);
 }

@@ -5,8 +5,9 @@ use temporalio_protos::temporal::api::common::v1::ActivityType;
 
 use super::super::history::{FormerFields, RunRecord};
 use super::super::inventory::Inventory;
-use super::super::journal::{Record, Table, row_range, table_range};
+use super::super::journal::{Record, Table, listed_prefix, place_of, row_range, table_range};
 use super::super::stored::read_run;
+use super::super::transaction::hash;
 use super::*;
 
 fn scheduled(activity_id: usize) -> Do {
@@ -57,6 +58,7 @@ async fn a_journal_that_lost_a_row_is_refused_and_so_is_one_with_an_older_row_or
                 _ => Write::Put([key.as_slice(), b"\0\0\0\0\0\0\0\x01"].concat(), value),
             };
             store.apply(vec![write]).unwrap();
+            drop(store);
             let error = lab
                 .open()
                 .err()
@@ -94,11 +96,40 @@ fn in_the_first_format(lab: &Lab) {
             inventory.add_run(&run.run_id);
         }
     }
-    for table in [Table::Row, Table::Closed, Table::Listed, Table::Outdated] {
+    for table in [
+        Table::Row,
+        Table::Closed,
+        Table::Listed,
+        Table::Indexed,
+        Table::Outdated,
+    ] {
         let keys = records(lab, table).into_iter().map(|(key, _)| key);
         writes.extend(keys.map(Write::Delete));
     }
     let inventory = [inventory.count.to_le_bytes(), inventory.sum.to_le_bytes()].concat();
+    writes.push(Write::Put(b"minventory".to_vec(), inventory));
+    store.apply(writes).unwrap();
+}
+
+/// The journal as the second format had it: the list of closed runs in the order of their starts, and no index of it.
+fn in_the_second_format(lab: &Lab) {
+    let store = Store::open(Arc::clone(&lab.journal) as Arc<dyn Journal>).unwrap();
+    let mut writes = vec![Write::Put(b"mformat".to_vec(), 2_u32.to_le_bytes().to_vec())];
+    let mut listed = Inventory::default();
+    let prefix = listed_prefix(NAMESPACE);
+    let (low, high) = table_range(Table::Listed);
+    for (key, value) in store.scan(&low, &high, 10).unwrap() {
+        let (_, start_ms, run_id) = place_of(&prefix, &key).unwrap();
+        let order = (i64::MAX - start_ms).to_be_bytes();
+        let former = [prefix.as_slice(), &order, run_id.as_bytes()].concat();
+        listed.add(hash(&former, &value));
+        writes.extend([Write::Delete(key), Write::Put(former, value)]);
+    }
+    let index = records(lab, Table::Indexed);
+    writes.extend(index.into_iter().map(|(key, _)| Write::Delete(key)));
+    let inventory = store.get(b"minventory").unwrap().unwrap();
+    let listed = [listed.count.to_le_bytes(), listed.sum.to_le_bytes()].concat();
+    let inventory = [&inventory[..16], &listed, &inventory[32..48]].concat();
     writes.push(Write::Put(b"minventory".to_vec(), inventory));
     store.apply(writes).unwrap();
 }
@@ -109,7 +140,7 @@ fn records(lab: &Lab, table: Table) -> Vec<Record> {
 }
 
 #[tokio::test]
-async fn a_journal_of_the_first_format_is_brought_over_and_has_what_it_had() {
+async fn journals_of_the_formats_before_are_brought_over_and_have_what_they_had() {
     let lab = Lab::new();
     let service = lab.open().unwrap();
     for _ in 0..2 {
@@ -130,19 +161,26 @@ async fn a_journal_of_the_first_format_is_brought_over_and_has_what_it_had() {
         Table::Row,
         Table::Closed,
         Table::Listed,
+        Table::Indexed,
         Table::Outdated,
         Table::Current,
         Table::Event,
     ];
     let all = || tables.map(|table| records(&lab, table));
     let before = all();
-    assert_eq!(before.each_ref().map(Vec::len), [1, 6, 2, 2, 2, 1, 31]);
-    in_the_first_format(&lab);
-    assert!(records(&lab, Table::Closed).is_empty());
-    for _ in 0..2 {
-        drop(lab.open().unwrap());
-        assert!(all() == before, "other records than before");
+    assert_eq!(before.each_ref().map(Vec::len), [1, 6, 2, 2, 6, 2, 1, 31]);
+    for bring_back in [in_the_first_format, in_the_second_format] {
+        bring_back(&lab);
+        assert!(records(&lab, Table::Indexed).is_empty());
+        for _ in 0..2 {
+            drop(lab.open().unwrap());
+            assert!(all() == before, "other records than before");
+        }
     }
+    in_the_second_format(&lab);
+    let (key, _) = records(&lab, Table::Listed).swap_remove(0);
+    lab.journal.apply(&[Write::Delete(key)]).unwrap();
+    assert!(lab.open().err().expect("it must not open").is_damage());
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
 
 use super::*;
 
-async fn start_with(
+pub(super) async fn start_with(
     service: &Service,
     with: impl FnOnce(&mut StartWorkflowExecutionRequest),
 ) -> Result<String, Status> {
@@ -38,7 +38,7 @@ async fn started(service: &Service) -> (HistoryEvent, WorkflowExecutionStartedEv
     (first, started)
 }
 
-async fn describe(service: &Service) -> DescribeWorkflowExecutionResponse {
+pub(super) async fn describe(service: &Service) -> DescribeWorkflowExecutionResponse {
     let request = DescribeWorkflowExecutionRequest {
         namespace: NAMESPACE.into(),
         execution: workflow(),
@@ -287,10 +287,22 @@ async fn a_search_attribute_that_nobody_defined_is_refused() {
 
 /// A journal whose flushes wait while they are held.
 #[derive(Default)]
-struct Slow {
+pub(super) struct Slow {
     journal: MemoryJournal,
     held: std::sync::Mutex<bool>,
     let_through: std::sync::Condvar,
+}
+
+impl Slow {
+    pub(super) fn hold(&self, held: bool) {
+        *self.held.lock().unwrap() = held;
+        self.let_through.notify_all();
+    }
+
+    /// What was written, flushed or not.
+    pub(super) fn records(&self) -> Vec<journal::Record> {
+        self.journal.scan(&[0], &[u8::MAX], usize::MAX).unwrap()
+    }
 }
 
 impl Journal for Slow {
@@ -330,7 +342,7 @@ async fn no_read_shows_what_is_not_durable_yet() {
     let slow = Arc::new(Slow::default());
     let store = Store::open(Arc::clone(&slow) as Arc<dyn Journal>).unwrap();
     let service = Service::open(store, Clock::Manual(Lab::new().now), Mode::Serve).unwrap();
-    *slow.held.lock().unwrap() = true;
+    slow.hold(true);
     let mut starting = Box::pin(start(&service));
     assert!(futures::poll!(&mut starting).is_pending());
     let list = ListWorkflowExecutionsRequest {
@@ -348,8 +360,7 @@ async fn no_read_shows_what_is_not_durable_yet() {
         assert!(futures::poll!(&mut reading).is_pending());
         assert!(futures::poll!(&mut describing).is_pending());
     }
-    *slow.held.lock().unwrap() = false;
-    slow.let_through.notify_all();
+    slow.hold(false);
     assert_eq!(reading.await, (1, 2));
     describing.await;
     starting.await;

@@ -6,6 +6,7 @@ use temporalio_protos::temporal::api::failure::v1::Failure;
 use temporalio_protos::temporal::api::failure::v1::failure::FailureInfo;
 use temporalio_protos::temporal::api::taskqueue::v1::StickyExecutionAttributes;
 
+use super::closed_tests::start_as;
 use super::*;
 
 /// How long a task or a query waits in the sticky queue.
@@ -180,7 +181,7 @@ async fn terminate(service: &Service, run_id: &str, first_run_id: &str) -> Resul
     terminated.map(drop)
 }
 
-async fn cancel(service: &Service, run_id: &str, first_run_id: &str) -> Result<(), Status> {
+pub(super) async fn cancel(service: &Service, run_id: &str, first_run_id: &str) -> Result<(), Status> {
     let request = RequestCancelWorkflowExecutionRequest {
         namespace: NAMESPACE.into(),
         workflow_execution: execution(run_id),
@@ -215,6 +216,7 @@ async fn an_old_handle_neither_cancels_nor_terminates_nor_updates_a_newer_workfl
                 update_id: "u".into(),
                 ..Default::default()
             }),
+            input: update_input(),
             ..Default::default()
         }),
         ..Default::default()
@@ -366,4 +368,63 @@ async fn what_waits_for_a_worker_that_shuts_down_is_for_any_other() {
     let [asked, task] = both.expect("both are in the normal queue");
     assert!(asked.query.is_some() && task.query.is_none());
     assert_eq!(task.history.unwrap_or_default().events[0].event_id, 1);
+}
+
+#[tokio::test]
+async fn who_dies_is_asked_about_once_and_costs_the_runs_that_it_had() {
+    let lab = Lab::new();
+    let service = lab.open().unwrap();
+    for number in 0..50 {
+        start_as(&service, &format!("w{number}")).await;
+    }
+    let poll_as = |identity: &str| {
+        let request = PollWorkflowTaskQueueRequest {
+            namespace: NAMESPACE.into(),
+            task_queue: queue(),
+            identity: identity.into(),
+            ..Default::default()
+        };
+        call::<_, PollWorkflowTaskQueueResponse>(&service, "PollWorkflowTaskQueue", request)
+    };
+    let lost = poll_as("1@host").await.unwrap();
+    let mut kept = Vec::new();
+    for _ in 1..50 {
+        kept.push(poll_as("2@host").await.unwrap());
+    }
+    let asked = std::cell::Cell::new(0);
+    let is_dead = |identity: &str| {
+        asked.set(asked.get() + 1);
+        identity == "1@host"
+    };
+    service.outlive(&is_dead);
+    assert!(asked.get() <= 5, "asked {} times about two workers", asked.get());
+    let again = poll_as("3@host").await.unwrap();
+    assert_eq!(again.workflow_execution, lost.workflow_execution);
+    assert_eq!(
+        try_answer(&service, &lost).await.unwrap_err().code(),
+        Code::NotFound
+    );
+    for task in &kept {
+        try_answer(&service, task).await.unwrap();
+    }
+    // They are done, and nobody has anything.
+    try_answer(&service, &again).await.unwrap();
+    asked.set(0);
+    service.outlive(&is_dead);
+    assert!(asked.get() <= 2, "asked {} times about pollers", asked.get());
+    assert!(service.core().holders.runs_of(|_| true).is_empty());
+}
+
+#[tokio::test]
+async fn a_task_that_waits_for_a_dead_worker_alone_is_for_any_other() {
+    let lab = Lab::new();
+    let service = lab.open().unwrap();
+    start(&service).await;
+    answer_and_keep(&service, &poll(&service).await).await;
+    signal(&service, "w", |_| ()).await;
+    service.outlive(&|identity| identity == "2@host");
+    let mut polling = Box::pin(poll(&service));
+    assert!(futures::poll!(&mut polling).is_pending(), "its worker lives");
+    service.outlive(&|identity| identity == "1@host");
+    assert!(types(&polling.await).contains(&EventType::WorkflowTaskTimedOut));
 }
