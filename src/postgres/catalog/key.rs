@@ -76,6 +76,7 @@ fn places(source: &Relation, in_snapshot: bool) -> Result<Chosen> {
     }
     let column = |name: &str, type_name: &str| KeyColumn {
         name: name.to_owned(),
+        target_name: None,
         type_name: type_name.to_owned(),
         target_type: None,
         collation: None,
