@@ -76,7 +76,6 @@ impl OneJob {
             fence,
             known,
         } = &input;
-        self.must_trust_sql(table)?;
         let table = &self.trusting(table);
         let has_ledger = verify.job.is_some() || fence.is_some();
         if verify.against == Against::Receipts && !verify.repair {
@@ -101,6 +100,7 @@ impl OneJob {
                 fence: None,
             });
         }
+        self.must_trust_sql(table)?;
         let (source, target) = self.sessions().await?;
         super::step("looking at both tables");
         let plan = examine_to_read(&source, &target, table).await?;

@@ -574,7 +574,7 @@ impl Args {
     /// Reads the command line; `--help` and errors are printed, and end the process with 0 and 2.
     pub fn parse_or_exit() -> Self {
         Self::try_parse().unwrap_or_else(|error| {
-            if !error.use_stderr() {
+            if error.exit_code() == 0 {
                 error.exit();
             }
             // The usual way would print what was typed as it is: a password where none belongs, or what moves a terminal.

@@ -163,7 +163,8 @@ async fn of_job(
         give_up_after_ms: context.settings.give_up_after.ms,
         ..job.spec.clone()
     };
-    ends::trust(context, connected, &mut spec, args.allow_sql)?;
+    let reads_source = args.repair || args.against == Some(Against::Source);
+    ends::trust(context, connected, &mut spec, args.allow_sql || !reads_source)?;
     Ok((spec, connections, Some(job.spec)))
 }
 
