@@ -37,6 +37,7 @@ impl OneJob {
             fence,
             position,
         } = input;
+        let table = self.trusting(&table);
         let plan = self.plan(&table, &fence.digest).await?;
         let (source, target) = self.sessions().await?;
         step("asking the target whether it has all of it");

@@ -53,7 +53,7 @@ impl Looked {
             let last = self.proofs.len() - 1;
             let mut at = 0..;
             self.proofs
-                .retain(|_| at.next().is_some_and(|at| (last - at) % 2 == 0));
+                .retain(|_| at.next().is_some_and(|at| (last - at).is_multiple_of(2)));
         }
     }
 

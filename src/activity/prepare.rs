@@ -70,6 +70,7 @@ pub fn options() -> ActivityOptions {
 
 impl OneJob {
     pub(super) async fn do_prepare(&self, input: PrepareInput) -> Result<PrepareOutput, Error> {
+        self.must_trust_sql(&input.table)?;
         let (source, target) = self.sessions().await?;
         let ask = Ask {
             sync: input.sync,

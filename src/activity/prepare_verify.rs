@@ -76,6 +76,7 @@ impl OneJob {
             fence,
             known,
         } = &input;
+        self.must_trust_sql(table)?;
         let table = &self.trusting(table);
         let has_ledger = verify.job.is_some() || fence.is_some();
         if verify.against == Against::Receipts && !verify.repair {
@@ -101,6 +102,7 @@ impl OneJob {
             });
         }
         let (source, target) = self.sessions().await?;
+        super::step("looking at both tables");
         let plan = examine_to_read(&source, &target, table).await?;
         check_key(&source, &plan).await?;
         if verify.repair {

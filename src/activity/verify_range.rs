@@ -68,6 +68,7 @@ impl OneJob {
             range,
             ..
         } = &input;
+        let table = &self.trusting(table);
         let meter = BatchMeter::new(&self.throttle);
         if *against == Against::Receipts {
             let plan = self.plan_of_ledger(table, &input.digest).await?;

@@ -383,6 +383,9 @@ pub struct VerifyArgs {
     /// Role that may own the ledger on the target, besides this user [env: LONGHAUL_LEDGER_OWNER]
     #[arg(long, value_name = "ROLE")]
     pub ledger_owner: Option<String>,
+    /// On a Temporal cluster: run the job's SQL (--where, --select) on the source, as this role
+    #[arg(long)]
+    pub allow_sql: bool,
     /// How progress is shown.
     #[command(flatten)]
     pub progress: ProgressArgs,
@@ -522,6 +525,12 @@ pub struct ResumeArgs {
     /// Where the servers are now, if they have moved; where the passwords are, if they are in the connection texts.
     #[command(flatten)]
     pub connections: ConnectionArgs,
+    /// On a Temporal cluster: run the job's SQL (--where, --select) on the source, as this role
+    #[arg(long)]
+    pub allow_sql: bool,
+    /// On a Temporal cluster: let triggers of the target fire, as the job says [env: LONGHAUL_FIRE_TRIGGERS]
+    #[arg(long)]
+    pub fire_triggers: bool,
     /// Role that may own the ledger on the target, besides this user [env: LONGHAUL_LEDGER_OWNER]
     #[arg(long, value_name = "ROLE")]
     pub ledger_owner: Option<String>,
@@ -557,12 +566,12 @@ impl Args {
     /// Reads the command line; `--help` and errors are printed, and end the process with 0 and 2.
     pub fn parse_or_exit() -> Self {
         Self::try_parse().unwrap_or_else(|error| {
-            let text = error.render().to_string();
-            let shown = without_passwords(&text);
-            if shown == text {
+            if !error.use_stderr() {
                 error.exit();
             }
-            // The usual way would print what was typed, and a password was typed where none belongs.
+            // The usual way would print what was typed as it is: a password where none belongs, or what moves a terminal.
+            let shown = without_passwords(&error.render().to_string());
+            let shown = shown.replace('\x1b', " ");
             crate::observe::Terminal::standard().say(shown.trim_end());
             std::process::exit(ExitStatus::Usage.code().into())
         })

@@ -356,17 +356,10 @@ fn broken(address: String, is_tls: bool, error: Box<dyn Error + Send + Sync>) ->
     let source = plain
         .map_or(words.clone(), |(_, plain)| (*plain).to_owned())
         .into();
-    // A server that expects TLS takes the beginning of HTTP/2 for garbage, and hangs up.
-    let hung_up = !is_tls
-        && says(&[
-            "broken pipe",
-            "reset",
-            "closed",
-            "frame",
-            "unexpected",
-            "eof",
-            "preface",
-        ]);
+    // A server that expects TLS takes the beginning of HTTP/2 for garbage, and hangs up; one that does not like our certificate
+    // does so once its own handshake is done.
+    let hung_up = says(&["broken pipe", "reset", "closed", "eof"])
+        || (!is_tls && says(&["frame", "unexpected", "preface"]));
     let of_tls = says(&[
         "certificate",
         "corrupt message",

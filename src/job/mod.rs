@@ -10,7 +10,7 @@ mod spec;
 pub mod status;
 mod tuning;
 
-pub use crate::table::{Against, OnConflict, is_obeyed};
+pub use crate::table::{Against, OnConflict, is_obeyed, shown};
 pub use error::{Difference, JobError, Mismatch};
 pub use name::{ConnectionName, JobName};
 pub use rate::RateLimit;

@@ -15,6 +15,7 @@ mod connection_string;
 mod copy;
 pub mod cursor;
 mod error;
+mod file;
 mod frames;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -51,6 +52,7 @@ pub use connect::{Session, Waits, connect};
 pub use connection_string::ConnectionString;
 pub use copy::copy_batch;
 pub use error::{BRIEF, Error, Kind, Result, Retry, Side, UNKNOWN_ATTEMPTS};
+pub use file::read_text;
 pub use look::{Ask, Look, Troubles, look, survey};
 pub use pool::{Lease, Pool};
 pub use server::{Backup, ServerError, ServerOptions, Standby, StopMode, ThrowawayServer};

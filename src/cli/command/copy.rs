@@ -104,7 +104,7 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     if context.settings.is_explicit(Setting::GiveUpAfter) {
         spec.give_up_after_ms = context.settings.give_up_after.ms;
     }
-    spec.ledger_owner = ends::ledger_owner(context, &connected, &spec);
+    ends::trust(context, &connected, &mut spec, args.allow_sql)?;
     let is_done = job.status == WorkflowExecutionStatus::Completed;
     if is_done {
         context.printer.talk(&format!(
@@ -303,14 +303,14 @@ async fn leave(context: &Context<'_>, connected: &Connected, task_queue: &str, s
     let polling = worker::polling(&connected.client, task_queue).await;
     let mut others = polling.map_err(|error| refused(&error))?;
     others.retain(|identity| *identity != connected.client.identity());
-    let (name, there) = (&spec.name, context.settings.cluster_flags());
+    let name = &spec.name;
     let by = match others.is_empty() {
-        true => format!("waits for a worker: longhaul worker{there} --source URL --target URL"),
+        true => "waits for a worker: longhaul worker --source URL --target URL".to_owned(),
         false => format!("is left to {}", others.join(", ")),
     };
     context
         .printer
-        .talk(&format!("job {name} {by}; see longhaul status {name}{there}"));
+        .talk(&format!("job {name} {by}; see longhaul status {name}"));
     Ok(ExitStatus::Done)
 }
 

@@ -127,6 +127,8 @@ impl Standing {
         now: SystemTime,
     ) -> Self {
         let state = decide(status, progress, pending, runs);
+        // A cluster goes on telling what was pending when a run was ended from outside.
+        let pending = if state.is_open() { pending } else { &[] };
         let is_running = state == JobState::Running;
         let waiting_for = waiting_for(progress, pending, now).filter(|_| is_running);
         let moves = waiting_for.is_none();
@@ -412,6 +414,31 @@ mod tests {
             (WorkflowExecutionStatus::Terminated, JobState::Terminated),
         ] {
             assert_eq!(decide(status, Some(&pausing), &two, RUNS), state);
+        }
+    }
+
+    #[test]
+    fn of_a_run_that_has_ended_nothing_is_pending() {
+        let copying = progress(Phase::Copying, false, 1);
+        let moving = Pending {
+            beat: beating(1, "copying batch 7", 100, 1000, 110),
+            ..batch()
+        };
+        let pending = [failing(110, 2), moving];
+        let stands = |status| Standing::at(status, Some(&copying), &pending, RUNS, at(130));
+        assert_eq!(stands(OPEN).pending.len(), 2);
+        for status in [
+            WorkflowExecutionStatus::Completed,
+            WorkflowExecutionStatus::Failed,
+            WorkflowExecutionStatus::Canceled,
+            WorkflowExecutionStatus::Terminated,
+        ] {
+            let stands = stands(status);
+            assert!(
+                stands.pending.is_empty() && stands.retrying.is_none(),
+                "{stands:?}"
+            );
+            assert_eq!(stands.in_flight, (0, 0));
         }
     }
 

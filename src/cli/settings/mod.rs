@@ -20,7 +20,6 @@ pub use wait::Wait;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -39,6 +38,7 @@ use crate::job::{
 use crate::job::{parse_concurrency, parse_interval, parse_lookback};
 use crate::observe::logs::LogFormat;
 use crate::observe::progress::ProgressMode;
+use crate::postgres::read_text;
 use crate::table::{KeyChoice, Shape, TableName};
 
 /// The defaults, as they stand in `config/default.toml`.
@@ -164,11 +164,9 @@ impl Settings {
     /// Takes what a job file has; what is wrong in it comes back.
     fn read_file(&mut self, path: &Path) -> Vec<SettingsError> {
         let read = || -> std::io::Result<(u32, String)> {
-            let mut file = std::fs::File::open(path)?;
+            let file = std::fs::File::open(path)?;
             let mode = file.metadata()?.mode();
-            let mut text = String::new();
-            file.read_to_string(&mut text)?;
-            Ok((mode, text))
+            Ok((mode, read_text(file)?))
         };
         let (mode, text) = match read() {
             Ok(read) => read,
@@ -362,6 +360,7 @@ impl Settings {
             Command::Resume(resume) => {
                 self.take_connection_flags(&resume.connections);
                 self.take_ledger_owner_flag(&resume.ledger_owner);
+                self.take_fire_triggers_flag(resume.fire_triggers);
                 self.take_patience_flags(&resume.patience);
                 self.take_progress_flag(&resume.progress);
             }
@@ -369,6 +368,7 @@ impl Settings {
             Command::Worker(worker) => {
                 self.take_connection_flags(&worker.connections);
                 self.take_ledger_owner_flag(&worker.ledger_owner);
+                self.take_fire_triggers_flag(worker.fire_triggers);
                 self.take_patience_flags(&worker.patience);
             }
             Command::Status(_) | Command::List(_) | Command::History(_) => {}
@@ -403,8 +403,7 @@ impl Settings {
         self.flag(Setting::BatchRows, &copy.batch_rows, |s, v| s.batch_rows = v);
         self.flag(Setting::MaxRate, &copy.max_rate, |s, v| s.max_rate = v);
         self.flag(Setting::OnConflict, &copy.on_conflict, |s, v| s.on_conflict = v);
-        let fire_triggers = copy.fire_triggers.then_some(true);
-        self.flag(Setting::FireTriggers, &fire_triggers, |s, v| s.fire_triggers = v);
+        self.take_fire_triggers_flag(copy.fire_triggers);
         self.take_patience_flags(&copy.patience);
         self.take_ledger_owner_flag(&copy.ledger_owner);
         self.take_progress_flag(&copy.progress);
@@ -425,6 +424,11 @@ impl Settings {
         self.take_patience_flags(&verify.patience);
         self.take_ledger_owner_flag(&verify.ledger_owner);
         self.take_progress_flag(&verify.progress);
+    }
+
+    fn take_fire_triggers_flag(&mut self, is_given: bool) {
+        let given = is_given.then_some(true);
+        self.flag(Setting::FireTriggers, &given, |s, v| s.fire_triggers = v);
     }
 
     fn take_ledger_owner_flag(&mut self, owner: &Option<String>) {

@@ -26,7 +26,10 @@ pub fn waiting_in_words(job: &JobStatus, now: SystemTime) -> Option<String> {
     match job.state {
         JobState::Pausing => {
             let end = if job.draining == 1 { "ends" } else { "end" };
-            let draining = format!("{} in flight {end} first", counted(job.draining.into(), "batch"));
+            let draining = format!(
+                "{} in flight {end} first",
+                counted(job.draining.into(), in_flight(job))
+            );
             Some(trouble.map_or(draining.clone(), |trouble| format!("{draining}; {trouble}")))
         }
         JobState::Paused => Some(format!("go on with: longhaul resume {}", job.job)),
@@ -41,6 +44,17 @@ pub fn waiting_in_words(job: &JobStatus, now: SystemTime) -> Option<String> {
         | JobState::Failed
         | JobState::Canceled
         | JobState::Terminated => None,
+    }
+}
+
+/// What is in flight: batches, or ranges of a verification, else a step of another kind.
+fn in_flight(job: &JobStatus) -> &'static str {
+    let pending = &job.pending_activities;
+    let is_out = |kind: &str| pending.iter().any(|it| it.activity_type == kind);
+    match (is_out("copy_batch"), is_out("verify_range")) {
+        (false, true) => "range",
+        (false, false) if !pending.is_empty() => "step",
+        _ => "batch",
     }
 }
 
@@ -122,6 +136,7 @@ pub(super) fn one_line(text: &str) -> String {
 mod tests {
     use super::super::view::tests::{at, retrying, running, sleeping};
     use super::*;
+    use crate::job::status::PendingActivity;
 
     #[test]
     fn a_retry_says_since_when_how_often_when_next_and_why() {
@@ -144,6 +159,17 @@ mod tests {
         assert_eq!(
             words(&job).as_deref(),
             Some("1 batch in flight ends first; target in trouble for 14s, attempt 6, trying now: deadlock")
+        );
+        job.pending_activities = vec![PendingActivity {
+            activity_type: "prepare".to_owned(),
+            attempt: 6,
+            last_failure: None,
+            next_attempt_at: None,
+            failing_since: None,
+        }];
+        assert_eq!(
+            words(&job).as_deref(),
+            Some("1 step in flight ends first; target in trouble for 14s, attempt 6, trying now: deadlock")
         );
     }
 

@@ -6,7 +6,7 @@ use super::pairing::Pair;
 use super::structure::Structure;
 use super::table::{LIKENESS, Relation};
 use crate::postgres::error::{Error, Kind, Result, Side};
-use crate::table::{EnumLabel, KeyBasis, KeyChoice, KeyColumn, KeyNames, OnConflict, TableName};
+use crate::table::{EnumLabel, KeyBasis, KeyChoice, KeyColumn, KeyNames, OnConflict, Shape, TableName};
 
 /// What a table is copied along, and what vouches for it.
 pub(super) struct Chosen {
@@ -18,13 +18,18 @@ pub(super) struct Chosen {
 
 /// The key that the operator names; else the primary key, or the unique index of fewest columns, those over not-null
 /// columns first.
-pub(super) fn choose(source: &Relation, target: &Relation, choice: &KeyChoice) -> Result<Chosen> {
+pub(super) fn choose(
+    source: &Relation,
+    target: &Relation,
+    choice: &KeyChoice,
+    shape: &Shape,
+) -> Result<Chosen> {
     let (columns, basis, reason) = match &choice.columns {
         Some(names) => named(source, names)?,
         None => found(source)?,
     };
     Ok(Chosen {
-        key: columns_of(source, target, &columns),
+        key: columns_of(source, target, shape, &columns),
         basis,
         reason,
     })
@@ -104,14 +109,16 @@ fn basis_of(source: &Relation, index: &UniqueIndex) -> KeyBasis {
     }
 }
 
-fn columns_of(source: &Relation, target: &Relation, names: &[String]) -> Vec<KeyColumn> {
+fn columns_of(source: &Relation, target: &Relation, shape: &Shape, names: &[String]) -> Vec<KeyColumn> {
     let columns = names.iter().filter_map(|name| source.column(name));
     let mut key: Vec<_> = columns
         .map(|column| {
-            let counterpart = target.column(&column.name);
+            let name_on_target = shape.name_on_target(&column.name);
+            let counterpart = target.column(name_on_target);
             let type_name = literal_type(column);
             KeyColumn {
                 name: column.name.clone(),
+                target_name: (column.name != name_on_target).then(|| name_on_target.to_owned()),
                 target_type: counterpart.map(literal_type).filter(|name| *name != type_name),
                 type_name,
                 collation: column.collation.as_ref().map(|collation| collation.name.clone()),
@@ -205,7 +212,7 @@ pub(super) fn check_unique(target: &Relation, key: &[KeyColumn], on_conflict: On
     if on_conflict == OnConflict::Error || target.finds_rows_by(key) {
         return Ok(());
     }
-    let names: Vec<_> = key.iter().map(|column| column.name.as_str()).collect();
+    let names: Vec<_> = key.iter().map(KeyColumn::name_on_target).collect();
     if target.unique_indexes_on(key).next().is_some() {
         let words = format!(
             "the unique index of target table {} on {} is deferrable: PostgreSQL cannot find the row by it that is in the way",
@@ -294,7 +301,7 @@ fn no_such_key(table: &Relation, names: &KeyNames) -> Error {
 pub(super) fn check_on_target(target: &Relation, pairs: &[Pair<'_>], key: &[KeyColumn]) -> Result<()> {
     let Some(missing) = key
         .iter()
-        .find(|key| pairs.iter().all(|pair| pair.column.name != key.name))
+        .find(|key| pairs.iter().all(|pair| pair.column.name != key.name_on_target()))
     else {
         return Ok(());
     };
@@ -303,7 +310,8 @@ pub(super) fn check_on_target(target: &Relation, pairs: &[Pair<'_>], key: &[KeyC
         Kind::Unsupported,
         format!(
             "key column \"{}\" is generated on target table {}",
-            missing.name, target.name
+            missing.name_on_target(),
+            target.name
         ),
     )
     .hinted("make it an ordinary column on the target: its values come from the source"))
@@ -352,11 +360,12 @@ pub(super) fn same_order(
     key: &[KeyColumn],
     same_encoding: bool,
 ) -> bool {
-    key.iter()
-        .all(|key| match (source.column(&key.name), target.column(&key.name)) {
+    key.iter().all(
+        |key| match (source.column(&key.name), target.column(key.name_on_target())) {
             (Some(from), Some(to)) => same_order_of(from, to, same_encoding),
             _ => false,
-        })
+        },
+    )
 }
 
 fn same_order_of(from: &Attribute, to: &Attribute, same_encoding: bool) -> bool {

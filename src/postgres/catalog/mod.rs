@@ -25,7 +25,7 @@ use super::connect::Session;
 use super::cursor::rows_of;
 use super::error::{Error, Kind, Result, Side};
 use super::words::plain;
-use crate::table::{DatabaseIdentity, KeyChoice, Plan, PlanDigest, TableName, TableSpec};
+use crate::table::{DatabaseIdentity, KeyChoice, Plan, PlanDigest, Shape, TableName, TableSpec};
 use key::Chosen;
 use server::ServerIdentity;
 use table::Relation;
@@ -109,7 +109,7 @@ async fn survey_one(session: &Session, name: &TableName, spec: &TableSpec) -> Re
     let table = table::read(session, name, &spec.key).await?;
     survey.need_table(&table, session.side(), spec.on_conflict, Purpose::Copy);
     if session.side() == Side::Source {
-        survey.keep(key::choose(&table, &table, &spec.key));
+        survey.keep(key::choose(&table, &table, &spec.key, &Shape::default()));
     }
     Ok(survey)
 }
@@ -243,7 +243,7 @@ async fn decide(
     if purpose.writes() {
         reactions = triggers::read(target, &written, spec.on_conflict).await?;
     }
-    let mut chosen = survey.keep(key::choose(&read, &written, &spec.key));
+    let mut chosen = survey.keep(key::choose(&read, &written, &spec.key, &spec.shape));
     if let Some(Chosen { key, .. }) = &mut chosen {
         order::read((source, &read), (target, &written), key).await?;
         match pairing::check_key(&read, key, &pairing) {

@@ -44,7 +44,10 @@ impl Relation {
     /// The unique indexes on exactly these columns.
     pub(super) fn unique_indexes_on(&self, key: &[KeyColumn]) -> impl Iterator<Item = &UniqueIndex> {
         self.indexes.iter().filter(|index| {
-            index.columns.len() == key.len() && key.iter().all(|column| index.columns.contains(&column.name))
+            index.columns.len() == key.len()
+                && key
+                    .iter()
+                    .all(|column| index.columns.iter().any(|name| name == column.name_on_target()))
         })
     }
 

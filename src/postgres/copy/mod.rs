@@ -63,7 +63,7 @@ pub async fn copy_batch(
     repeat: bool,
     meter: &dyn Meter,
 ) -> Result<Tally> {
-    let known = async || ledger::find(target, spec, plan, batch).await;
+    let known = async || ledger::find(target, spec, plan, fence, batch).await;
     if repeat && let Some(tally) = known().await? {
         return Ok(tally);
     }

@@ -93,8 +93,15 @@ pub async fn conclude(
 /// What a batch that has committed did; `None` where it has not.
 ///
 /// # Errors
-/// `Ledger` where that number is another range's; or what goes wrong in asking.
-pub async fn find(target: &Session, spec: &TableSpec, plan: &Plan, batch: &Batch) -> Result<Option<Tally>> {
+/// `Fenced` where a later run has taken over, which may have given that number to another range; `Ledger` where it is
+/// another range's all the same; or what goes wrong in asking.
+pub async fn find(
+    target: &Session,
+    spec: &TableSpec,
+    plan: &Plan,
+    fence: &Fence,
+    batch: &Batch,
+) -> Result<Option<Tally>> {
     let Batch { number, pass, range } = batch;
     let what = format!(
         "look for batch {number} of job {} in the target's ledger",
@@ -110,14 +117,22 @@ pub async fn find(target: &Session, spec: &TableSpec, plan: &Plan, batch: &Batch
         ),
         _ => String::new(),
     };
+    let mine = of_table(spec, plan);
     let sql = format!(
-        "SELECT rows, rows - rows_written, bytes, 1, checksum, low = {low} AND high = {high} AND pass = {pass} FROM longhaul.batches
-         WHERE {} AND (batch = {number} {by_range}) ORDER BY 6 LIMIT 1",
-        of_table(spec, plan)
+        "SELECT rows, rows - rows_written, bytes, 1, checksum, low = {low} AND high = {high} AND pass = {pass},
+                (SELECT epoch FROM longhaul.tables WHERE {mine}) FROM longhaul.batches
+         WHERE {mine} AND (batch = {number} {by_range}) ORDER BY 6 LIMIT 1"
     );
     let Some(row) = target.rows(&what, &sql).await?.pop() else {
         return Ok(None);
     };
+    let epoch = row.get(6).and_then(Option::as_deref);
+    if let Some(epoch) = epoch
+        .and_then(|text| text.parse().ok())
+        .filter(|epoch| *epoch > fence.epoch)
+    {
+        return Err(fenced(spec, Some(epoch)));
+    }
     if row.get(5).and_then(Option::as_deref) != Some("t") {
         return Err(Error::new(
             Side::Target,
@@ -244,7 +259,10 @@ fn fenced(spec: &TableSpec, epoch: Option<u64>) -> Error {
     });
     let words = format!("job {} was taken over by another process{when}", spec.job);
     Error::new(Side::Target, Kind::Fenced, words)
-        .hinted("this process has stopped, and its batches in flight were rolled back; look at the other one")
+        .hinted(
+            "this process has stopped, and its batches in flight were rolled back; look at the other one; once that has ended, the \
+             same command continues from what it has copied",
+        )
 }
 
 /// Holds the table and the job for the rest of a transaction, and gives what [`judge_fence`] wants to see, as its last row.

@@ -3,7 +3,7 @@
 use super::Sides;
 use crate::postgres::connect::Session;
 use crate::postgres::copy::{filtered, under_path_of_expressions, values_of};
-use crate::postgres::cursor::{key_of, key_outputs_of, lock_of, table_of, where_keys, where_range};
+use crate::postgres::cursor::{key_of, key_outputs, lock_of, table_of, where_keys, where_range};
 use crate::postgres::error::{Result, Side};
 use crate::table::{CopyFormat, Difference, Key, KeyRange, Plan};
 use std::collections::BTreeMap;
@@ -94,7 +94,7 @@ async fn read(session: &Session, plan: &Plan, condition: &str) -> Result<(Rows, 
     };
     let sql = format!(
         "SELECT {}, {values}, {wire} FROM {}{}",
-        key_outputs_of(plan, "t"),
+        key_outputs(side, plan, "t"),
         table_of(side, plan),
         filtered(side, plan, condition)
     );

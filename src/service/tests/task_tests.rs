@@ -180,7 +180,7 @@ async fn terminate(service: &Service, run_id: &str, first_run_id: &str) -> Resul
     terminated.map(drop)
 }
 
-async fn cancel(service: &Service, run_id: &str, first_run_id: &str) -> Result<(), Status> {
+pub(super) async fn cancel(service: &Service, run_id: &str, first_run_id: &str) -> Result<(), Status> {
     let request = RequestCancelWorkflowExecutionRequest {
         namespace: NAMESPACE.into(),
         workflow_execution: execution(run_id),
@@ -215,6 +215,7 @@ async fn an_old_handle_neither_cancels_nor_terminates_nor_updates_a_newer_workfl
                 update_id: "u".into(),
                 ..Default::default()
             }),
+            input: update_input(),
             ..Default::default()
         }),
         ..Default::default()
