@@ -524,7 +524,11 @@ async fn what_makes_no_sense_is_told_before_a_row_moves() {
     assert!(error.chain().contains("volatile"), "{}", error.chain());
     // A function is what it is marked as.
     let error = of(shape("", "moody(n) = 1", "", "")).await.unwrap_err();
-    assert!(error.hint().contains("ALTER FUNCTION .. STABLE"), "{}", error.hint());
+    assert!(
+        error.hint().contains("ALTER FUNCTION .. STABLE"),
+        "{}",
+        error.hint()
+    );
     sql(&databases.source_url, "ALTER FUNCTION moody STABLE").await;
     of(shape("", "moody(n) = 1", "", "")).await.unwrap();
 }
