@@ -99,12 +99,31 @@ pub(super) fn duration(ms: i64) -> Option<prost_types::Duration> {
     })
 }
 
-/// 0 for none, for what is negative and for what does not fit.
+/// As long as anything may take that a client asks for. What is longer is taken for this.
+const LONGEST_MS: i64 = 100 * 365 * 24 * 3600 * 1000;
+
+/// A span that a client has given, 0 for none, or what is wrong with it.
+pub(super) fn span_ms(span: Option<prost_types::Duration>) -> Result<i64, String> {
+    let Some(span) = span else { return Ok(0) };
+    if span.seconds < 0 || !(0..1_000_000_000).contains(&span.nanos) {
+        return Err("a span of time is negative, or none".to_owned());
+    }
+    let ms = i64::from(span.nanos / 1_000_000);
+    Ok(span
+        .seconds
+        .saturating_mul(1000)
+        .saturating_add(ms)
+        .min(LONGEST_MS))
+}
+
+/// 0 for none and for what is negative.
 pub(super) fn millis(duration: Option<prost_types::Duration>) -> i64 {
     let duration = duration
         .and_then(|duration| Duration::try_from(duration).ok())
         .unwrap_or_default();
-    i64::try_from(duration.as_millis()).unwrap_or(0)
+    i64::try_from(duration.as_millis())
+        .unwrap_or(LONGEST_MS)
+        .min(LONGEST_MS)
 }
 
 #[cfg(test)]

@@ -23,6 +23,11 @@ const OUTDATED_AT_ONCE: usize = 100;
 /// Records that are removed in one batch, but for those of one run.
 const REMOVED_AT_ONCE: usize = 2000;
 
+/// Of a chain of runs no more closed ones are kept than this.
+const MAX_KEPT_RUNS: i64 = 100;
+/// Nor, but for the last, more bytes of history.
+const MAX_KEPT_BYTES: i64 = 32 << 20;
+
 /// A change that is applied and not yet known to be durable.
 #[derive(Default)]
 pub struct Pending {
@@ -95,12 +100,10 @@ impl Core {
         let continued: HashSet<String> = changes.iter().filter_map(continued).collect();
         for change in &mut changes {
             let before = self.runs.get(&change.state.run_id);
-            transaction.write_change(before, change)?;
-            // Of a chain of runs only the current one and the one before it are kept.
-            let continues = continued.contains(&change.state.run_id);
-            if continues && let Some(run) = read_closed_record(store, &change.state.continued_run_id)? {
-                transaction.remove(&run)?;
+            if change.begins {
+                shorten_chain(store, &mut transaction, &mut change.state)?;
             }
+            transaction.write_change(before, change)?;
         }
         let mut pending = Pending {
             sequence: store.applied(),
@@ -272,7 +275,7 @@ impl Core {
             "" => self.find_current(store, namespace, workflow_id)?,
             run_id => self.get(store, run_id)?,
         };
-        Ok(run.filter(|run| run.workflow_id == workflow_id))
+        Ok(run.filter(|run| run.workflow_id == workflow_id && run.namespace == namespace))
     }
 
     fn find_current(
@@ -346,6 +349,28 @@ impl Core {
     }
 }
 
+/// Removes the oldest runs of the chain of a run that begins, where it is too long. The one right before it stays.
+fn shorten_chain(
+    store: &Store,
+    transaction: &mut Transaction<'_>,
+    begins: &mut RunState,
+) -> Result<(), JournalError> {
+    while begins.kept_runs > 1 && (begins.kept_runs > MAX_KEPT_RUNS || begins.kept_bytes > MAX_KEPT_BYTES) {
+        let oldest = read_closed_record(store, &begins.oldest_kept_run_id)?;
+        let Some(oldest) = oldest.filter(|run| !run.successor_run_id.is_empty()) else {
+            // It has gone with its time, and those that came before the last with it or soon.
+            begins.oldest_kept_run_id = begins.continued_run_id.clone();
+            (begins.kept_runs, begins.kept_bytes) = (1, 0);
+            break;
+        };
+        transaction.remove(&oldest)?;
+        begins.oldest_kept_run_id.clone_from(&oldest.successor_run_id);
+        begins.kept_runs -= 1;
+        begins.kept_bytes -= oldest.history_bytes;
+    }
+    Ok(())
+}
+
 /// The run that a run which begins continues.
 fn continued(change: &Change) -> Option<String> {
     let continued = Some(&change.state.continued_run_id);
@@ -357,7 +382,7 @@ fn within_limits(mut change: Change) -> Vec<Change> {
     if change.is_too_long() && !change.is_closed() {
         let reason = "the history is too long: the workflow never continued as new".to_owned();
         // It is open: it can be terminated.
-        let _ = change.terminate(reason, None, "history-service".to_owned());
+        let _ = change.terminate(reason, None, "history-service".to_owned(), Vec::new());
     }
     let successor = change.successor.take();
     let mut changes = vec![change];

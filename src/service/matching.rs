@@ -133,6 +133,12 @@ impl Matching {
             .collect()
     }
 
+    /// How many tasks wait in a queue.
+    pub fn backlog(&self, kind: QueueKind, name: &str) -> usize {
+        let queue = self.queues.get(&(kind, name.to_owned()));
+        queue.map_or(0, |queue| queue.tasks.len())
+    }
+
     /// Forgets a poller that says it is shutting down. Gives what waited for it in its sticky queue.
     pub fn retire(&mut self, identity: &str, sticky_queue: &str) -> Vec<Task> {
         for queue in self.queues.values_mut() {

@@ -22,7 +22,7 @@ use tonic::{Code, Status};
 
 use super::core::Core;
 use super::detail::detailed;
-use super::history::RunState;
+use super::history::{RunState, check_size};
 use super::matching::{QueueKind, Task};
 use super::{Mode, Service, journal_status};
 
@@ -59,6 +59,13 @@ impl Queries {
             .map(|it| (it.run_id.clone(), it.query.clone()))
     }
 
+    /// Those that wait: the id, the run, and the queue if it waits in its own right.
+    #[cfg(test)]
+    pub fn all(&self) -> Vec<(String, String, Option<String>)> {
+        let told = |(id, it): (&String, &Waiting)| (id.clone(), it.run_id.clone(), it.queue.clone());
+        self.waiting.iter().map(told).collect()
+    }
+
     /// The queries that travel with the next workflow task of a run.
     pub fn attached(&self, run_id: &str) -> HashMap<String, WorkflowQuery> {
         let attached = self
@@ -75,7 +82,7 @@ impl Queries {
             self.answer(
                 &query_id,
                 if answered {
-                    Ok(result.answer)
+                    within_limits(result.answer)
                 } else {
                     Err(failed(result.error_message, result.failure))
                 },
@@ -83,11 +90,10 @@ impl Queries {
         }
     }
 
-    fn answer(&mut self, query_id: &str, answer: Answer) {
-        if let Some(waiting) = self.waiting.remove(query_id) {
-            // The asker may have gone.
-            let _ = waiting.answer.send(answer);
-        }
+    /// Whether somebody waited for it.
+    fn answer(&mut self, query_id: &str, answer: Answer) -> bool {
+        let waiting = self.waiting.remove(query_id);
+        waiting.is_some_and(|it| it.answer.send(answer).is_ok())
     }
 }
 
@@ -261,15 +267,33 @@ impl Service {
         &self,
         request: RespondQueryTaskCompletedRequest,
     ) -> Result<RespondQueryTaskCompletedResponse, Status> {
-        let query_id = String::from_utf8_lossy(&request.task_token).into_owned();
+        let no_token = |_| Status::invalid_argument("the task token is not one of this service");
+        let query_id = uuid::Uuid::try_parse_ascii(&request.task_token)
+            .map_err(no_token)?
+            .to_string();
         let answered = request.completed_type == QueryResultType::Answered as i32;
         let answer = if answered {
-            Ok(request.query_result)
+            within_limits(request.query_result)
         } else {
             Err(failed(request.error_message, request.failure))
         };
-        self.core().queries.answer(&query_id, answer);
-        Ok(RespondQueryTaskCompletedResponse {})
+        if self.core().queries.answer(&query_id, answer) {
+            Ok(RespondQueryTaskCompletedResponse {})
+        } else {
+            Err(Status::not_found(
+                "nobody waits for an answer to the query any more",
+            ))
+        }
+    }
+}
+
+fn within_limits(answer: Option<Payloads>) -> Answer {
+    let size = answer
+        .as_ref()
+        .map_or(Ok(()), |answer| check_size("the answer", answer));
+    match size {
+        Ok(()) => Ok(answer),
+        Err(what) => Err(failed(what, None)),
     }
 }
 

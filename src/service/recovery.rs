@@ -12,14 +12,13 @@ use super::clock::millis;
 use super::core::Core;
 use super::events::read_events;
 use super::former::{bring_over, index_closed_runs};
+use super::history::RETENTION_MS;
 use super::inventory::Inventories;
 use super::journal::{FORMAT_VERSION, JournalError, Store, Table, table_range};
 use super::stored::{prove_events, read_run, run_id_of};
 use super::transaction::hash;
 use super::{Caller, Service};
 
-/// Closed runs that are not the last of their workflow are kept for so long.
-const RETENTION_MS: i64 = 30 * 24 * 3600 * 1000;
 /// Records read at a time.
 const PAGE: usize = 4096;
 

@@ -4,6 +4,8 @@ mod closed_tests;
 mod durable_tests;
 mod machine_tests;
 mod proof_tests;
+mod refusal_tests;
+mod repetition_tests;
 mod start_tests;
 mod task_tests;
 mod update_tests;
@@ -25,7 +27,7 @@ use temporalio_protos::temporal::api::enums::v1::EventType;
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
 use temporalio_protos::temporal::api::query::v1::WorkflowQuery;
 use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
-use temporalio_protos::temporal::api::update::v1::{Meta, Request};
+use temporalio_protos::temporal::api::update::v1::{Input, Meta, Request};
 use temporalio_protos::temporal::api::workflowservice::v1::*;
 use tonic::Code;
 
@@ -69,6 +71,14 @@ async fn call<Q: Message, A: Message + Default>(
 fn queue() -> Option<TaskQueue> {
     Some(TaskQueue {
         name: "q".into(),
+        ..Default::default()
+    })
+}
+
+/// What an update has to have.
+fn update_input() -> Option<Input> {
+    Some(Input {
+        name: "U".into(),
         ..Default::default()
     })
 }
@@ -557,6 +567,7 @@ async fn update(service: &Service) -> Result<UpdateWorkflowExecutionResponse, St
                 update_id: "u".into(),
                 ..Default::default()
             }),
+            input: update_input(),
             ..Default::default()
         }),
         ..Default::default()

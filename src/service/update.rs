@@ -19,7 +19,7 @@ use tonic::Status;
 
 use super::core::Core;
 use super::events::read_events;
-use super::history::{RunState, UpdateNews, WorkflowTaskState, outlived};
+use super::history::{self, RunState, UpdateNews, WorkflowTaskState, outlived};
 use super::{Service, journal_status};
 
 /// How long one RPC waits for an update to get on; the client asks again.
@@ -65,9 +65,10 @@ pub struct Updates {
 impl Updates {
     /// The messages that go out with a workflow task, in the order in which the updates came.
     ///
-    /// What a worker was given and did not answer it gets again, unless the task only goes on where it asked for more time.
-    pub fn send(&mut self, run_id: &str, task: &WorkflowTaskState) -> Vec<Message> {
-        let again = !(task.heartbeat && task.sticky);
+    /// What a worker was given and did not answer it gets again, unless the task only goes on where it asked for more time,
+    /// and it has the run in its cache.
+    pub fn send(&mut self, run_id: &str, task: &WorkflowTaskState, in_cache: bool) -> Vec<Message> {
+        let again = !(task.heartbeat && in_cache);
         let goes_out = |delivery| match delivery {
             Delivery::Unsent => true,
             Delivery::Sent => again,
@@ -195,6 +196,13 @@ impl Service {
         let update_id = update.meta.as_ref().map(|meta| meta.update_id.clone());
         let update_id = update_id.filter(|id| !id.is_empty());
         let update_id = update_id.ok_or_else(|| Status::invalid_argument("the update has no id"))?;
+        history::check_id("the update's id", &update_id)
+            .and_then(|()| {
+                let name = update.input.as_ref().map_or("", |input| input.name.as_str());
+                history::check_id("the update's name", name)
+            })
+            .and_then(|()| history::check_size("the update", &update))
+            .map_err(Status::invalid_argument)?;
         let first_run_id = request.first_execution_run_id;
         let wanted = request.wait_policy.map_or(0, |policy| policy.lifecycle_stage);
         loop {

@@ -1,9 +1,28 @@
 """What the workflows have done by activities. An activity that stops at a gate lets its program do something meanwhile."""
 
 import asyncio
+import time
 
 from temporalio import activity
+from temporalio.client import AsyncActivityCancelledError, AsyncActivityHandle
+from temporalio.common import Priority
 from temporalio.exceptions import ApplicationError
+
+
+# What workflows have come by, which outlives their caches: it happens once, however often a history is replayed.
+HAPPENED: set[str] = set()
+
+
+def happens_first(what: str) -> bool:
+    seen = what in HAPPENED
+    HAPPENED.add(what)
+    return not seen
+
+
+def block_once(what: str, seconds: float) -> None:
+    """Keeps a workflow task for so long, the first time."""
+    if happens_first(what):
+        time.sleep(seconds)
 
 
 class Gate:
@@ -23,9 +42,14 @@ class Activities:
 
     def __init__(self) -> None:
         self.gate = Gate()
+        # Those that are to be completed elsewhere.
+        self.begun: asyncio.Queue[activity.Info] = asyncio.Queue()
+        self.told: list[list[str]] = []
+        self.priority = Priority.default
 
     def all(self) -> list:
-        return [self.greet, self.greet_at_the_gate, self.flaky, self.fail_for_good, self.never_ends, self.count_up, self.clean_up]
+        methods = (getattr(self, name) for name in vars(Activities))
+        return [it for it in methods if hasattr(it, "__temporal_activity_definition")]
 
     @activity.defn
     async def greet(self, name: str) -> str:
@@ -78,3 +102,57 @@ class Activities:
     @activity.defn
     async def clean_up(self) -> str:
         return "clean"
+
+    @activity.defn
+    async def flaky_at_once(self, succeeds_at: int) -> int:
+        attempt = activity.info().attempt
+        if attempt < succeeds_at:
+            raise ApplicationError(f"attempt {attempt}", type="Flaky")
+        return attempt
+
+    @activity.defn
+    async def done_elsewhere(self) -> str:
+        await self.begun.put(activity.info())
+        activity.raise_complete_async()
+
+    async def hears_of_its_cancel(self, handle: AsyncActivityHandle) -> None:
+        """Until a heartbeat from elsewhere brings the word."""
+        while True:
+            try:
+                await handle.heartbeat()
+            except AsyncActivityCancelledError:
+                return
+            await asyncio.sleep(0.05)
+
+    @activity.defn
+    async def tells_and_fails(self, succeeds_at: int) -> list[list[str]]:
+        """What each attempt after the first has found."""
+        attempt = activity.info().attempt
+        if attempt > 1:
+            self.told.append(list(activity.info().heartbeat_details))
+        if attempt == 2:
+            await self.gate.pass_through()
+        if attempt < succeeds_at:
+            activity.heartbeat(f"attempt {attempt}")
+            raise ApplicationError(f"attempt {attempt}", type="Telling")
+        return self.told
+
+    @activity.defn
+    async def falls_silent(self) -> None:
+        activity.heartbeat("once")
+        await asyncio.sleep(20)
+
+    @activity.defn
+    async def fails_slowly(self) -> None:
+        raise ApplicationError("slowly", type="Slowly")
+
+    @activity.defn
+    async def until_canceled(self) -> None:
+        for _ in range(100):
+            activity.heartbeat("still there")
+            await asyncio.sleep(0.1)
+
+    @activity.defn
+    async def seen_at_the_gate(self) -> None:
+        self.priority = activity.info().priority
+        await self.gate.pass_through()

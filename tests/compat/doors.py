@@ -11,11 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from programs import equal, fails
 from servers import Longhaul
 from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 from temporalio.client import Client, TLSConfig
 from temporalio.service import RPCError, RPCStatusCode
+from world import equal, fails
 
 KEY = "a-key-of-a-test-0123456789"
 

@@ -4,10 +4,8 @@ whose histories are worth a comparison."""
 import asyncio
 import time
 import uuid
-from typing import Any, Awaitable, Callable
 
 from temporalio.client import (
-    Client,
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
@@ -18,41 +16,11 @@ from temporalio.client import (
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities import Activities
+import activity_programs
+import run_programs
+import task_programs
 from workflows import Canceled, Counter, Failing, Generations, Greetings, Retries, Silence, Timers
-
-
-class World:
-    """What a program has: a client, its worker's activities and queue, and something that happens half-way."""
-
-    def __init__(self, client: Client, name: str, half_way: Callable[[], Awaitable[None]]) -> None:
-        self.client = client
-        self.name = name
-        self.half_way = half_way
-        self.activities = Activities()
-
-    async def start(self, run: Any, *args: Any, name: str = "", **options: Any) -> WorkflowHandle:
-        id = f"{self.name}{name}"
-        return await self.client.start_workflow(run, args=args, id=id, task_queue=self.name, **options)
-
-
-def equal(found: Any, expected: Any) -> None:
-    assert found == expected, f"{found!r} is not {expected!r}"
-
-
-async def until(look: Callable[[], Awaitable[bool]]) -> None:
-    end = time.monotonic() + 20
-    while not await look():
-        assert time.monotonic() < end, "it does not come about"
-        await asyncio.sleep(0.02)
-
-
-async def fails(expected: type, what: Awaitable[Any]) -> Any:
-    try:
-        result = await what
-    except expected as error:
-        return error
-    raise AssertionError(f"it does not fail, but gives {result!r}")
+from world import World, equal, fails, until
 
 
 async def activities(world: World) -> list[WorkflowHandle]:
@@ -234,4 +202,7 @@ ALL = [
     silence,
     failure,
     looked_at,
+    *activity_programs.ALL,
+    *run_programs.ALL,
+    *task_programs.ALL,
 ]

@@ -13,14 +13,17 @@ import time
 import traceback
 from pathlib import Path
 
+import activity_workflows
 import programs
+import run_workflows
+import task_workflows
+import workflows
 from differences import EXPECTED
 from histories import differences, normalised
-from programs import World
 from servers import Longhaul
 from temporalio.client import Client
 from temporalio.worker import Worker
-from workflows import ALL
+from world import World
 
 HISTORIES = Path(__file__).parent / "histories"
 # A program that hangs ends here.
@@ -28,6 +31,12 @@ DEADLINE_S = 60
 # Programs at a time: each has a server of its own, and waits more than it works.
 AT_A_TIME = 6
 IDENTITY = "compat"
+WORKFLOWS = [
+    it
+    for module in (workflows, activity_workflows, run_workflows, task_workflows)
+    for it in vars(module).values()
+    if isinstance(it, type) and it.__module__ == module.__name__
+]
 WAYS = (", killed half-way", ", passed on, and its owner killed", "")
 
 
@@ -39,7 +48,7 @@ async def run_program(program, address: str, half_way=nothing) -> dict[str, list
     """Runs one against a server, and gives the histories of its workflows."""
     client = await Client.connect(address, identity=IDENTITY)
     world = World(client, program.__name__, half_way)
-    worker = Worker(client, task_queue=world.name, workflows=ALL, activities=world.activities.all())
+    worker = Worker(client, task_queue=world.name, workflows=WORKFLOWS, activities=world.activities.all())
     async with worker:
         handles = await asyncio.wait_for(program(world), DEADLINE_S)
         return {f"{world.name}-{place}": await normalised(it) for place, it in enumerate(handles)}

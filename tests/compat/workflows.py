@@ -168,6 +168,3 @@ class Failing:
     async def run(self) -> None:
         await workflow.sleep(0.01)
         raise ApplicationError("on purpose", {"why": "a test"}, type="OnPurpose", non_retryable=True)
-
-
-ALL = [Greetings, Timers, Counter, Canceled, Generations, Retries, Silence, Failing]

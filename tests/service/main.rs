@@ -259,7 +259,7 @@ fn a_canceled_workflow_is_woken_from_its_timer() {
 }
 
 #[test]
-fn a_long_workflow_continues_as_new_and_its_chain_stays_short() {
+fn a_long_workflow_continues_as_new_before_its_runs_grow_long() {
     with_service(async |client| {
         let _worker = worker(&client);
         let handle = client
@@ -273,7 +273,6 @@ fn a_long_workflow_continues_as_new_and_its_chain_stays_short() {
                 .unwrap(),
             2500
         );
-        // Of the chain only the last two runs are kept.
         let current = client.get_workflow_handle::<Long>("long");
         let description = current
             .describe(WorkflowDescribeOptions::default())

@@ -321,3 +321,32 @@ async fn try_every_rpc(seed: u64) {
     drop(service);
     meet(&open(), &mut absurd).await;
 }
+
+#[tokio::test]
+async fn no_rpc_knows_another_namespace() {
+    let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
+    let api = pool.get_service_by_name(WORKFLOW_SERVICE).unwrap();
+    let store = Store::open(Arc::new(MemoryJournal::default())).unwrap();
+    let service = Service::open(store, Clock::System, Mode::Serve).unwrap();
+    let mut asked = 0;
+    for method in api.methods() {
+        let Some(field) = method.input().get_field_by_name("namespace") else {
+            continue;
+        };
+        let mut request = DynamicMessage::new(method.input());
+        request.set_field(&field, Value::String("other".to_owned()));
+        let path = format!("/{WORKFLOW_SERVICE}/{}", method.name());
+        let answer = service
+            .call(Caller::Remote, &path, &request.encode_to_vec())
+            .await;
+        let status = answer.expect_err("there is no such namespace");
+        if status.code() == Code::Unimplemented {
+            continue;
+        }
+        asked += 1;
+        assert_eq!(status.code(), Code::NotFound, "{path}: {status}");
+        let details = String::from_utf8_lossy(status.details()).into_owned();
+        assert!(details.contains("NamespaceNotFoundFailure"), "{path}: {status}");
+    }
+    assert!(asked >= 30, "{asked} RPCs");
+}

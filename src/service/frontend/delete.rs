@@ -17,7 +17,12 @@ impl Service {
         let run = self.find_run(&request.namespace, &execution)?;
         if !run.is_closed() {
             let terminate = |change: &mut super::Change| {
-                change.terminate("deleted".to_owned(), None, "history-service".to_owned())
+                change.terminate(
+                    "deleted".to_owned(),
+                    None,
+                    "history-service".to_owned(),
+                    Vec::new(),
+                )
             };
             match self.change(&run.run_id, terminate).await {
                 // It has ended meanwhile.

@@ -3,8 +3,10 @@
 
 #[cfg(test)]
 mod absurd_tests;
+mod activities;
 mod delete;
 mod namespace;
+mod poll;
 mod start;
 mod tasks;
 mod workflow;
@@ -13,29 +15,58 @@ pub(super) use workflow::execution_info;
 
 use prost::Message;
 use temporalio_protos::temporal::api::common::v1::WorkflowExecution;
-use tonic::Status;
+use temporalio_protos::temporal::api::errordetails::v1::NamespaceNotFoundFailure;
+use tonic::{Code, Status};
 
+use super::detail::detailed;
 use super::events::read_events;
-use super::history::{Change, HistoryError, RunState};
+use super::history::{self, Change, HistoryError, RunState};
 use super::stored::prove_events;
 use super::{Caller, NAMESPACE, Service, WORKFLOW_SERVICE, journal_status};
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
 
 /// No request may be larger; Temporal's servers refuse at the same size.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
-/// No payload may be larger, as on a Temporal server.
-const MAX_PAYLOAD_BYTES: usize = 2 << 20;
-/// No id or name may be longer, as on a Temporal server.
-const MAX_ID_BYTES: usize = 1000;
 
+/// Asks the method of an RPC; what is for another namespace it never sees.
 macro_rules! rpcs {
-    ($service:expr, $caller:expr, $rpc:expr, $request:expr; plain { $($name:literal => $method:ident),* $(,)? } with_caller { $($cname:literal => $cmethod:ident),* $(,)? }) => {
+    ($service:expr, $caller:expr, $rpc:expr, $request:expr;
+        of_all { $($all:literal => $all_method:ident),* $(,)? }
+        of_namespace { $($name:literal => $method:ident),* $(,)? }
+        of_namespace_by_caller { $($by_caller:literal => $by_caller_method:ident),* $(,)? }
+        of_task { $($task:literal => $task_method:ident),* $(,)? }
+        of_task_by_caller { $($task_by_caller:literal => $task_by_caller_method:ident),* $(,)? }
+    ) => {
         match $rpc {
-            $($name => Ok($service.$method(decode($request)?).await?.encode_to_vec()),)*
-            $($cname => Ok($service.$cmethod($caller, decode($request)?).await?.encode_to_vec()),)*
+            $($all => Ok($service.$all_method(decode($request)?).await?.encode_to_vec()),)*
+            $($name => {
+                let request = like(|request| $service.$method(request), decode($request)?);
+                check_namespace(&request.namespace)?;
+                Ok($service.$method(request).await?.encode_to_vec())
+            })*
+            $($by_caller => {
+                let request = like(|request| $service.$by_caller_method($caller, request), decode($request)?);
+                check_namespace(&request.namespace)?;
+                Ok($service.$by_caller_method($caller, request).await?.encode_to_vec())
+            })*
+            $($task => {
+                let request = like(|request| $service.$task_method(request), decode($request)?);
+                check_task_namespace(&request.namespace)?;
+                Ok($service.$task_method(request).await?.encode_to_vec())
+            })*
+            $($task_by_caller => {
+                let request = like(|request| $service.$task_by_caller_method($caller, request), decode($request)?);
+                check_task_namespace(&request.namespace)?;
+                Ok($service.$task_by_caller_method($caller, request).await?.encode_to_vec())
+            })*
             other => Err(Status::unimplemented(format!("{other} is not implemented by this service"))),
         }
     };
+}
+
+/// Says of what type a request is: that of the method that takes it.
+fn like<Q, A>(_: impl FnOnce(Q) -> A, request: Q) -> Q {
+    request
 }
 
 pub(super) async fn dispatch(
@@ -59,11 +90,13 @@ pub(super) async fn dispatch(
     }
     service.check().map_err(|error| journal_status(&error))?;
     rpcs! { service, caller, rpc, request;
-        plain {
+        of_all {
             "GetSystemInfo" => get_system_info,
             "GetClusterInfo" => get_cluster_info,
             "DescribeNamespace" => describe_namespace,
             "ListNamespaces" => list_namespaces,
+        }
+        of_namespace {
             "DescribeTaskQueue" => describe_task_queue,
             "ShutdownWorker" => shutdown_worker,
             "ResetStickyTaskQueue" => reset_sticky_task_queue,
@@ -78,19 +111,27 @@ pub(super) async fn dispatch(
             "ListWorkflowExecutions" => list_workflow_executions,
             "CountWorkflowExecutions" => count_workflow_executions,
             "QueryWorkflow" => query_workflow,
-            "RespondQueryTaskCompleted" => respond_query_task_completed,
             "UpdateWorkflowExecution" => update_workflow_execution,
             "PollWorkflowExecutionUpdate" => poll_workflow_execution_update,
+            "RecordActivityTaskHeartbeatById" => record_activity_task_heartbeat_by_id,
+            "RespondActivityTaskCompletedById" => respond_activity_task_completed_by_id,
+            "RespondActivityTaskFailedById" => respond_activity_task_failed_by_id,
+            "RespondActivityTaskCanceledById" => respond_activity_task_canceled_by_id,
+        }
+        of_namespace_by_caller {
+            "PollWorkflowTaskQueue" => poll_workflow_task_queue,
+            "PollActivityTaskQueue" => poll_activity_task_queue,
+        }
+        of_task {
+            "RespondQueryTaskCompleted" => respond_query_task_completed,
             "RespondWorkflowTaskFailed" => respond_workflow_task_failed,
             "RecordActivityTaskHeartbeat" => record_activity_task_heartbeat,
             "RespondActivityTaskCompleted" => respond_activity_task_completed,
             "RespondActivityTaskFailed" => respond_activity_task_failed,
             "RespondActivityTaskCanceled" => respond_activity_task_canceled,
         }
-        with_caller {
-            "PollWorkflowTaskQueue" => poll_workflow_task_queue,
+        of_task_by_caller {
             "RespondWorkflowTaskCompleted" => respond_workflow_task_completed,
-            "PollActivityTaskQueue" => poll_activity_task_queue,
         }
     }
 }
@@ -100,32 +141,50 @@ fn decode<M: Message + Default>(request: &[u8]) -> Result<M, Status> {
 }
 
 fn check_namespace(namespace: &str) -> Result<(), Status> {
+    if namespace.is_empty() {
+        return Err(Status::invalid_argument("the namespace is not set"));
+    }
     if namespace == NAMESPACE {
         return Ok(());
     }
-    Err(Status::not_found(format!(
-        "namespace {namespace} is not found: this service has only `{NAMESPACE}`"
-    )))
+    let message = format!("Namespace {namespace} is not found: this service has only `{NAMESPACE}`");
+    let detail = NamespaceNotFoundFailure {
+        namespace: namespace.to_owned(),
+    };
+    Err(detailed(
+        Code::NotFound,
+        message,
+        "NamespaceNotFoundFailure",
+        &detail,
+    ))
+}
+
+/// What a task's token names is of the namespace, whether or not the worker says it again.
+fn check_task_namespace(namespace: &str) -> Result<(), Status> {
+    if namespace.is_empty() {
+        return Ok(());
+    }
+    check_namespace(namespace)
 }
 
 fn check_id<'a>(what: &str, id: &'a str) -> Result<&'a str, Status> {
-    match id.len() {
-        0 => Err(Status::invalid_argument(format!("{what} is not set"))),
-        1..=MAX_ID_BYTES => Ok(id),
-        _ => Err(Status::invalid_argument(format!(
-            "{what} is longer than {MAX_ID_BYTES} bytes"
-        ))),
+    history::check_id(what, id)
+        .map(|()| id)
+        .map_err(Status::invalid_argument)
+}
+
+/// Of an id that need not be given.
+fn check_optional_id(what: &str, id: &str) -> Result<(), Status> {
+    if id.is_empty() {
+        Ok(())
+    } else {
+        check_id(what, id).map(drop)
     }
 }
 
 fn check_payload(what: &str, message: Option<&impl Message>) -> Result<(), Status> {
-    let bytes = message.map_or(0, Message::encoded_len);
-    if bytes <= MAX_PAYLOAD_BYTES {
-        return Ok(());
-    }
-    Err(Status::invalid_argument(format!(
-        "{what} has {bytes} bytes, more than {MAX_PAYLOAD_BYTES}"
-    )))
+    let size = message.map_or(Ok(()), |message| history::check_size(what, message));
+    size.map_err(Status::invalid_argument)
 }
 
 fn not_found(workflow_id: &str) -> Status {
@@ -139,7 +198,6 @@ impl Service {
         namespace: &str,
         execution: &WorkflowExecution,
     ) -> Result<RunState, Status> {
-        check_namespace(namespace)?;
         let workflow_id = check_id("workflow id", &execution.workflow_id)?;
         let found = self
             .core()
@@ -157,7 +215,6 @@ impl Service {
         first_run_id: &str,
         change: impl FnOnce(&mut Change) -> Result<T, HistoryError>,
     ) -> Result<T, Status> {
-        check_namespace(namespace)?;
         let execution = execution.unwrap_or_default();
         let workflow_id = check_id("workflow id", &execution.workflow_id)?;
         let run_id = if first_run_id.is_empty() {

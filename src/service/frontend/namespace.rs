@@ -1,6 +1,6 @@
 //! What a client asks about the service itself, and what a worker says about itself.
 
-use temporalio_protos::temporal::api::enums::v1::{NamespaceState, TaskQueueType};
+use temporalio_protos::temporal::api::enums::v1::{DescribeTaskQueueMode, NamespaceState, TaskQueueType};
 use temporalio_protos::temporal::api::namespace::v1::namespace_info::{
     Capabilities as NamespaceCapabilities, Limits,
 };
@@ -8,7 +8,9 @@ use temporalio_protos::temporal::api::namespace::v1::{NamespaceConfig, Namespace
 use temporalio_protos::temporal::api::replication::v1::{
     ClusterReplicationConfig, NamespaceReplicationConfig,
 };
-use temporalio_protos::temporal::api::taskqueue::v1::PollerInfo;
+use temporalio_protos::temporal::api::taskqueue::v1::{
+    PollerInfo, TaskIdBlock, TaskQueueStats, TaskQueueStatus, TaskQueueTypeInfo, TaskQueueVersionInfo,
+};
 use temporalio_protos::temporal::api::workflowservice::v1::get_system_info_response::Capabilities;
 use temporalio_protos::temporal::api::workflowservice::v1::{
     DescribeNamespaceRequest, DescribeNamespaceResponse, DescribeTaskQueueRequest, DescribeTaskQueueResponse,
@@ -19,13 +21,13 @@ use temporalio_protos::temporal::api::workflowservice::v1::{
 use tonic::Status;
 
 use super::super::clock::timestamp;
-use super::super::history::Change;
+use super::super::core::Core;
+use super::super::history::{Change, MAX_PAYLOAD_BYTES, RETENTION_MS};
 use super::super::matching::QueueKind;
 use super::super::{NAMESPACE, Service};
-use super::{MAX_PAYLOAD_BYTES, check_namespace};
+use super::{check_id, check_namespace};
 
 const SERVER_VERSION: &str = env!("CARGO_PKG_VERSION");
-const RETENTION_DAYS: i64 = 30;
 /// There is one, and it is active.
 const CLUSTER: &str = "longhaul";
 
@@ -40,7 +42,8 @@ impl Service {
             activity_failure_include_heartbeat: true,
             supports_schedules: false,
             encoded_failure_attributes: true,
-            build_id_based_versioning: false,
+            // They say their builds, which are written down.
+            build_id_based_versioning: true,
             upsert_memo: true,
             eager_workflow_start: false,
             sdk_metadata: true,
@@ -86,27 +89,62 @@ impl Service {
         })
     }
 
+    #[expect(deprecated, reason = "the temporal command asks in the older ways")]
     pub(super) async fn describe_task_queue(
         &self,
         request: DescribeTaskQueueRequest,
     ) -> Result<DescribeTaskQueueResponse, Status> {
-        check_namespace(&request.namespace)?;
-        let queue = request.task_queue.unwrap_or_default();
-        let kind = if request.task_queue_type == TaskQueueType::Activity as i32 {
+        let name = check_id("task queue", &request.task_queue.unwrap_or_default().name)?.to_owned();
+        let mut core = self.core();
+        if request.api_mode == DescribeTaskQueueMode::Enhanced as i32 {
+            let types = [TaskQueueType::Workflow, TaskQueueType::Activity];
+            let about = |it| (it as i32, self.about_queue(&mut core, it, &name));
+            let unversioned = TaskQueueVersionInfo {
+                types_info: types.into_iter().map(about).collect(),
+                ..Default::default()
+            };
+            return Ok(DescribeTaskQueueResponse {
+                versions_info: [(String::new(), unversioned)].into(),
+                ..Default::default()
+            });
+        }
+        let asked = TaskQueueType::try_from(request.task_queue_type).unwrap_or_default();
+        let about = self.about_queue(&mut core, asked, &name);
+        let backlog = about.stats.as_ref().map_or(0, |it| it.approximate_backlog_count);
+        let status = TaskQueueStatus {
+            backlog_count_hint: backlog,
+            task_id_block: Some(TaskIdBlock::default()),
+            ..Default::default()
+        };
+        Ok(DescribeTaskQueueResponse {
+            pollers: about.pollers,
+            stats: about.stats.filter(|_| request.report_stats),
+            task_queue_status: Some(status).filter(|_| request.include_task_queue_status),
+            ..Default::default()
+        })
+    }
+
+    /// Who polls a queue, and how much waits in it.
+    fn about_queue(&self, core: &mut Core, asked: TaskQueueType, name: &str) -> TaskQueueTypeInfo {
+        let kind = if asked == TaskQueueType::Activity {
             QueueKind::Activity
         } else {
             QueueKind::Workflow
         };
-        let pollers = self.core().matching.pollers(kind, &queue.name, self.now_ms());
+        let pollers = core.matching.pollers(kind, name, self.now_ms());
         let pollers = pollers.into_iter().map(|(identity, seen_ms)| PollerInfo {
             last_access_time: timestamp(seen_ms),
             identity,
             ..Default::default()
         });
-        Ok(DescribeTaskQueueResponse {
+        let backlog = core.matching.backlog(kind, name);
+        TaskQueueTypeInfo {
             pollers: pollers.collect(),
-            ..Default::default()
-        })
+            stats: Some(TaskQueueStats {
+                approximate_backlog_count: i64::try_from(backlog).unwrap_or(i64::MAX),
+                ..Default::default()
+            }),
+        }
     }
 
     pub(super) async fn shutdown_worker(
@@ -153,7 +191,7 @@ fn the_namespace() -> DescribeNamespaceResponse {
         ..Default::default()
     };
     let retention = prost_types::Duration {
-        seconds: RETENTION_DAYS * 24 * 3600,
+        seconds: RETENTION_MS / 1000,
         nanos: 0,
     };
     let config = NamespaceConfig {

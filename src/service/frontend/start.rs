@@ -1,5 +1,6 @@
 //! Starting workflows, and what happens when one with the same id is there.
 
+use temporalio_protos::temporal::api::common::v1::{Payload, Payloads, Priority};
 use temporalio_protos::temporal::api::enums::v1::{
     WorkflowExecutionStatus as Status_, WorkflowIdConflictPolicy, WorkflowIdReusePolicy,
 };
@@ -11,12 +12,12 @@ use temporalio_protos::temporal::api::workflowservice::v1::{
 };
 use tonic::{Code, Status};
 
-use super::super::clock::millis;
+use super::super::clock::{millis, span_ms};
 use super::super::core::Pending;
 use super::super::detail::detailed;
-use super::super::history::{Change, RunState, StartRun, with_defaults};
+use super::super::history::{Change, RunState, StartRun, checked};
 use super::super::{Service, journal_status, search_attributes, status_of};
-use super::{check_id, check_namespace, check_payload};
+use super::{check_id, check_optional_id, check_payload};
 
 impl Service {
     pub(super) async fn start_workflow_execution(
@@ -81,6 +82,8 @@ impl Service {
             workflow_start_delay: request.workflow_start_delay,
             user_metadata: request.user_metadata,
             links: request.links,
+            versioning_override: request.versioning_override,
+            time_skipping_config: request.time_skipping_config,
             priority: request.priority,
             ..Default::default()
         })?;
@@ -111,7 +114,7 @@ impl Service {
                     .map_err(|error| journal_status(&error))?
                     .ok_or_else(|| Status::internal("a run has vanished"))?;
                 if let Some(signal) = start.signal.filter(|_| !existing.is_closed()) {
-                    draft.signal(signal).map_err(status_of)?;
+                    draft.signal(signal, start.links).map_err(status_of)?;
                 }
                 let pending = core
                     .commit(store, vec![draft])
@@ -124,9 +127,13 @@ impl Service {
                     .begin(store, &existing.run_id, now_ms)
                     .map_err(|error| journal_status(&error))?
                     .ok_or_else(|| Status::internal("a run has vanished"))?;
-                let reason = "terminated by a new start with the same id".to_owned();
                 draft
-                    .terminate(reason, None, "history-service".to_owned())
+                    .terminate(
+                        REPLACED.to_owned(),
+                        Some(replaced_by(&start.run_id)),
+                        "history-service".to_owned(),
+                        Vec::new(),
+                    )
                     .map_err(status_of)?;
                 // Who waits for the run that ends hears of it with the start of the next.
                 changes.push(draft);
@@ -181,20 +188,19 @@ impl Policies {
 }
 
 fn validated(request: StartWorkflowExecutionRequest) -> Result<StartRun, Status> {
-    check_namespace(&request.namespace)?;
+    refuse_unknown(&request)?;
     check_id("workflow id", &request.workflow_id)?;
     let workflow_type = request.workflow_type.unwrap_or_default().name;
     check_id("workflow type", &workflow_type)?;
     let task_queue = request.task_queue.unwrap_or_default().name;
     check_id("task queue", &task_queue)?;
+    check_optional_id("the request's id", &request.request_id)?;
+    check_priority(request.priority.as_ref())?;
+    let span = |span| span_ms(span).map_err(Status::invalid_argument);
     check_payload("the input", request.input.as_ref())?;
     check_payload("the memo", request.memo.as_ref())?;
     search_attributes::check(request.search_attributes.as_ref()).map_err(Status::invalid_argument)?;
-    if !request.cron_schedule.is_empty() || millis(request.workflow_start_delay) > 0 {
-        return Err(Status::unimplemented(
-            "this service does not know cron schedules or start delays of workflows",
-        ));
-    }
+    let retry_policy = request.retry_policy.map(|policy| checked(Some(policy)));
     Ok(StartRun {
         namespace: request.namespace,
         workflow_id: request.workflow_id,
@@ -207,17 +213,72 @@ fn validated(request: StartWorkflowExecutionRequest) -> Result<StartRun, Status>
         search_attributes: request.search_attributes,
         identity: request.identity,
         request_id: request.request_id,
-        workflow_task_timeout_ms: millis(request.workflow_task_timeout),
-        run_timeout_ms: millis(request.workflow_run_timeout),
-        execution_timeout_ms: millis(request.workflow_execution_timeout),
+        workflow_task_timeout_ms: span(request.workflow_task_timeout)?,
+        run_timeout_ms: span(request.workflow_run_timeout)?,
+        execution_timeout_ms: span(request.workflow_execution_timeout)?,
         last_completion_result: request.last_completion_result,
         continued_failure: request.continued_failure,
-        retry_policy: request.retry_policy.map(|policy| with_defaults(Some(policy))),
+        retry_policy: retry_policy.transpose().map_err(Status::invalid_argument)?,
         priority: request.priority,
         user_metadata: request.user_metadata,
         links: request.links,
         ..Default::default()
     })
+}
+
+fn check_priority(priority: Option<&Priority>) -> Result<(), Status> {
+    let negative = |it: &Priority| it.priority_key < 0 || it.fairness_weight < 0.0;
+    if priority.is_some_and(negative) {
+        return Err(Status::invalid_argument("the priority is negative"));
+    }
+    Ok(())
+}
+
+/// What a start could ask for and would not get.
+fn refuse_unknown(request: &StartWorkflowExecutionRequest) -> Result<(), Status> {
+    let on_conflict = request.on_conflict_options.unwrap_or_default();
+    let asked = [
+        (!request.cron_schedule.is_empty(), "cron schedules of workflows"),
+        (
+            millis(request.workflow_start_delay) > 0,
+            "start delays of workflows",
+        ),
+        (
+            !request.completion_callbacks.is_empty(),
+            "callbacks when a workflow completes",
+        ),
+        (request.versioning_override.is_some(), "versions of workers"),
+        (
+            on_conflict.attach_request_id
+                || on_conflict.attach_completion_callbacks
+                || on_conflict.attach_links,
+            "attaching anything to a workflow that runs already",
+        ),
+        (
+            request.time_skipping_config.as_ref().is_some_and(|it| it.enabled),
+            "skipping of time",
+        ),
+    ];
+    match asked.into_iter().find(|(is_asked, _)| *is_asked) {
+        Some((_, what)) => Err(Status::unimplemented(format!(
+            "this service does not know {what}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// What a server writes down of a run that a start with the same id has ended.
+const REPLACED: &str = "TerminateIfRunning WorkflowIdReusePolicy";
+
+fn replaced_by(run_id: &str) -> Payloads {
+    let payload = Payload {
+        metadata: [("encoding".to_owned(), b"json/plain".to_vec())].into(),
+        data: format!("\"terminated by new runID: {run_id}\"").into_bytes(),
+        ..Default::default()
+    };
+    Payloads {
+        payloads: vec![payload],
+    }
 }
 
 fn may_reuse(existing: &RunState, policy: WorkflowIdReusePolicy) -> bool {

@@ -1,23 +1,24 @@
-//! What workers call: polls, answers, heartbeats. A task token names the run, the event and the attempt, so that an answer
+//! What workers call about workflow tasks. A task token names the run, the event and the attempt, so that an answer
 //! that comes too late finds nothing and changes nothing.
 
-use std::time::Duration;
+use std::collections::HashMap;
 
 use prost::Message;
-use temporalio_protos::temporal::api::common::v1::WorkflowExecution;
-use temporalio_protos::temporal::api::common::v1::WorkflowType;
-use temporalio_protos::temporal::api::enums::v1::{EventType, TaskQueueKind, WorkflowTaskFailedCause};
+use temporalio_protos::temporal::api::common::v1::{
+    WorkerVersionCapabilities, WorkerVersionStamp, WorkflowExecution, WorkflowType,
+};
+use temporalio_protos::temporal::api::deployment::v1::WorkerDeploymentOptions;
+use temporalio_protos::temporal::api::enums::v1::{
+    EventType, TaskQueueKind, WorkerVersioningMode, WorkflowTaskFailedCause,
+};
 use temporalio_protos::temporal::api::failure::v1::failure::FailureInfo;
 use temporalio_protos::temporal::api::failure::v1::{Failure, ServerFailureInfo};
-use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_protos::temporal::api::history::v1::{History, HistoryEvent};
-use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
+use temporalio_protos::temporal::api::protocol::v1::Message as ProtocolMessage;
+use temporalio_protos::temporal::api::query::v1::WorkflowQuery;
+use temporalio_protos::temporal::api::taskqueue::v1::{StickyExecutionAttributes, TaskQueue};
 use temporalio_protos::temporal::api::workflowservice::v1::{
-    PollActivityTaskQueueRequest, PollActivityTaskQueueResponse, PollWorkflowTaskQueueRequest,
-    PollWorkflowTaskQueueResponse, RecordActivityTaskHeartbeatRequest, RecordActivityTaskHeartbeatResponse,
-    RespondActivityTaskCanceledRequest, RespondActivityTaskCanceledResponse,
-    RespondActivityTaskCompletedRequest, RespondActivityTaskCompletedResponse,
-    RespondActivityTaskFailedRequest, RespondActivityTaskFailedResponse, RespondWorkflowTaskCompletedRequest,
+    PollWorkflowTaskQueueRequest, PollWorkflowTaskQueueResponse, RespondWorkflowTaskCompletedRequest,
     RespondWorkflowTaskCompletedResponse, RespondWorkflowTaskFailedRequest,
     RespondWorkflowTaskFailedResponse,
 };
@@ -25,35 +26,35 @@ use tonic::Status;
 
 use crate::failpoint::failpoint;
 
-use super::super::clock::{duration, millis, timestamp};
-use super::super::history::{
-    ActivityStart, ActivityState, Change, Completion, Dispatch, HistoryError, RunState, WorkflowTaskStart,
-};
+use super::super::clock::{millis, timestamp};
+use super::super::core::Core;
+use super::super::history::{Change, Completion, Dispatch, HistoryError, RunState, WorkflowTaskStart};
 use super::super::matching::{QueueKind, Task};
 use super::super::{Caller, Mode, Service, journal_status};
-use super::{check_id, check_namespace, check_payload};
-
-/// An empty answer after so long; the worker polls again.
-const LONG_POLL: Duration = Duration::from_secs(60);
+use super::activities::{eager_activity, start_eagerly};
+use super::check_id;
+use super::poll::LONG_POLL;
 
 /// How long a task waits in a sticky queue, where the worker does not say.
 const STICKY_SCHEDULE_TO_START_MS: i64 = 10_000;
+/// How a server names the poll that an answer stands for.
+const REQUEST_OF_AN_ANSWER: &str = "request-from-RespondWorkflowTaskCompleted";
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct TaskToken {
+pub(super) struct TaskToken {
     #[prost(string, tag = "1")]
-    run_id: String,
+    pub run_id: String,
     /// Of an activity: its scheduled event; of a workflow task: its started event.
     #[prost(int64, tag = "2")]
-    event_id: i64,
+    pub event_id: i64,
     #[prost(int32, tag = "3")]
-    attempt: i32,
+    pub attempt: i32,
     /// Of a workflow task: which poll took it. A start that a crash has taken back has the event and the attempt of the next.
     #[prost(string, tag = "4")]
-    request_id: String,
+    pub request_id: String,
 }
 
-fn token(bytes: &[u8]) -> Result<TaskToken, Status> {
+pub(super) fn token(bytes: &[u8]) -> Result<TaskToken, Status> {
     let token = TaskToken::decode(bytes)
         .map_err(|_| Status::invalid_argument("the task token is not one of this service"))?;
     check_id("the task token's run", &token.run_id)?;
@@ -71,32 +72,16 @@ fn must_be_out(change: &Change, token: &TaskToken) -> Result<(), HistoryError> {
 }
 
 impl Service {
-    /// The next task of a queue: a hint, to be asked of its run. `None` when the long poll is over.
-    async fn next_task(
-        &self,
-        (kind, queue, identity): (QueueKind, &str, &str),
-        end: tokio::time::Instant,
-    ) -> Result<Option<Task>, Status> {
-        check_id("task queue", queue)?;
-        loop {
-            let polled = self.core().matching.poll(kind, queue, identity, self.now_ms());
-            let arrived = match polled {
-                Ok(task) => return Ok(Some(task)),
-                Err(arrived) => arrived,
-            };
-            let _waiting = WaitingPoll::new(self, kind, queue, identity);
-            if tokio::time::timeout_at(end, arrived.notified()).await.is_err() {
-                return Ok(None);
-            }
-        }
-    }
-
+    #[expect(deprecated, reason = "workers still say their build so")]
     pub(super) async fn poll_workflow_task_queue(
         &self,
         caller: Caller,
         request: PollWorkflowTaskQueueRequest,
     ) -> Result<PollWorkflowTaskQueueResponse, Status> {
-        check_namespace(&request.namespace)?;
+        refuse_versioning(
+            request.deployment_options.as_ref(),
+            request.worker_version_capabilities.as_ref(),
+        )?;
         let queue = request.task_queue.unwrap_or_default();
         let sticky = queue.kind == TaskQueueKind::Sticky as i32;
         let poll = (
@@ -104,12 +89,18 @@ impl Service {
             queue.name.as_str(),
             request.identity.as_str(),
         );
+        let worker_version = stamp(request.worker_version_capabilities);
         let end = tokio::time::Instant::now() + LONG_POLL;
         while let Some(task) = self.next_task(poll, end).await? {
             let taken = match task {
                 Task::Workflow { run_id } => {
-                    self.start_workflow_task(caller, &run_id, &request.identity, sticky)
-                        .await?
+                    let start = WorkflowTaskStart {
+                        identity: request.identity.clone(),
+                        request_id: uuid::Uuid::new_v4().to_string(),
+                        caller,
+                        worker_version: worker_version.clone(),
+                    };
+                    self.start_workflow_task(&run_id, start, sticky).await?
                 }
                 Task::Query { query_id } => self.start_query(&query_id, sticky)?,
                 Task::Activity { .. } => None,
@@ -123,16 +114,10 @@ impl Service {
 
     async fn start_workflow_task(
         &self,
-        caller: Caller,
         run_id: &str,
-        identity: &str,
+        start: WorkflowTaskStart,
         sticky: bool,
     ) -> Result<Option<PollWorkflowTaskQueueResponse>, Status> {
-        let start = WorkflowTaskStart {
-            identity: identity.to_owned(),
-            request_id: uuid::Uuid::new_v4().to_string(),
-            caller,
-        };
         let started = {
             let mut core = self.core();
             let written = core.written(run_id);
@@ -141,15 +126,11 @@ impl Service {
                 Ok((change.state.clone(), transient))
             });
             started.map(|((run, transient), pending)| {
-                // Here, and not once it is durable: what is asked after a signal must not go out with a task that began
-                // before it.
-                let task = run.workflow_task.clone().unwrap_or_default();
-                let queries = core.queries.attached(run_id);
-                let messages = core.updates.send(run_id, &task);
-                (run, transient, task, queries, messages, pending, written)
+                let started = Started::of(&mut core, run, transient, sticky);
+                (started, pending, written)
             })
         };
-        let (run, transient, task, queries, messages, pending, written) = match started {
+        let (started, pending, written) = match started {
             Ok(started) => started,
             // Taken by another poll, timed out, or closed meanwhile.
             Err(status) if status.code() == tonic::Code::NotFound => return Ok(None),
@@ -163,30 +144,37 @@ impl Service {
         } else {
             self.release(pending).await?;
         }
-        let from = if sticky {
+        self.workflow_task(started).map(Some)
+    }
+
+    /// A workflow task that has been started, as its worker gets it.
+    fn workflow_task(&self, started: Started) -> Result<PollWorkflowTaskQueueResponse, Status> {
+        let run = started.run;
+        let task = run.workflow_task.clone().unwrap_or_default();
+        let from = if started.in_cache {
             run.last_completed_started_event_id + 1
         } else {
             1
         };
         let mut events = self.events(&run, from, usize::MAX)?;
-        events.extend(transient);
+        events.extend(started.transient);
         let task_token = TaskToken {
-            run_id: run_id.to_owned(),
+            run_id: run.run_id.clone(),
             event_id: task.started_event_id,
             attempt: task.attempt,
             request_id: task.request_id.clone(),
         };
-        Ok(Some(PollWorkflowTaskQueueResponse {
+        Ok(PollWorkflowTaskQueueResponse {
             task_token: task_token.encode_to_vec(),
             started_event_id: task.started_event_id,
             attempt: task.attempt,
             history: Some(History { events }),
             scheduled_time: timestamp(task.scheduled_ms),
             started_time: timestamp(task.started_ms),
-            queries,
-            messages,
+            queries: started.queries,
+            messages: started.messages,
             ..about(&run)
-        }))
+        })
     }
 
     fn start_query(
@@ -222,62 +210,59 @@ impl Service {
         caller: Caller,
         request: RespondWorkflowTaskCompletedRequest,
     ) -> Result<RespondWorkflowTaskCompletedResponse, Status> {
+        if request.intermediate_page || request.page_number > 0 {
+            return Err(Status::unimplemented(
+                "this service does not take the answer to a workflow task in pages",
+            ));
+        }
         let token = token(&request.task_token)?;
         let eager: Vec<String> = request.commands.iter().filter_map(eager_activity).collect();
-        let sticky = request.sticky_attributes.and_then(|sticky| {
-            let timeout_ms = match millis(sticky.schedule_to_start_timeout) {
-                0 => STICKY_SCHEDULE_TO_START_MS,
-                timeout_ms => timeout_ms,
-            };
-            sticky
-                .worker_task_queue
-                .map(|queue| (queue.name, timeout_ms))
-                .filter(|(name, _)| !name.is_empty())
-        });
-        let identity = request.identity.clone();
-        let mut completion = Completion {
-            commands: request.commands,
-            messages: request.messages,
-            identity: request.identity,
-            sdk_metadata: request.sdk_metadata,
-            sticky,
-            force_new_task: request.force_create_new_workflow_task,
-            can_discard_events: request
-                .capabilities
-                .is_some_and(|it| it.discard_speculative_workflow_task_with_events),
-            new_run_id: uuid::Uuid::new_v4().to_string(),
-            ..Default::default()
+        let (identity, query_results) = (request.identity.clone(), request.query_results.clone());
+        let worker = WorkflowTaskStart {
+            identity: request.identity.clone(),
+            request_id: REQUEST_OF_AN_ANSWER.to_owned(),
+            caller,
+            worker_version: request_stamp(&request),
         };
+        let returns_next = request.return_new_workflow_task;
+        let mut completion = completion(request);
         let mut bad_command = None;
-        let applied = {
+        let applied: Result<_, Status> = {
             let mut core = self.core();
             completion.update_requests = core.updates.sent(&token.run_id);
             // Under the same lock: an update that comes in between would find a task that is out, and get none of its own.
             completion.updates_wait = core.updates.has_unsent(&token.run_id);
-            self.apply_to(&mut core, &token.run_id, |change| {
+            let applied = self.apply_to(&mut core, &token.run_id, |change| {
                 must_be_out(change, &token)?;
                 let completed = change.complete_workflow_task((token.event_id, token.attempt), completion);
                 if let Err(HistoryError::BadCommand { cause, message }) = &completed {
                     bad_command = Some((*cause, message.clone()));
                 }
-                completed.map(|back_to| (back_to, start_eagerly(change, &eager, caller, &identity)))
+                let back_to = completed?;
+                let activities = start_eagerly(change, &eager, &worker);
+                let next = returns_next.then(|| start_next(change, worker)).flatten();
+                Ok((back_to, activities, next))
+            });
+            applied.map(|((back_to, activities, next), pending)| {
+                let next = next.map(|(run, transient)| Started::of(&mut core, run, transient, true));
+                (back_to, activities, next, pending)
             })
         };
         if let Some((cause, message)) = bad_command {
             return self.refuse_workflow_task(&token, cause, message, &identity).await;
         }
-        let ((back_to, started), pending) = applied?;
+        let (back_to, activities, next, pending) = applied?;
         self.release(pending).await?;
         failpoint!("service::after_workflow_task");
-        self.core().queries.answer_all(request.query_results);
-        let activity_tasks = started
+        self.core().queries.answer_all(query_results);
+        let activity_tasks = activities
             .iter()
             .map(|(run, activity)| self.activity_task(run, activity))
             .collect::<Result<_, _>>()?;
         Ok(RespondWorkflowTaskCompletedResponse {
             activity_tasks,
+            workflow_task: next.map(|next| self.workflow_task(next)).transpose()?,
             reset_history_event_id: back_to.unwrap_or_default(),
-            ..Default::default()
         })
     }
 
@@ -321,231 +306,110 @@ impl Service {
         self.change(&token.run_id, fail).await?;
         Ok(RespondWorkflowTaskFailedResponse {})
     }
-
-    pub(super) async fn poll_activity_task_queue(
-        &self,
-        caller: Caller,
-        request: PollActivityTaskQueueRequest,
-    ) -> Result<PollActivityTaskQueueResponse, Status> {
-        check_namespace(&request.namespace)?;
-        let queue = request.task_queue.unwrap_or_default();
-        let poll = (
-            QueueKind::Activity,
-            queue.name.as_str(),
-            request.identity.as_str(),
-        );
-        let end = tokio::time::Instant::now() + LONG_POLL;
-        while let Some(task) = self.next_task(poll, end).await? {
-            let Task::Activity {
-                run_id,
-                scheduled_event_id,
-                attempt,
-            } = task
-            else {
-                continue;
-            };
-            let start = ActivityStart {
-                scheduled_event_id,
-                attempt,
-                identity: request.identity.clone(),
-                request_id: uuid::Uuid::new_v4().to_string(),
-                caller,
-            };
-            let started = self.change(&run_id, |change| {
-                let activity = change.start_activity(start)?;
-                Ok((change.state.clone(), activity))
-            });
-            match started.await {
-                Ok((run, activity)) => return self.activity_task(&run, &activity),
-                // Taken by another poll, timed out, or closed meanwhile.
-                Err(status) if status.code() == tonic::Code::NotFound => {}
-                Err(status) => return Err(status),
-            }
-        }
-        Ok(PollActivityTaskQueueResponse::default())
-    }
-
-    fn activity_task(
-        &self,
-        run: &RunState,
-        activity: &ActivityState,
-    ) -> Result<PollActivityTaskQueueResponse, Status> {
-        let scheduled = self
-            .events(run, activity.scheduled_event_id, 1)?
-            .pop()
-            .and_then(|event| event.attributes);
-        let Some(Attributes::ActivityTaskScheduledEventAttributes(scheduled)) = scheduled else {
-            return Err(Status::internal("an activity's scheduled event is none"));
-        };
-        let event_id = activity.scheduled_event_id;
-        let task_token = TaskToken {
-            run_id: run.run_id.clone(),
-            event_id,
-            attempt: activity.attempt,
-            ..Default::default()
-        };
-        Ok(PollActivityTaskQueueResponse {
-            task_token: task_token.encode_to_vec(),
-            workflow_namespace: run.namespace.clone(),
-            workflow_type: Some(WorkflowType {
-                name: run.workflow_type.clone(),
-            }),
-            workflow_execution: Some(execution(run)),
-            activity_type: activity.type_proto(),
-            activity_id: activity.activity_id.clone(),
-            header: scheduled.header,
-            input: scheduled.input,
-            heartbeat_details: activity.heartbeat_details.clone(),
-            scheduled_time: timestamp(activity.scheduled_ms),
-            current_attempt_scheduled_time: timestamp(activity.attempt_scheduled_ms),
-            started_time: timestamp(activity.started_ms),
-            attempt: activity.attempt,
-            schedule_to_close_timeout: Some(duration(activity.schedule_to_close_ms).unwrap_or_default()),
-            start_to_close_timeout: Some(duration(activity.start_to_close_ms).unwrap_or_default()),
-            heartbeat_timeout: Some(duration(activity.heartbeat_timeout_ms).unwrap_or_default()),
-            retry_policy: activity.retry_policy.clone(),
-            priority: scheduled.priority,
-            ..Default::default()
-        })
-    }
-
-    pub(super) async fn record_activity_task_heartbeat(
-        &self,
-        request: RecordActivityTaskHeartbeatRequest,
-    ) -> Result<RecordActivityTaskHeartbeatResponse, Status> {
-        let token = token(&request.task_token)?;
-        check_payload("the heartbeat's details", request.details.as_ref())?;
-        let cancel_requested = self
-            .change(&token.run_id, |change| {
-                change.heartbeat((token.event_id, token.attempt), request.details)
-            })
-            .await?;
-        Ok(RecordActivityTaskHeartbeatResponse {
-            cancel_requested,
-            ..Default::default()
-        })
-    }
-
-    pub(super) async fn respond_activity_task_completed(
-        &self,
-        request: RespondActivityTaskCompletedRequest,
-    ) -> Result<RespondActivityTaskCompletedResponse, Status> {
-        let token = token(&request.task_token)?;
-        check_payload("the result", request.result.as_ref())?;
-        let task = (token.event_id, token.attempt);
-        self.change(&token.run_id, |change| {
-            change.complete_activity(task, request.result, request.identity)
-        })
-        .await?;
-        failpoint!("service::before_activity_answer");
-        Ok(RespondActivityTaskCompletedResponse {})
-    }
-
-    pub(super) async fn respond_activity_task_failed(
-        &self,
-        request: RespondActivityTaskFailedRequest,
-    ) -> Result<RespondActivityTaskFailedResponse, Status> {
-        let token = token(&request.task_token)?;
-        let task = (token.event_id, token.attempt);
-        let failure = request.failure.unwrap_or_default();
-        let fail = |change: &mut Change| {
-            if let Some(details) = request.last_heartbeat_details {
-                change.heartbeat(task, Some(details))?;
-            }
-            change.fail_activity(task, failure, request.identity)
-        };
-        self.change(&token.run_id, fail).await?;
-        Ok(RespondActivityTaskFailedResponse::default())
-    }
-
-    pub(super) async fn respond_activity_task_canceled(
-        &self,
-        request: RespondActivityTaskCanceledRequest,
-    ) -> Result<RespondActivityTaskCanceledResponse, Status> {
-        let token = token(&request.task_token)?;
-        let task = (token.event_id, token.attempt);
-        self.change(&token.run_id, |change| {
-            change.cancel_activity(task, request.details, request.identity)
-        })
-        .await?;
-        Ok(RespondActivityTaskCanceledResponse {})
-    }
 }
 
-/// Counts a poll as waiting for as long as it lives.
-struct WaitingPoll<'a> {
-    service: &'a Service,
-    kind: QueueKind,
-    queue: &'a str,
-    identity: &'a str,
+/// A workflow task that a worker is about to get, as it was when it was started.
+struct Started {
+    run: RunState,
+    /// Events that are not in the journal.
+    transient: Vec<HistoryEvent>,
+    queries: HashMap<String, WorkflowQuery>,
+    messages: Vec<ProtocolMessage>,
+    /// Whether the worker has the run in its cache.
+    in_cache: bool,
 }
 
-impl<'a> WaitingPoll<'a> {
-    fn new(service: &'a Service, kind: QueueKind, queue: &'a str, identity: &'a str) -> Self {
-        service
-            .core()
-            .matching
-            .wait(kind, queue, identity, service.now_ms(), true);
+impl Started {
+    /// Under the lock under which it was started, and not once it is durable: what is asked after a signal must not go out
+    /// with a task that began before it.
+    fn of(core: &mut Core, run: RunState, transient: Vec<HistoryEvent>, in_cache: bool) -> Self {
+        let task = run.workflow_task.clone().unwrap_or_default();
         Self {
-            service,
-            kind,
-            queue,
-            identity,
+            queries: core.queries.attached(&run.run_id),
+            messages: core.updates.send(&run.run_id, &task, in_cache),
+            run,
+            transient,
+            in_cache,
         }
     }
 }
 
-impl Drop for WaitingPoll<'_> {
-    fn drop(&mut self) {
-        let now_ms = self.service.now_ms();
-        self.service
-            .core()
-            .matching
-            .wait(self.kind, self.queue, self.identity, now_ms, false);
+/// Starts, within the same change, the workflow task that follows the one that is answered, if one does and may be handed out.
+fn start_next(change: &mut Change, start: WorkflowTaskStart) -> Option<(RunState, Vec<HistoryEvent>)> {
+    let transient = change.start_workflow_task(start).ok()?;
+    change
+        .dispatch
+        .retain(|it| !matches!(it, Dispatch::WorkflowTask { .. }));
+    Some((change.state.clone(), transient))
+}
+
+fn completion(request: RespondWorkflowTaskCompletedRequest) -> Completion {
+    let worker_version = request_stamp(&request);
+    Completion {
+        worker_version,
+        binary_checksum: binary_checksum(&request),
+        commands: request.commands,
+        messages: request.messages,
+        identity: request.identity,
+        sdk_metadata: request.sdk_metadata,
+        metering_metadata: request.metering_metadata,
+        sticky: request.sticky_attributes.and_then(sticky),
+        force_new_task: request.force_create_new_workflow_task,
+        can_discard_events: request
+            .capabilities
+            .is_some_and(|it| it.discard_speculative_workflow_task_with_events),
+        new_run_id: uuid::Uuid::new_v4().to_string(),
+        ..Default::default()
     }
 }
 
-fn eager_activity(command: &temporalio_protos::temporal::api::command::v1::Command) -> Option<String> {
-    use temporalio_protos::temporal::api::command::v1::command::Attributes as Do;
-    match &command.attributes {
-        Some(Do::ScheduleActivityTaskCommandAttributes(it)) if it.request_eager_execution => {
-            Some(it.activity_id.clone())
-        }
-        _ => None,
-    }
+/// The queue that a worker wants the next task in, and for how long at most.
+fn sticky(attributes: StickyExecutionAttributes) -> Option<(String, i64)> {
+    let timeout_ms = match millis(attributes.schedule_to_start_timeout) {
+        0 => STICKY_SCHEDULE_TO_START_MS,
+        timeout_ms => timeout_ms,
+    };
+    let queue = attributes
+        .worker_task_queue
+        .filter(|queue| !queue.name.is_empty());
+    queue.map(|queue| (queue.name, timeout_ms))
 }
 
-/// Starts, within the same change, the activities that the worker wants to have back with the answer.
-fn start_eagerly(
-    change: &mut Change,
-    eager: &[String],
-    caller: Caller,
-    identity: &str,
-) -> Vec<(RunState, ActivityState)> {
-    let mut started = Vec::new();
-    for activity_id in eager {
-        let found = change.state.activities.with_id(activity_id);
-        let found = found.filter(|it| it.started_ms == 0);
-        let Some((scheduled_event_id, attempt)) = found.map(|it| (it.scheduled_event_id, it.attempt)) else {
-            continue;
-        };
-        let start = ActivityStart {
-            scheduled_event_id,
-            attempt,
-            identity: identity.to_owned(),
-            request_id: uuid::Uuid::new_v4().to_string(),
-            caller,
-        };
-        if let Ok(activity) = change.start_activity(start) {
-            change.dispatch.retain(|it| !matches!(it, Dispatch::ActivityTask { scheduled_event_id: id, .. } if *id == scheduled_event_id));
-            started.push(activity);
-        }
+#[expect(deprecated, reason = "workers still say their build so")]
+fn request_stamp(request: &RespondWorkflowTaskCompletedRequest) -> Option<WorkerVersionStamp> {
+    request
+        .worker_version_stamp
+        .clone()
+        .filter(|it| !it.use_versioning)
+}
+
+#[expect(deprecated, reason = "older workers name their build by a checksum")]
+fn binary_checksum(request: &RespondWorkflowTaskCompletedRequest) -> String {
+    request.binary_checksum.clone()
+}
+
+/// The build of a worker that polls, if it says one.
+pub(super) fn stamp(capabilities: Option<WorkerVersionCapabilities>) -> Option<WorkerVersionStamp> {
+    let named = capabilities.filter(|it| !it.build_id.is_empty());
+    named.map(|it| WorkerVersionStamp {
+        build_id: it.build_id,
+        use_versioning: it.use_versioning,
+    })
+}
+
+/// A worker that wants to get only what is for its version would get everything.
+pub(super) fn refuse_versioning(
+    options: Option<&WorkerDeploymentOptions>,
+    capabilities: Option<&WorkerVersionCapabilities>,
+) -> Result<(), Status> {
+    let versioned =
+        |it: &WorkerDeploymentOptions| it.worker_versioning_mode == WorkerVersioningMode::Versioned as i32;
+    if options.is_some_and(versioned) || capabilities.is_some_and(|it| it.use_versioning) {
+        return Err(Status::unimplemented(
+            "this service does not know versions of workers: it hands out tasks to all of them",
+        ));
     }
-    let run = change.state.clone();
-    started
-        .into_iter()
-        .map(|activity| (run.clone(), activity))
-        .collect()
+    Ok(())
 }
 
 /// What every workflow task says of its run.
@@ -565,7 +429,7 @@ fn about(run: &RunState) -> PollWorkflowTaskQueueResponse {
     }
 }
 
-fn execution(run: &RunState) -> WorkflowExecution {
+pub(super) fn execution(run: &RunState) -> WorkflowExecution {
     WorkflowExecution {
         workflow_id: run.workflow_id.clone(),
         run_id: run.run_id.clone(),

@@ -21,7 +21,7 @@ use tonic::Status;
 use super::super::Service;
 use super::super::clock::{duration, timestamp};
 use super::super::history::{ActivityState, Change, RunRecord, is_close_event};
-use super::{check_id, check_payload};
+use super::{check_id, check_optional_id, check_payload};
 
 /// An empty page after so long; the client asks again with its token.
 const LONG_POLL: std::time::Duration = std::time::Duration::from_secs(20);
@@ -34,6 +34,7 @@ impl Service {
         request: SignalWorkflowExecutionRequest,
     ) -> Result<SignalWorkflowExecutionResponse, Status> {
         check_payload("the signal's input", request.input.as_ref())?;
+        check_optional_id("the request's id", &request.request_id)?;
         let attributes = WorkflowExecutionSignaledEventAttributes {
             signal_name: check_id("signal name", &request.signal_name)?.to_owned(),
             input: request.input,
@@ -43,7 +44,7 @@ impl Service {
             ..Default::default()
         };
         self.change_found(&request.namespace, request.workflow_execution, "", |change| {
-            change.signal(attributes)
+            change.signal(attributes, request.links)
         })
         .await?;
         Ok(SignalWorkflowExecutionResponse::default())
@@ -53,8 +54,10 @@ impl Service {
         &self,
         request: RequestCancelWorkflowExecutionRequest,
     ) -> Result<RequestCancelWorkflowExecutionResponse, Status> {
+        check_optional_id("the request's id", &request.request_id)?;
         let (reason, identity) = (request.reason, request.identity);
-        let cancel = |change: &mut Change| change.request_cancel(reason, identity, &request.request_id);
+        let cancel =
+            |change: &mut Change| change.request_cancel(reason, identity, &request.request_id, request.links);
         let first_run_id = &request.first_execution_run_id;
         self.change_found(
             &request.namespace,
@@ -73,7 +76,8 @@ impl Service {
         // A server gives the same reason where a client gives none.
         let reason = Some(request.reason).filter(|reason| !reason.is_empty());
         let reason = reason.unwrap_or_else(|| "terminated by user via frontend".to_owned());
-        let terminate = |change: &mut Change| change.terminate(reason, request.details, request.identity);
+        let terminate =
+            |change: &mut Change| change.terminate(reason, request.details, request.identity, request.links);
         let first_run_id = &request.first_execution_run_id;
         self.change_found(
             &request.namespace,
@@ -254,7 +258,8 @@ fn pending_activity(it: &ActivityState) -> PendingActivityInfo {
         activity_type: it.type_proto(),
         state: state as i32,
         heartbeat_details: it.heartbeat_details.clone(),
-        last_heartbeat_time: at(it.heartbeat_ms),
+        // From the beginning of an attempt on it is counted, as if there had been one.
+        last_heartbeat_time: at(it.heartbeat_ms).filter(|_| it.heartbeat_ms != it.started_ms),
         last_started_time: at(it.started_ms),
         attempt: it.attempt,
         maximum_attempts: it
@@ -268,6 +273,9 @@ fn pending_activity(it: &ActivityState) -> PendingActivityInfo {
         last_failure: it.last_failure.clone(),
         last_worker_identity: it.identity.clone(),
         last_attempt_complete_time: at(it.last_attempt_complete_ms),
+        current_retry_interval: waits
+            .then(|| duration(it.attempt_scheduled_ms - it.last_attempt_complete_ms))
+            .flatten(),
         next_attempt_schedule_time: waits.then(|| timestamp(it.attempt_scheduled_ms)).flatten(),
         ..Default::default()
     }

@@ -4,7 +4,7 @@
 //! have any number of attempts.
 
 use temporalio_protos::temporal::api::command::v1::ScheduleActivityTaskCommandAttributes;
-use temporalio_protos::temporal::api::common::v1::{ActivityType, Payload, Payloads};
+use temporalio_protos::temporal::api::common::v1::{ActivityType, Payload, Payloads, WorkerVersionStamp};
 use temporalio_protos::temporal::api::enums::v1::{RetryState, TimeoutType, WorkflowTaskFailedCause};
 use temporalio_protos::temporal::api::failure::v1::Failure;
 use temporalio_protos::temporal::api::failure::v1::failure::FailureInfo;
@@ -15,13 +15,13 @@ use temporalio_protos::temporal::api::history::v1::{
     ActivityTaskScheduledEventAttributes, ActivityTaskStartedEventAttributes,
     ActivityTaskTimedOutEventAttributes,
 };
-use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
 
 use super::super::Caller;
-use super::super::clock::{duration, millis};
+use super::super::clock::{duration, span_ms};
 use super::close::capped;
+use super::event::closes_activity;
 use super::retry::{self, timeout_failure};
-use super::{ActivityState, Change, Dispatch, HistoryError, IsDead};
+use super::{ActivityState, Change, Dispatch, HistoryError, IsDead, check_id, check_size};
 
 const GONE: HistoryError =
     HistoryError::NotFound("activity task not found: it was closed, timed out or is at another attempt");
@@ -39,6 +39,8 @@ pub struct ActivityStart {
     pub identity: String,
     pub request_id: String,
     pub caller: Caller,
+    /// Its build.
+    pub worker_version: Option<WorkerVersionStamp>,
 }
 
 impl Change {
@@ -46,7 +48,6 @@ impl Change {
     pub(super) fn schedule_activity(
         &mut self,
         command: ScheduleActivityTaskCommandAttributes,
-        user_metadata: Option<UserMetadata>,
         completed_event_id: i64,
     ) -> Result<i64, HistoryError> {
         let bad = |message: &str| HistoryError::BadCommand {
@@ -55,15 +56,15 @@ impl Change {
         };
         let activity_type = command.activity_type.clone().filter(|it| !it.name.is_empty());
         let activity_type = activity_type.ok_or_else(|| bad("it has no type"))?;
-        if command.activity_id.is_empty() {
-            return Err(bad("it has no id"));
-        }
+        check_id("its id", &command.activity_id)
+            .and_then(|()| check_id("its type", &activity_type.name))
+            .and_then(|()| check_size("its input", &command))
+            .map_err(|what| bad(&what))?;
         if self.state.activities.with_id(&command.activity_id).is_some() {
             return Err(bad("its id is taken by an open activity"));
         }
-        let timeouts = Timeouts::of(&command, self.state.run_timeout_ms)
-            .ok_or_else(|| bad("it has no close timeout"))?;
-        let retry_policy = retry::with_defaults(command.retry_policy.clone());
+        let timeouts = Timeouts::of(&command, self.state.run_timeout_ms).map_err(|what| bad(&what))?;
+        let retry_policy = retry::checked(command.retry_policy.clone()).map_err(|what| bad(&what))?;
         let queue = command
             .task_queue
             .as_ref()
@@ -85,10 +86,7 @@ impl Change {
             retry_policy: Some(retry_policy.clone()),
             priority: command.priority,
         };
-        let id = self.append_with(
-            Attributes::ActivityTaskScheduledEventAttributes(scheduled),
-            user_metadata,
-        );
+        let id = self.append_command(Attributes::ActivityTaskScheduledEventAttributes(scheduled));
         self.state.activities.insert(ActivityState {
             scheduled_event_id: id,
             activity_id: command.activity_id,
@@ -138,7 +136,36 @@ impl Change {
         }
         (it.started_ms, it.heartbeat_ms) = (now_ms, now_ms);
         (it.identity, it.request_id, it.caller) = (start.identity, start.request_id, start.caller.into());
+        it.worker_version = start.worker_version;
         Ok(it.clone())
+    }
+
+    /// The attempt that is out or waits at an activity that a client names by its id.
+    pub fn activity_with_id(&self, activity_id: &str) -> Result<(i64, i32), HistoryError> {
+        let it = self.state.activities.with_id(activity_id);
+        it.filter(|_| !self.is_closed())
+            .map(|it| (it.scheduled_event_id, it.attempt))
+            .ok_or(GONE)
+    }
+
+    /// A client says how an activity ended, whether or not a worker has begun with it.
+    pub fn complete_activity_by_id(
+        &mut self,
+        activity_id: &str,
+        result: Option<Payloads>,
+        identity: String,
+    ) -> Result<(), HistoryError> {
+        let task = self.activity_with_id(activity_id)?;
+        if let Some(it) = self
+            .state
+            .activities
+            .get_mut(task.0)
+            .filter(|it| it.started_ms == 0)
+        {
+            it.started_ms = self.now_ms;
+            (it.identity, it.request_id, it.worker_version) = (identity.clone(), String::new(), None);
+        }
+        self.complete_activity(task, result, identity)
     }
 
     /// The attempt that `scheduled_event_id` and `attempt` name, which must be out.
@@ -264,16 +291,21 @@ impl Change {
         );
         if !self.state.activities.contains_key(&scheduled_event_id) {
             // It may have closed while the task that cancels it was out; its closing event is then buffered.
-            if scheduled_event_id <= 0 || scheduled_event_id >= self.state.next_event_id {
+            if !self
+                .state
+                .buffered
+                .values()
+                .any(|it| closes_activity(it, scheduled_event_id))
+            {
                 return Err(HistoryError::BadCommand {
                     cause: WorkflowTaskFailedCause::BadRequestCancelActivityAttributes as i32,
-                    message: format!("no activity was scheduled by event {scheduled_event_id}"),
+                    message: format!("no activity is open that event {scheduled_event_id} scheduled"),
                 });
             }
-            self.append(requested);
+            self.append_command(requested);
             return Ok(());
         }
-        let event_id = self.append(requested);
+        let event_id = self.append_command(requested);
         let it = self.state.activities.get_mut(scheduled_event_id);
         let unstarted = it.is_some_and(|it| {
             it.cancel_requested_event_id = event_id;
@@ -352,6 +384,7 @@ impl Change {
         }
     }
 
+    #[expect(deprecated, reason = "a server hands on what a worker says of its build")]
     fn append_started(&mut self, it: &ActivityState) -> i64 {
         let attributes = Attributes::ActivityTaskStartedEventAttributes(ActivityTaskStartedEventAttributes {
             scheduled_event_id: it.scheduled_event_id,
@@ -359,6 +392,7 @@ impl Change {
             request_id: it.request_id.clone(),
             attempt: it.attempt,
             last_failure: it.last_failure.clone(),
+            worker_version: it.worker_version.clone(),
             ..Default::default()
         });
         if self.workflow_task_is_out() {
@@ -401,18 +435,22 @@ struct Timeouts {
 }
 
 impl Timeouts {
-    /// `None` where no attempt would ever end. None of them is longer than the run may take.
-    fn of(command: &ScheduleActivityTaskCommandAttributes, run_timeout_ms: i64) -> Option<Self> {
-        let schedule_to_close_ms = capped(millis(command.schedule_to_close_timeout), run_timeout_ms);
-        let given_ms = millis(command.start_to_close_timeout);
-        if given_ms == 0 && millis(command.schedule_to_close_timeout) == 0 {
-            return None;
+    /// Errs where no attempt would ever end. None of them is longer than the run may take.
+    fn of(command: &ScheduleActivityTaskCommandAttributes, run_timeout_ms: i64) -> Result<Self, String> {
+        let (to_close_ms, given_ms) = (
+            span_ms(command.schedule_to_close_timeout)?,
+            span_ms(command.start_to_close_timeout)?,
+        );
+        if given_ms == 0 && to_close_ms == 0 {
+            return Err("it has no close timeout".to_owned());
         }
+        let schedule_to_close_ms = capped(to_close_ms, run_timeout_ms);
         let start_to_close_ms = capped(given_ms, schedule_to_close_ms);
-        let heartbeat_ms = millis(command.heartbeat_timeout);
-        Some(Self {
+        let heartbeat_ms = span_ms(command.heartbeat_timeout)?;
+        let schedule_to_start_ms = capped(span_ms(command.schedule_to_start_timeout)?, schedule_to_close_ms);
+        Ok(Self {
             schedule_to_close_ms,
-            schedule_to_start_ms: capped(millis(command.schedule_to_start_timeout), schedule_to_close_ms),
+            schedule_to_start_ms,
             start_to_close_ms,
             heartbeat_ms: heartbeat_ms.min(start_to_close_ms),
         })

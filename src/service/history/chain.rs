@@ -70,7 +70,7 @@ impl Change {
             continued_failure: command.failure,
             ..self.successor_of(new_run_id)
         };
-        self.append(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(
+        self.append_command(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(
             WorkflowExecutionContinuedAsNewEventAttributes {
                 new_execution_run_id: start.run_id.clone(),
                 workflow_type: Some(WorkflowType {
@@ -92,7 +92,21 @@ impl Change {
             },
         ));
         self.close(Status::ContinuedAsNew);
-        self.successor = Some(Box::new(self.follow(start)));
+        let next = self.follow(start);
+        self.hand_over(Some(next));
+    }
+
+    /// What follows a run that has closed, if anything does.
+    pub(super) fn hand_over(&mut self, next: Option<Self>) {
+        self.successor = next.map(|mut next| {
+            self.state.successor_run_id.clone_from(&next.state.run_id);
+            let oldest = [&self.state.oldest_kept_run_id, &self.state.run_id];
+            let oldest = oldest.into_iter().find(|run_id| !run_id.is_empty());
+            next.state.oldest_kept_run_id = oldest.cloned().unwrap_or_default();
+            next.state.kept_runs = self.state.kept_runs + 1;
+            next.state.kept_bytes = self.state.kept_bytes + self.state.history_bytes;
+            Box::new(next)
+        });
     }
 
     /// The run that is the next attempt after a failure, or why there is none.
@@ -146,6 +160,7 @@ impl Change {
             first_run_id: self.state.first_run_id.clone(),
             continued_run_id: self.state.run_id.clone(),
             priority: self.state.priority.clone(),
+            reset_points: self.points_to_hand_on(),
             ..Default::default()
         }
     }

@@ -17,13 +17,13 @@ use temporalio_protos::temporal::api::history::v1::{
 };
 use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
 use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
+use temporalio_protos::temporal::api::workflow::v1::{ResetPointInfo, ResetPoints};
 
 use super::super::clock::{duration, timestamp};
 use super::event::unnumbered;
 use super::retry::timeout_failure;
-use super::state::RequestId;
 use super::update::{UpdateNews, outlived};
-use super::{Change, HistoryError, MAX_REQUEST_IDS, RunRecord, RunState};
+use super::{Change, HistoryError, RunRecord, RunState};
 
 /// What a worker has to answer a workflow task, where the client does not say.
 const DEFAULT_WORKFLOW_TASK_TIMEOUT_MS: i64 = 10_000;
@@ -65,6 +65,7 @@ pub struct StartRun {
     pub priority: Option<Priority>,
     pub user_metadata: Option<UserMetadata>,
     pub links: Vec<Link>,
+    pub reset_points: Vec<ResetPointInfo>,
     /// A signal that comes with the start.
     pub signal: Option<WorkflowExecutionSignaledEventAttributes>,
 }
@@ -112,6 +113,7 @@ impl Change {
             attempt: start.attempt.max(1),
             priority: start.priority.clone(),
             user_metadata: start.user_metadata.clone(),
+            reset_points: start.reset_points.clone(),
             start_request_id: start.request_id,
             continued_run_id: start.continued_run_id.clone(),
             workflow_task_attempt: 1,
@@ -151,6 +153,9 @@ impl Change {
                 header: start.header,
                 workflow_id: start.workflow_id,
                 priority: start.priority,
+                prev_auto_reset_points: Some(start.reset_points)
+                    .filter(|points| !points.is_empty())
+                    .map(|points| ResetPoints { points }),
                 ..Default::default()
             });
         change.write(HistoryEvent {
@@ -170,12 +175,16 @@ impl Change {
     pub fn signal(
         &mut self,
         attributes: WorkflowExecutionSignaledEventAttributes,
+        links: Vec<Link>,
     ) -> Result<(), HistoryError> {
         self.must_be_open()?;
         if self.is_repeated(&attributes.request_id) {
             return Ok(());
         }
-        self.append_news(Attributes::WorkflowExecutionSignaledEventAttributes(attributes));
+        self.append_linked_news(
+            Attributes::WorkflowExecutionSignaledEventAttributes(attributes),
+            links,
+        );
         Ok(())
     }
 
@@ -185,18 +194,23 @@ impl Change {
         cause: String,
         identity: String,
         request_id: &str,
+        links: Vec<Link>,
     ) -> Result<(), HistoryError> {
         if self.is_closed() || self.state.cancel_requested || self.is_repeated(request_id) {
             return Ok(());
         }
         self.state.cancel_requested = true;
-        self.append_news(Attributes::WorkflowExecutionCancelRequestedEventAttributes(
-            WorkflowExecutionCancelRequestedEventAttributes {
-                cause,
-                identity,
-                ..Default::default()
-            },
-        ));
+        // It hears of it at once, also where it is held back.
+        self.state.first_task_ms = 0;
+        let requested = WorkflowExecutionCancelRequestedEventAttributes {
+            cause,
+            identity,
+            ..Default::default()
+        };
+        self.append_linked_news(
+            Attributes::WorkflowExecutionCancelRequestedEventAttributes(requested),
+            links,
+        );
         Ok(())
     }
 
@@ -206,16 +220,20 @@ impl Change {
         reason: String,
         details: Option<Payloads>,
         identity: String,
+        links: Vec<Link>,
     ) -> Result<(), HistoryError> {
         self.must_be_open()?;
         self.abandon_workflow_task();
-        self.append(Attributes::WorkflowExecutionTerminatedEventAttributes(
-            WorkflowExecutionTerminatedEventAttributes {
-                reason,
-                details,
-                identity,
-            },
-        ));
+        let terminated = WorkflowExecutionTerminatedEventAttributes {
+            reason,
+            details,
+            identity,
+        };
+        let attributes = Attributes::WorkflowExecutionTerminatedEventAttributes(terminated);
+        self.write(HistoryEvent {
+            links,
+            ..unnumbered(attributes, self.now_ms)
+        });
         self.close(Status::Terminated);
         Ok(())
     }
@@ -237,7 +255,7 @@ impl Change {
             },
         ));
         self.close(Status::TimedOut);
-        self.successor = next.ok().map(Box::new);
+        self.hand_over(next.ok());
     }
 
     /// A run that ends from outside takes its task back first, and writes down what it had kept back.
@@ -252,7 +270,7 @@ impl Change {
     }
 
     pub(super) fn complete(&mut self, result: Option<Payloads>, completed_event_id: i64) {
-        self.append(Attributes::WorkflowExecutionCompletedEventAttributes(
+        self.append_command(Attributes::WorkflowExecutionCompletedEventAttributes(
             WorkflowExecutionCompletedEventAttributes {
                 result,
                 workflow_task_completed_event_id: completed_event_id,
@@ -265,7 +283,7 @@ impl Change {
     pub(super) fn fail(&mut self, failure: Option<Failure>, completed_event_id: i64) {
         let next = self.next_run(&failure.clone().unwrap_or_default());
         let (retry_state, new_execution_run_id) = Self::outcome_of(&next);
-        self.append(Attributes::WorkflowExecutionFailedEventAttributes(
+        self.append_command(Attributes::WorkflowExecutionFailedEventAttributes(
             WorkflowExecutionFailedEventAttributes {
                 failure,
                 retry_state,
@@ -274,11 +292,11 @@ impl Change {
             },
         ));
         self.close(Status::Failed);
-        self.successor = next.ok().map(Box::new);
+        self.hand_over(next.ok());
     }
 
     pub(super) fn cancel(&mut self, details: Option<Payloads>, completed_event_id: i64) {
-        self.append(Attributes::WorkflowExecutionCanceledEventAttributes(
+        self.append_command(Attributes::WorkflowExecutionCanceledEventAttributes(
             WorkflowExecutionCanceledEventAttributes {
                 workflow_task_completed_event_id: completed_event_id,
                 details,
@@ -309,20 +327,7 @@ impl Change {
     }
 
     fn is_repeated(&mut self, request_id: &str) -> bool {
-        if request_id.is_empty() {
-            return false;
-        }
-        if self.state.request_ids.values().any(|it| it.id == request_id) {
-            return true;
-        }
-        self.state.request_ids.push(RequestId {
-            id: request_id.to_owned(),
-        });
-        let oldest = self.state.request_ids.keys().next().copied();
-        if let Some(oldest) = oldest.filter(|_| self.state.request_ids.len() > MAX_REQUEST_IDS) {
-            self.state.request_ids.remove(&oldest);
-        }
-        false
+        !request_id.is_empty() && !self.state.request_ids.insert(request_id.to_owned())
     }
 }
 

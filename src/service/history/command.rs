@@ -2,8 +2,13 @@
 
 use std::collections::HashMap;
 
-use temporalio_protos::temporal::api::command::v1::Command;
 use temporalio_protos::temporal::api::command::v1::command::Attributes as Do;
+use temporalio_protos::temporal::api::command::v1::{
+    Command, ContinueAsNewWorkflowExecutionCommandAttributes,
+};
+use temporalio_protos::temporal::api::common::v1::{
+    Memo, MeteringMetadata, SearchAttributes, WorkerVersionStamp,
+};
 use temporalio_protos::temporal::api::enums::v1::WorkflowTaskFailedCause as Cause;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_protos::temporal::api::history::v1::{
@@ -15,11 +20,11 @@ use temporalio_protos::temporal::api::protocol::v1::Message;
 use temporalio_protos::temporal::api::sdk::v1::WorkflowTaskCompletedMetadata;
 use temporalio_protos::temporal::api::update::v1::Request;
 
-use super::super::clock::millis;
+use super::super::clock::span_ms;
 use super::super::search_attributes;
 use super::state::{StickyState, TimerState, WorkflowTaskState};
 use super::update::is_rejection;
-use super::{Change, HistoryError};
+use super::{Change, HistoryError, check_id, check_size, merged, retry};
 
 /// How many events a speculative task may tell of and be forgotten; they are told again with the next one.
 const MAX_DISCARDED_EVENTS: i64 = 10;
@@ -31,6 +36,10 @@ pub struct Completion {
     pub messages: Vec<Message>,
     pub identity: String,
     pub sdk_metadata: Option<WorkflowTaskCompletedMetadata>,
+    pub metering_metadata: Option<MeteringMetadata>,
+    /// The build of the worker, and how older workers name theirs.
+    pub worker_version: Option<WorkerVersionStamp>,
+    pub binary_checksum: String,
     /// Queue and schedule-to-start timeout.
     pub sticky: Option<(String, i64)>,
     /// The worker asks for more time, and goes on with another task.
@@ -100,18 +109,28 @@ impl Change {
             && completion.messages.iter().all(is_rejection)
     }
 
+    #[expect(deprecated, reason = "a server hands on what a worker says of its build")]
     fn append_completed(&mut self, task: &WorkflowTaskState, completion: &mut Completion) -> i64 {
         self.write_shown(task);
         self.state.last_completed_started_event_id = task.started_event_id;
-        self.append(Attributes::WorkflowTaskCompletedEventAttributes(
+        let worker_version = completion.worker_version.take();
+        let build_id = worker_version
+            .as_ref()
+            .map_or_else(String::new, |it| it.build_id.clone());
+        let id = self.append(Attributes::WorkflowTaskCompletedEventAttributes(
             WorkflowTaskCompletedEventAttributes {
                 scheduled_event_id: task.scheduled_event_id,
                 started_event_id: task.started_event_id,
                 identity: completion.identity.clone(),
+                binary_checksum: completion.binary_checksum.clone(),
+                worker_version,
                 sdk_metadata: completion.sdk_metadata.take(),
+                metering_metadata: completion.metering_metadata,
                 ..Default::default()
             },
-        ))
+        ));
+        self.note_build(&build_id, &completion.binary_checksum, id);
+        id
     }
 
     fn apply_commands(
@@ -139,7 +158,6 @@ impl Change {
             self.update_message(message, &completion.update_requests)?;
         }
         self.in_commands = false;
-        self.event_groups.clear();
         Ok(())
     }
 
@@ -150,26 +168,25 @@ impl Change {
         messages: &mut Vec<Message>,
         completion: &Completion,
     ) -> Result<(), HistoryError> {
-        let metadata = command.user_metadata;
-        self.event_groups = command.event_group_markers;
+        (self.user_metadata, self.event_groups) = (command.user_metadata, command.event_group_markers);
         match command
             .attributes
             .ok_or_else(|| bad(Cause::Unspecified, "a command has no attributes"))?
         {
             Do::ScheduleActivityTaskCommandAttributes(it) => {
-                let id = self.schedule_activity(it, metadata, completed)?;
+                let id = self.schedule_activity(it, completed)?;
                 self.dispatch_activity(id);
             }
             Do::RequestCancelActivityTaskCommandAttributes(it) => {
                 self.request_cancel_activity(it.scheduled_event_id, completed, &completion.identity)?;
             }
             Do::StartTimerCommandAttributes(it) => {
-                let fire_ms = self.now_ms.saturating_add(millis(it.start_to_fire_timeout));
-                if it.timer_id.is_empty() || self.state.timers.contains_key(&it.timer_id) {
-                    return Err(bad(
-                        Cause::StartTimerDuplicateId,
-                        "a timer's id is empty or taken",
-                    ));
+                let bad_timer = |what: String| bad(Cause::BadStartTimerAttributes, &what);
+                check_id("a timer's id", &it.timer_id).map_err(bad_timer)?;
+                let takes_ms = span_ms(it.start_to_fire_timeout).map_err(bad_timer)?;
+                let fire_ms = self.now_ms.saturating_add(takes_ms);
+                if self.state.timers.contains_key(&it.timer_id) {
+                    return Err(bad(Cause::StartTimerDuplicateId, "a timer's id is taken"));
                 }
                 let attributes = TimerStartedEventAttributes {
                     timer_id: it.timer_id.clone(),
@@ -177,7 +194,7 @@ impl Change {
                     workflow_task_completed_event_id: completed,
                 };
                 let started_event_id =
-                    self.append_with(Attributes::TimerStartedEventAttributes(attributes), metadata);
+                    self.append_command(Attributes::TimerStartedEventAttributes(attributes));
                 let timer = TimerState {
                     timer_id: it.timer_id.clone(),
                     started_event_id,
@@ -188,15 +205,23 @@ impl Change {
             Do::CancelTimerCommandAttributes(it) => {
                 self.cancel_timer(it.timer_id, completed, &completion.identity)?
             }
-            Do::CompleteWorkflowExecutionCommandAttributes(it) => self.complete(it.result, completed),
+            Do::CompleteWorkflowExecutionCommandAttributes(it) => {
+                check_size("the result", &it)
+                    .map_err(|what| bad(Cause::BadCompleteWorkflowExecutionAttributes, &what))?;
+                self.complete(it.result, completed);
+            }
             Do::FailWorkflowExecutionCommandAttributes(it) => self.fail(it.failure, completed),
             Do::CancelWorkflowExecutionCommandAttributes(it) => self.cancel(it.details, completed),
             Do::ContinueAsNewWorkflowExecutionCommandAttributes(it) => {
+                refuse_unknown(&it)?;
                 search_attributes::check(it.search_attributes.as_ref())
                     .map_err(|what| bad(Cause::BadSearchAttributes, &what))?;
                 self.continue_as_new(it, completion.new_run_id.clone(), completed);
             }
             Do::RecordMarkerCommandAttributes(it) => {
+                check_id("a marker's name", &it.marker_name)
+                    .and_then(|()| check_size("a marker", &it))
+                    .map_err(|what| bad(Cause::BadRecordMarkerAttributes, &what))?;
                 let attributes = MarkerRecordedEventAttributes {
                     marker_name: it.marker_name,
                     details: it.details,
@@ -204,7 +229,7 @@ impl Change {
                     header: it.header,
                     failure: it.failure,
                 };
-                self.append_with(Attributes::MarkerRecordedEventAttributes(attributes), metadata);
+                self.append_command(Attributes::MarkerRecordedEventAttributes(attributes));
             }
             Do::UpsertWorkflowSearchAttributesCommandAttributes(it) => {
                 search_attributes::check(it.search_attributes.as_ref())
@@ -212,6 +237,8 @@ impl Change {
                 self.upsert_search_attributes(it.search_attributes, completed)
             }
             Do::ModifyWorkflowPropertiesCommandAttributes(it) => {
+                check_size("the memo", &it)
+                    .map_err(|what| bad(Cause::BadModifyWorkflowPropertiesAttributes, &what))?;
                 self.upsert_memo(it.upserted_memo, completed)
             }
             Do::ProtocolMessageCommandAttributes(it) => {
@@ -223,6 +250,8 @@ impl Change {
                     )
                 })?;
                 let message = messages.remove(index);
+                // Whatever is said of it is said of no event.
+                (self.user_metadata, self.event_groups) = (None, Vec::new());
                 self.update_message(&message, &completion.update_requests)?;
             }
             other => {
@@ -251,7 +280,7 @@ impl Change {
                 .take_buffered_fire(&timer_id)
                 .ok_or_else(|| bad(Cause::BadCancelTimerAttributes, "no such timer"))?,
         };
-        self.append(Attributes::TimerCanceledEventAttributes(
+        self.append_command(Attributes::TimerCanceledEventAttributes(
             TimerCanceledEventAttributes {
                 timer_id,
                 started_event_id,
@@ -276,15 +305,11 @@ impl Change {
         Some(started_event_id)
     }
 
-    fn upsert_search_attributes(
-        &mut self,
-        upserted: Option<temporalio_protos::temporal::api::common::v1::SearchAttributes>,
-        completed: i64,
-    ) {
+    fn upsert_search_attributes(&mut self, upserted: Option<SearchAttributes>, completed: i64) {
         let all = self.state.search_attributes.get_or_insert_default();
-        all.indexed_fields
-            .extend(upserted.clone().unwrap_or_default().indexed_fields);
-        self.append(Attributes::UpsertWorkflowSearchAttributesEventAttributes(
+        let change = upserted.clone().unwrap_or_default().indexed_fields;
+        all.indexed_fields = merged(std::mem::take(&mut all.indexed_fields), change);
+        self.append_command(Attributes::UpsertWorkflowSearchAttributesEventAttributes(
             UpsertWorkflowSearchAttributesEventAttributes {
                 workflow_task_completed_event_id: completed,
                 search_attributes: upserted,
@@ -292,16 +317,11 @@ impl Change {
         ));
     }
 
-    fn upsert_memo(
-        &mut self,
-        upserted: Option<temporalio_protos::temporal::api::common::v1::Memo>,
-        completed: i64,
-    ) {
+    fn upsert_memo(&mut self, upserted: Option<Memo>, completed: i64) {
         let all = self.state.memo.get_or_insert_default();
-        all.fields.extend(upserted.clone().unwrap_or_default().fields);
-        // A field without data is one to be removed.
-        all.fields.retain(|_, payload| !payload.data.is_empty());
-        self.append(Attributes::WorkflowPropertiesModifiedEventAttributes(
+        let change = upserted.clone().unwrap_or_default().fields;
+        all.fields = merged(std::mem::take(&mut all.fields), change);
+        self.append_command(Attributes::WorkflowPropertiesModifiedEventAttributes(
             WorkflowPropertiesModifiedEventAttributes {
                 workflow_task_completed_event_id: completed,
                 upserted_memo: upserted,
@@ -320,6 +340,24 @@ fn closes(command: &Command) -> bool {
                 | Do::ContinueAsNewWorkflowExecutionCommandAttributes(_)
         )
     )
+}
+
+/// What a run that follows could be asked for and does not get here.
+fn refuse_unknown(it: &ContinueAsNewWorkflowExecutionCommandAttributes) -> Result<(), HistoryError> {
+    let refused = |what: &str| Err(bad(Cause::BadContinueAsNewAttributes, what));
+    if !it.cron_schedule.is_empty() {
+        return refused("this service does not know cron schedules");
+    }
+    let policy = it.retry_policy.as_ref().map_or(Ok(()), retry::check);
+    let spans = [
+        it.workflow_run_timeout,
+        it.workflow_task_timeout,
+        it.backoff_start_interval,
+    ];
+    policy
+        .and_then(|()| spans.into_iter().try_for_each(|span| span_ms(span).map(drop)))
+        .and_then(|()| check_size("the input", it))
+        .or_else(|what| refused(&what))
 }
 
 fn bad(cause: Cause, message: &str) -> HistoryError {

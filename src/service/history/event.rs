@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 
 use prost::Message;
+use temporalio_protos::temporal::api::common::v1::Link;
 use temporalio_protos::temporal::api::enums::v1::EventType;
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
-use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
 
 use super::super::clock::timestamp;
 use super::{Appended, Change, chain};
@@ -19,22 +19,32 @@ impl Change {
     }
 
     /// Appends the event of a command, with what the worker says of it beside.
-    pub(super) fn append_with(&mut self, attributes: Attributes, user_metadata: Option<UserMetadata>) -> i64 {
-        self.write(HistoryEvent {
-            user_metadata,
-            event_group_markers: self.event_groups.clone(),
+    pub(super) fn append_command(&mut self, attributes: Attributes) -> i64 {
+        let event = HistoryEvent {
+            user_metadata: self.user_metadata.take(),
+            event_group_markers: std::mem::take(&mut self.event_groups),
             ..unnumbered(attributes, self.now_ms)
-        })
+        };
+        self.write(event)
     }
 
     /// Appends an event that a worker must hear of: kept back while a workflow task is out, or until all of its commands are
     /// events; else with a workflow task.
     pub(super) fn append_news(&mut self, attributes: Attributes) {
+        self.append_linked_news(attributes, Vec::new());
+    }
+
+    /// As `append_news`, with what else has to do with it.
+    pub(super) fn append_linked_news(&mut self, attributes: Attributes, links: Vec<Link>) {
+        let event = HistoryEvent {
+            links,
+            ..unnumbered(attributes, self.now_ms)
+        };
         if self.workflow_task_is_out() || self.in_commands {
             self.settle_speculative_task();
-            self.state.buffered.push(unnumbered(attributes, self.now_ms));
+            self.state.buffered.push(event);
         } else {
-            self.append(attributes);
+            self.write(event);
             self.schedule_workflow_task();
         }
     }
@@ -120,6 +130,13 @@ fn started_event_id_of(attributes: &mut Attributes) -> Option<(i64, &mut i64)> {
         }
         _ => None,
     }
+}
+
+/// Whether an event ends the activity that was scheduled by another.
+pub(super) fn closes_activity(event: &HistoryEvent, scheduled_event_id: i64) -> bool {
+    let mut attributes = event.attributes.clone();
+    let named = attributes.as_mut().and_then(started_event_id_of);
+    named.is_some_and(|(scheduled, _)| scheduled == scheduled_event_id)
 }
 
 /// Whether an event is the last of its run.

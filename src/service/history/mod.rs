@@ -10,6 +10,8 @@ mod close;
 mod command;
 mod deadline;
 mod event;
+mod payload;
+mod reset_points;
 mod retry;
 mod rows;
 mod state;
@@ -20,7 +22,7 @@ mod workflow_task;
 
 use temporalio_protos::temporal::api::enums::v1::WorkflowExecutionStatus;
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
-use temporalio_protos::temporal::api::sdk::v1::EventGroupMarker;
+use temporalio_protos::temporal::api::sdk::v1::{EventGroupMarker, UserMetadata};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::Caller;
@@ -30,7 +32,8 @@ pub use close::StartRun;
 pub use command::Completion;
 pub use deadline::Deadline;
 pub use event::is_close_event;
-pub use retry::with_defaults;
+pub use payload::merged;
+pub use retry::checked;
 pub use state::{ActivityState, FormerFields, RunRecord, RunState, UpdateState, WorkflowTaskState};
 pub use workflow_task::WorkflowTaskStart;
 
@@ -42,8 +45,12 @@ pub const SUGGEST_CONTINUE_AS_NEW_BYTES: i64 = 4 << 20;
 pub const MAX_EVENTS: i64 = 51_200;
 /// At so many bytes of history likewise.
 pub const MAX_HISTORY_BYTES: i64 = 50 << 20;
-/// Remembered request ids of signals and cancels.
-const MAX_REQUEST_IDS: usize = 64;
+/// No payload may be larger, as on a Temporal server.
+pub const MAX_PAYLOAD_BYTES: usize = 2 << 20;
+/// No id or name may be longer, as on a Temporal server.
+const MAX_ID_BYTES: usize = 1000;
+/// How long a closed run is kept that is not the last of its workflow.
+pub const RETENTION_MS: i64 = 30 * 24 * 3600 * 1000;
 
 /// An RPC that does not fit the state of its run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -120,8 +127,10 @@ pub struct Change {
     /// While commands are carried out, a workflow task is only noted: it comes after all of their events.
     in_commands: bool,
     wants_workflow_task: bool,
-    /// What the command that is carried out belongs to, as its worker says.
+    /// What the command that is carried out belongs to, as its worker says, until its event is written.
     event_groups: Vec<EventGroupMarker>,
+    /// What its worker says about it.
+    user_metadata: Option<UserMetadata>,
 }
 
 pub use update::{UpdateNews, outlived};
@@ -142,6 +151,7 @@ impl Change {
             in_commands: false,
             wants_workflow_task: false,
             event_groups: Vec::new(),
+            user_metadata: None,
         }
     }
 
@@ -161,6 +171,24 @@ impl RunRecord {
     pub fn last_event_id(&self) -> i64 {
         self.next_event_id - 1
     }
+}
+
+/// What may be the id or the name of something.
+pub fn check_id(what: &str, id: &str) -> Result<(), String> {
+    match id.len() {
+        0 => Err(format!("{what} is not set")),
+        1..=MAX_ID_BYTES => Ok(()),
+        _ => Err(format!("{what} is longer than {MAX_ID_BYTES} bytes")),
+    }
+}
+
+/// What may be kept of what somebody sends.
+pub fn check_size(what: &str, message: &impl prost::Message) -> Result<(), String> {
+    let bytes = message.encoded_len();
+    if bytes <= MAX_PAYLOAD_BYTES {
+        return Ok(());
+    }
+    Err(format!("{what} has {bytes} bytes, more than {MAX_PAYLOAD_BYTES}"))
 }
 
 /// The checksum after one more event, over the bytes that are stored.

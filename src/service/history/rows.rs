@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 
 use prost::Message;
-use rpds::RedBlackTreeMapSync;
+use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::super::inventory::Inventory;
 use super::ActivityState;
+use super::state::RequestId;
 
 /// What a row is of: the byte before its key in the journal. Never used again for another kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -291,6 +292,56 @@ impl Activities {
         if let Some(it) = it {
             self.scheduled
                 .insert_mut(it.activity_id.clone(), it.scheduled_event_id);
+        }
+        Ok(hash)
+    }
+}
+
+/// The request ids of a run's signals and cancels, all of them: a client repeats a request whose answer it has not got, however
+/// many others were answered meanwhile.
+#[derive(Debug, Clone)]
+pub struct RequestIds {
+    rows: Rows<i64, RequestId>,
+    known: RedBlackTreeSetSync<String>,
+}
+
+impl Default for RequestIds {
+    fn default() -> Self {
+        Self {
+            rows: Rows::default(),
+            known: RedBlackTreeSetSync::new_sync(),
+        }
+    }
+}
+
+impl Deref for RequestIds {
+    type Target = Rows<i64, RequestId>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.rows
+    }
+}
+
+impl RequestIds {
+    /// Whether it is a new one.
+    pub fn insert(&mut self, id: String) -> bool {
+        if self.known.contains(&id) {
+            return false;
+        }
+        self.known.insert_mut(id.clone());
+        self.rows.push(RequestId { id });
+        true
+    }
+
+    pub(super) fn rows_mut(&mut self) -> &mut Rows<i64, RequestId> {
+        &mut self.rows
+    }
+
+    pub(super) fn load(&mut self, key: &[u8], value: &[u8]) -> Result<u64, String> {
+        let hash = self.rows.load(RowKind::RequestId, key, value)?;
+        let it = i64::of_bytes(key).and_then(|number| self.rows.get(&number));
+        if let Some(it) = it {
+            self.known.insert_mut(it.id.clone());
         }
         Ok(hash)
     }

@@ -7,14 +7,17 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use temporalio_protos::temporal::api::common::v1::{Memo, Payloads, Priority, RetryPolicy, SearchAttributes};
+use temporalio_protos::temporal::api::common::v1::{
+    Memo, Payloads, Priority, RetryPolicy, SearchAttributes, WorkerVersionStamp,
+};
 use temporalio_protos::temporal::api::failure::v1::Failure;
 use temporalio_protos::temporal::api::history::v1::HistoryEvent;
 use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
+use temporalio_protos::temporal::api::workflow::v1::ResetPointInfo;
 
 use super::super::Caller;
 use super::super::inventory::Inventory;
-use super::rows::{Activities, RowChange, RowKind, Rows};
+use super::rows::{Activities, RequestIds, RowChange, RowKind, Rows};
 
 /// One run of a workflow. A clone shares all of it, and copies what it changes.
 #[derive(Debug, Clone, Default)]
@@ -29,8 +32,8 @@ pub struct RunState {
     pub updates: Rows<String, UpdateState>,
     /// Updates that were completed, and the events that hold their outcomes.
     pub completed_updates: Rows<String, UpdateState>,
-    /// The last few request ids of signals and cancels, so that a repeated RPC adds no second event.
-    pub request_ids: Rows<i64, RequestId>,
+    /// Those of signals and cancels, so that a repeated RPC adds no second event.
+    pub request_ids: RequestIds,
 }
 
 impl Deref for RunState {
@@ -72,7 +75,9 @@ impl RunState {
         self.updates.changes(RowKind::Update, to.0, to.1);
         self.completed_updates
             .changes(RowKind::CompletedUpdate, to.0, to.1);
-        self.request_ids.changes(RowKind::RequestId, to.0, to.1);
+        self.request_ids
+            .rows_mut()
+            .changes(RowKind::RequestId, to.0, to.1);
         if inventory != before {
             (self.rows, self.rows_sum) = (inventory.count, inventory.sum);
         }
@@ -86,7 +91,7 @@ impl RunState {
         self.buffered.settle();
         self.updates.settle();
         self.completed_updates.settle();
-        self.request_ids.settle();
+        self.request_ids.rows_mut().settle();
     }
 
     /// Takes a row in as it was read: the byte of its kind, its key, its value. Gives its hash.
@@ -106,7 +111,7 @@ impl RunState {
             RowKind::Buffered => self.buffered.load(RowKind::Buffered, key, value),
             RowKind::Update => self.updates.load(RowKind::Update, key, value),
             RowKind::CompletedUpdate => self.completed_updates.load(RowKind::CompletedUpdate, key, value),
-            RowKind::RequestId => self.request_ids.load(RowKind::RequestId, key, value),
+            RowKind::RequestId => self.request_ids.load(key, value),
         }
     }
 
@@ -201,6 +206,19 @@ pub struct RunRecord {
     pub priority: Option<Priority>,
     #[prost(message, optional, tag = "39")]
     pub user_metadata: Option<UserMetadata>,
+    /// The first workflow task that each build of a worker has completed, in this run and those before it.
+    #[prost(message, repeated, tag = "40")]
+    pub reset_points: Vec<ResetPointInfo>,
+    /// The run that follows this one, once it is closed.
+    #[prost(string, tag = "41")]
+    pub successor_run_id: String,
+    /// Of the closed runs before this one in its chain that are kept: the oldest, how many, and the bytes of their histories.
+    #[prost(string, tag = "42")]
+    pub oldest_kept_run_id: String,
+    #[prost(int64, tag = "43")]
+    pub kept_runs: i64,
+    #[prost(int64, tag = "44")]
+    pub kept_bytes: i64,
     /// How many rows are stored, and the sum of their hashes: the proof that none is missing.
     #[prost(uint64, tag = "64")]
     pub rows: u64,
@@ -244,7 +262,7 @@ impl FormerFields {
             run.completed_updates.insert(id, it);
         }
         for id in self.request_ids {
-            run.request_ids.push(RequestId { id });
+            run.request_ids.insert(id);
         }
     }
 }
@@ -295,6 +313,9 @@ pub struct WorkflowTaskState {
     /// Whether it goes on where its worker asked for more time: that worker still has the updates that it got.
     #[prost(bool, tag = "16")]
     pub heartbeat: bool,
+    /// The build of the worker that has it.
+    #[prost(message, optional, tag = "17")]
+    pub worker_version: Option<WorkerVersionStamp>,
 }
 
 /// Where the worker that has the run in its cache wants its next workflow task.
@@ -356,6 +377,9 @@ pub struct ActivityState {
     pub retry_policy: Option<RetryPolicy>,
     #[prost(int64, tag = "21")]
     pub last_attempt_complete_ms: i64,
+    /// The build of the worker that has it.
+    #[prost(message, optional, tag = "22")]
+    pub worker_version: Option<WorkerVersionStamp>,
 }
 
 /// Names a signal or a cancel.

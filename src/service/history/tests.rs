@@ -73,6 +73,7 @@ impl Run {
         let start = WorkflowTaskStart {
             identity: "w1".into(),
             request_id: "p".into(),
+            worker_version: None,
             caller: Caller::Embedded,
         };
         self.change(|change| change.start_workflow_task(start))
@@ -123,6 +124,7 @@ impl Run {
             attempt: it.attempt,
             identity: "w1".into(),
             request_id: "p".into(),
+            worker_version: None,
             caller: Caller::Embedded,
         };
         self.change(|change| change.start_activity(start))
@@ -312,7 +314,7 @@ fn news_that_comes_while_a_task_is_out_waits_and_keeps_the_run_open() {
     let mut run = Run::started();
     run.decide(vec![schedule(activity())]);
     let task = run.begin_activity();
-    run.change(|change| change.signal(signal("a"))).unwrap();
+    run.change(|change| change.signal(signal("a"), vec![])).unwrap();
     let started = run.begin_task();
     run.change(|change| change.complete_activity(task, None, "w1".into()))
         .unwrap();
@@ -382,7 +384,8 @@ fn a_timer_fires_when_it_is_due_and_a_canceled_one_never() {
     };
     let mut run = Run::started();
     run.decide(vec![timer("a"), timer("b")]);
-    run.change(|change| change.signal(signal("wake"))).unwrap();
+    run.change(|change| change.signal(signal("wake"), vec![]))
+        .unwrap();
     run.decide(vec![Do::CancelTimerCommandAttributes(
         CancelTimerCommandAttributes { timer_id: "b".into() },
     )]);
@@ -402,7 +405,7 @@ fn a_cancellation_and_a_timer_after_it_are_news_of_one_task_in_their_order() {
         })
     };
     let cancel = |run: &mut Run| {
-        run.change(|change| change.request_cancel("enough".into(), "c1".into(), "r1"))
+        run.change(|change| change.request_cancel("enough".into(), "c1".into(), "r1", vec![]))
             .unwrap();
     };
     // The task waits for a worker.
@@ -421,7 +424,8 @@ fn a_cancellation_and_a_timer_after_it_are_news_of_one_task_in_their_order() {
     // A task is out.
     let mut run = Run::started();
     run.decide(vec![timer()]);
-    run.change(|change| change.signal(signal("wake"))).unwrap();
+    run.change(|change| change.signal(signal("wake"), vec![]))
+        .unwrap();
     let started = run.begin_task();
     cancel(&mut run);
     run.pass(500);
@@ -454,7 +458,9 @@ fn an_activity_that_nobody_has_is_canceled_at_once_and_one_that_runs_is_asked() 
         dispatch: vec![],
         now_ms: run.now_ms,
     };
-    waiting.change(|change| change.signal(signal("wake"))).unwrap();
+    waiting
+        .change(|change| change.signal(signal("wake"), vec![]))
+        .unwrap();
     waiting.decide(vec![ask()]);
     let types = waiting.types();
     assert_eq!(
@@ -466,7 +472,8 @@ fn an_activity_that_nobody_has_is_canceled_at_once_and_one_that_runs_is_asked() 
         ]
     );
     let task = run.begin_activity();
-    run.change(|change| change.signal(signal("wake"))).unwrap();
+    run.change(|change| change.signal(signal("wake"), vec![]))
+        .unwrap();
     assert!(
         run.change(|change| change.cancel_activity(task, None, "w1".into()))
             .is_err(),
@@ -485,8 +492,10 @@ fn an_activity_that_nobody_has_is_canceled_at_once_and_one_that_runs_is_asked() 
 #[test]
 fn a_repeated_signal_is_one_event() {
     let mut run = Run::started();
-    run.change(|change| change.signal(signal("same"))).unwrap();
-    run.change(|change| change.signal(signal("same"))).unwrap();
+    run.change(|change| change.signal(signal("same"), vec![]))
+        .unwrap();
+    run.change(|change| change.signal(signal("same"), vec![]))
+        .unwrap();
     assert_eq!(
         run.types()
             .iter()
@@ -501,7 +510,7 @@ fn what_a_dead_process_had_is_handed_out_again_at_once() {
     let mut run = Run::started();
     run.decide(vec![schedule(activity())]);
     run.begin_activity();
-    run.change(|change| change.signal(signal("a"))).unwrap();
+    run.change(|change| change.signal(signal("a"), vec![])).unwrap();
     run.begin_task();
     run.change(|change| {
         change.recover_workflow_task(&|_, caller| caller == Caller::Embedded);

@@ -16,7 +16,7 @@ use temporalio_protos::temporal::api::update::v1::{
     Acceptance, Outcome, Rejection, Request, Response, outcome,
 };
 
-use super::{Change, HistoryError, RunState, UpdateState};
+use super::{Change, HistoryError, RunState, UpdateState, check_size};
 
 /// What became of an update.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,6 +96,9 @@ impl Change {
                     .accepted_request
                     .or_else(|| requests.get(&update_id).cloned());
                 let request = request.ok_or_else(|| bad("nobody asked for it".to_owned()))?;
+                if self.is_accepted(&update_id) {
+                    return Err(bad("it was accepted before".to_owned()));
+                }
                 self.accept_update(
                     update_id,
                     acceptance.accepted_request_message_id,
@@ -106,6 +109,9 @@ impl Change {
             }
             "temporal.api.update.v1.Rejection" => {
                 let rejection = Rejection::decode(body.value.as_slice()).map_err(broken)?;
+                if self.is_accepted(&update_id) {
+                    return Err(bad("it was accepted before it was rejected".to_owned()));
+                }
                 self.update_news.push((
                     update_id,
                     UpdateNews::Rejected(rejection.failure.unwrap_or_default()),
@@ -114,6 +120,10 @@ impl Change {
             }
             "temporal.api.update.v1.Response" => {
                 let response = Response::decode(body.value.as_slice()).map_err(broken)?;
+                if response.outcome.as_ref().is_none_or(|it| it.value.is_none()) {
+                    return Err(bad("it was completed without an outcome".to_owned()));
+                }
+                check_size("the outcome", &response).map_err(bad)?;
                 let update = self.state.updates.remove(&update_id);
                 let update = update.ok_or_else(|| bad("it was not accepted".to_owned()))?;
                 self.complete_update(update, response);
@@ -121,6 +131,10 @@ impl Change {
             }
             other => Err(bad(format!("`{other}` is no message about an update"))),
         }
+    }
+
+    fn is_accepted(&self, update_id: &str) -> bool {
+        self.state.updates.contains_key(update_id) || self.state.completed_updates.contains_key(update_id)
     }
 
     fn accept_update(
@@ -173,7 +187,13 @@ impl Change {
                 "a run takes {MAX_UPDATES} updates, and this one has had them: it is to continue as new"
             )));
         }
-        self.schedule_speculative_task();
+        if self.state.first_task_ms > 0 {
+            // It is held back no longer. A first task is not taken back, whatever becomes of the update.
+            self.state.first_task_ms = 0;
+            self.schedule_workflow_task();
+        } else {
+            self.schedule_speculative_task();
+        }
         Ok(())
     }
 

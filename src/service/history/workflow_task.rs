@@ -5,6 +5,7 @@
 //! shown: the time of the started event is what the workflow takes for its own. So is a speculative task, which is there for
 //! updates alone: if the workflow refuses all of them, nothing has happened.
 
+use temporalio_protos::temporal::api::common::v1::WorkerVersionStamp;
 use temporalio_protos::temporal::api::enums::v1::{TaskQueueKind, TimeoutType};
 use temporalio_protos::temporal::api::failure::v1::Failure;
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
@@ -34,6 +35,8 @@ pub struct WorkflowTaskStart {
     pub identity: String,
     pub request_id: String,
     pub caller: Caller,
+    /// Its build.
+    pub worker_version: Option<WorkerVersionStamp>,
 }
 
 impl Change {
@@ -292,6 +295,7 @@ impl Change {
     }
 }
 
+#[expect(deprecated, reason = "a server hands on what a worker says of its build")]
 fn started(task: &WorkflowTaskState, history_bytes: i64) -> Attributes {
     Attributes::WorkflowTaskStartedEventAttributes(WorkflowTaskStartedEventAttributes {
         scheduled_event_id: task.scheduled_event_id,
@@ -299,6 +303,7 @@ fn started(task: &WorkflowTaskState, history_bytes: i64) -> Attributes {
         request_id: task.request_id.clone(),
         suggest_continue_as_new: task.suggest_continue_as_new,
         history_size_bytes: history_bytes,
+        worker_version: task.worker_version.clone(),
         ..Default::default()
     })
 }

@@ -319,7 +319,7 @@ async fn what_a_filter_asks_for_by_id_type_status_or_end_is_read_and_little_else
 }
 
 #[tokio::test]
-async fn of_the_attempts_at_a_workflow_the_last_two_are_kept() {
+async fn the_attempts_at_a_workflow_are_kept_also_the_first() {
     let lab = Lab::new();
     let service = lab.open().unwrap();
     let request = StartWorkflowExecutionRequest {
@@ -333,7 +333,8 @@ async fn of_the_attempts_at_a_workflow_the_last_two_are_kept() {
         }),
         ..Default::default()
     };
-    let _: StartWorkflowExecutionResponse = call(&service, "StartWorkflowExecution", request).await.unwrap();
+    let first: StartWorkflowExecutionResponse =
+        call(&service, "StartWorkflowExecution", request).await.unwrap();
     for _ in 0..4 {
         let failed = FailWorkflowExecutionCommandAttributes::default();
         let commands = vec![Do::FailWorkflowExecutionCommandAttributes(failed)];
@@ -341,9 +342,53 @@ async fn of_the_attempts_at_a_workflow_the_last_two_are_kept() {
         lab.now.fetch_add(60_000, Ordering::SeqCst);
         service.fire_due();
     }
-    assert_eq!(list(&service, "ExecutionStatus = 'Failed'", 10).await.len(), 2);
+    assert_eq!(list(&service, "ExecutionStatus = 'Failed'", 10).await.len(), 4);
+    let request = GetWorkflowExecutionHistoryRequest {
+        namespace: NAMESPACE.into(),
+        execution: Some(WorkflowExecution {
+            workflow_id: "w".into(),
+            run_id: first.run_id,
+        }),
+        ..Default::default()
+    };
+    let page: GetWorkflowExecutionHistoryResponse = call(&service, "GetWorkflowExecutionHistory", request)
+        .await
+        .unwrap();
+    assert_eq!(page.history.unwrap_or_default().events.len(), 5);
     drop(service);
-    assert_eq!(count(&lab.open().unwrap(), "").await, 2);
+    assert_eq!(count(&lab.open().unwrap(), "").await, 4);
+}
+
+#[tokio::test]
+async fn of_a_long_chain_the_last_hundred_runs_are_kept_and_less_of_large_ones() {
+    // So many runs, each with so many bytes; how many stay, the open one among them.
+    for (runs, bytes, stay) in [(130, 10, 101), (12, 1 << 20, 13), (40, 1 << 20, 32)] {
+        let lab = Lab::new();
+        let mut service = lab.open().unwrap();
+        start(&service).await;
+        for number in 0..runs {
+            let details = Payloads {
+                payloads: vec![payload(vec![7; bytes])],
+            };
+            let marker = RecordMarkerCommandAttributes {
+                marker_name: "large".into(),
+                details: [("d".to_owned(), details)].into(),
+                ..Default::default()
+            };
+            let commands = vec![
+                Do::RecordMarkerCommandAttributes(marker),
+                Do::ContinueAsNewWorkflowExecutionCommandAttributes(Default::default()),
+            ];
+            answer(&service, &poll(&service).await, commands).await;
+            lab.now.fetch_add(1000, Ordering::SeqCst);
+            service.fire_due();
+            if number == runs / 2 {
+                drop(service);
+                service = lab.open().unwrap();
+            }
+        }
+        assert_eq!(count(&service, "").await, stay, "of {runs} with {bytes} bytes");
+    }
 }
 
 #[tokio::test]
@@ -490,8 +535,12 @@ async fn rounds_without_end_leave_the_histories_of_two_runs_and_nothing_that_gro
             let records = lab.journal.scan(&[0], &[u8::MAX], usize::MAX).unwrap().len();
             let in_memory = {
                 let core = service.core();
-                let (runs, current) = (core.runs.len(), core.current.len());
-                [runs, current, core.written.len(), core.deadlines.len()]
+                [
+                    core.runs.len(),
+                    core.current.len(),
+                    core.written.len(),
+                    core.deadlines.len(),
+                ]
             };
             sizes.push((records, in_memory));
             let renewed = ContinueAsNewWorkflowExecutionCommandAttributes::default();

@@ -1,21 +1,24 @@
 //! Made-up clients and workers on several workflows, at random: after whatever they do, memory is what a process would read
 //! that starts then, no task is lost, and no history is one that cannot be. In the end every run can be ended.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod checks;
+
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt;
 use temporalio_protos::temporal::api::command::v1::*;
-use temporalio_protos::temporal::api::common::v1::ActivityType;
-use temporalio_protos::temporal::api::history::v1::history_event::Attributes as Happened;
+use temporalio_protos::temporal::api::common::v1::{ActivityType, RetryPolicy};
+use temporalio_protos::temporal::api::enums::v1::UpdateWorkflowExecutionLifecycleStage as Lifecycle;
+use temporalio_protos::temporal::api::protocol::v1::Message as Envelope;
+use temporalio_protos::temporal::api::update::v1::{Acceptance, WaitPolicy};
 
-use super::super::core::Core;
 use super::super::events::read_events;
-use super::super::history::RunState;
 use super::super::matching::{QueueKind, Task};
-use super::super::recovery::load;
+use super::update_tests::{complete, envelope, refuse};
 use super::*;
+use checks::{assert_legal, holds};
 
 /// SplitMix64.
 struct Random(u64);
@@ -37,6 +40,12 @@ struct World {
     activities: Vec<PollActivityTaskQueueResponse>,
     /// Workflow tasks that are out.
     tasks: Vec<PollWorkflowTaskQueueResponse>,
+    /// Queries that a worker has.
+    asked: BTreeSet<String>,
+    /// Updates that workers have accepted and not completed, by run.
+    accepted: Vec<(String, String)>,
+    /// Clients that wait.
+    clients: Vec<tokio::task::JoinHandle<()>>,
     /// All runs there ever were.
     runs: BTreeSet<(String, String)>,
     number: u64,
@@ -58,6 +67,9 @@ impl World {
             random: Random(seed),
             activities: vec![],
             tasks: vec![],
+            asked: BTreeSet::new(),
+            accepted: vec![],
+            clients: vec![],
             runs: BTreeSet::new(),
             number: 0,
         }
@@ -65,19 +77,38 @@ impl World {
 
     /// Answers that come too late or are refused are a part of it.
     async fn call<A: Message + Default>(&mut self, rpc: &str, request: impl Message) -> Option<A> {
-        let caller = if self.random.below(2) == 0 {
-            Caller::Embedded
-        } else {
-            Caller::Remote
-        };
+        let caller = [Caller::Embedded, Caller::Process, Caller::Remote][self.below(3)];
         let path = format!("/{WORKFLOW_SERVICE}/{rpc}");
         match self.service.call(caller, &path, &request.encode_to_vec()).await {
             Ok(answer) => Some(A::decode(answer.as_slice()).unwrap()),
             Err(status) => {
-                let expected = [Code::NotFound, Code::InvalidArgument, Code::AlreadyExists];
+                let expected = [
+                    Code::NotFound,
+                    Code::InvalidArgument,
+                    Code::AlreadyExists,
+                    Code::FailedPrecondition,
+                    Code::ResourceExhausted,
+                ];
                 assert!(expected.contains(&status.code()), "{rpc}: {status}");
                 None
             }
+        }
+    }
+
+    fn below(&mut self, end: u64) -> usize {
+        usize::try_from(self.random.below(end)).unwrap()
+    }
+
+    /// A client that waits for its answer, which may never come.
+    async fn wait_for(&mut self, rpc: &str, request: impl Message) {
+        let (service, path) = (self.service.clone(), format!("/{WORKFLOW_SERVICE}/{rpc}"));
+        let request = request.encode_to_vec();
+        self.clients.push(tokio::spawn(async move {
+            let _ = service.call(Caller::Remote, &path, &request).await;
+        }));
+        // It begins to wait.
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
         }
     }
 
@@ -88,7 +119,7 @@ impl World {
 
     async fn step(&mut self) {
         let id = format!("w{}", self.random.below(4));
-        match self.random.below(20) {
+        match self.random.below(25) {
             0..=2 => self.begin(id).await,
             3 | 4 => self.signal(&id).await,
             5 => {
@@ -121,6 +152,17 @@ impl World {
                 self.lab.now.fetch_add(ms, Ordering::SeqCst);
                 self.service.fire_due();
             }
+            19 | 20 => self.update(&id).await,
+            21 => self.query(&id).await,
+            22 => {
+                let request = ResetStickyTaskQueueRequest {
+                    namespace: NAMESPACE.into(),
+                    execution: execution(&id),
+                };
+                self.call::<ResetStickyTaskQueueResponse>("ResetStickyTaskQueue", request)
+                    .await;
+            }
+            23 => self.lose_worker().await,
             _ => self.die(),
         }
         self.settled().await;
@@ -134,11 +176,67 @@ impl World {
             task_queue: queue(),
             // Fail, or terminate what is there.
             workflow_id_conflict_policy: [1, 3][usize::from(self.random.below(8) == 0)],
+            workflow_run_timeout: duration([0, 0, 50_000][self.below(3)]),
+            retry_policy: (self.random.below(2) == 0).then(|| RetryPolicy {
+                maximum_attempts: 3,
+                ..Default::default()
+            }),
             ..Default::default()
         };
         let started: Option<StartWorkflowExecutionResponse> =
             self.call("StartWorkflowExecution", request).await;
         self.runs.extend(started.map(|started| (id, started.run_id)));
+    }
+
+    async fn update(&mut self, id: &str) {
+        let stage = [Lifecycle::Admitted, Lifecycle::Accepted, Lifecycle::Completed][self.below(3)];
+        let update_id = format!("u{}", self.random.below(40));
+        let request = UpdateWorkflowExecutionRequest {
+            namespace: NAMESPACE.into(),
+            workflow_execution: execution(id),
+            wait_policy: Some(WaitPolicy {
+                lifecycle_stage: stage as i32,
+            }),
+            request: Some(Request {
+                meta: Some(Meta {
+                    update_id,
+                    ..Default::default()
+                }),
+                input: update_input(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        self.wait_for("UpdateWorkflowExecution", request).await;
+    }
+
+    async fn query(&mut self, id: &str) {
+        let request = QueryWorkflowRequest {
+            namespace: NAMESPACE.into(),
+            execution: execution(id),
+            query: Some(WorkflowQuery {
+                query_type: "q".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        self.wait_for("QueryWorkflow", request).await;
+    }
+
+    /// A worker ends, in good order or not; what it has comes again.
+    async fn lose_worker(&mut self) {
+        if self.random.below(2) == 0 {
+            let request = ShutdownWorkerRequest {
+                namespace: NAMESPACE.into(),
+                identity: "1@host".into(),
+                sticky_task_queue: "sticky".into(),
+                ..Default::default()
+            };
+            self.call::<ShutdownWorkerResponse>("ShutdownWorker", request)
+                .await;
+        } else {
+            self.service.outlive(&|_| true);
+        }
     }
 
     async fn signal(&mut self, id: &str) {
@@ -176,8 +274,60 @@ impl World {
             identity: "1@host".into(),
             ..Default::default()
         };
-        let task = self.call("PollWorkflowTaskQueue", request).await;
-        self.tasks.extend(task);
+        let task: Option<PollWorkflowTaskQueueResponse> = self.call("PollWorkflowTaskQueue", request).await;
+        let Some(task) = task else { return };
+        if task.query.is_none() {
+            self.tasks.push(task);
+            return;
+        }
+        let query_id = String::from_utf8(task.task_token.clone()).unwrap();
+        if self.random.below(4) == 0 {
+            // Its worker is gone.
+            self.asked.insert(query_id);
+            return;
+        }
+        let request = RespondQueryTaskCompletedRequest {
+            task_token: task.task_token,
+            completed_type: i32::try_from(1 + self.random.below(2)).unwrap(),
+            ..Default::default()
+        };
+        self.call::<RespondQueryTaskCompletedResponse>("RespondQueryTaskCompleted", request)
+            .await;
+    }
+
+    /// What a worker says of the updates that it has got with a task, or before.
+    fn messages(&mut self, task: &PollWorkflowTaskQueueResponse) -> Vec<Envelope> {
+        let run_id = task.workflow_execution.clone().unwrap_or_default().run_id;
+        let mut messages = Vec::new();
+        let of_run = |(run, _): &(String, String)| *run == run_id;
+        if self.random.below(2) == 0
+            && let Some(index) = self.accepted.iter().position(of_run)
+        {
+            messages.push(complete(&self.accepted.swap_remove(index).1));
+        }
+        for request in &task.messages {
+            let id = request.protocol_instance_id.clone();
+            match self.random.below(4) {
+                0 => messages.push(refuse(&id)),
+                // It does not know updates.
+                1 => {}
+                after => {
+                    let accepted_request =
+                        Request::decode(request.body.clone().unwrap().value.as_slice()).ok();
+                    let acceptance = Acceptance {
+                        accepted_request,
+                        ..Default::default()
+                    };
+                    messages.push(envelope(&id, "Acceptance", &acceptance));
+                    if after == 2 {
+                        messages.push(complete(&id));
+                    } else {
+                        self.accepted.push((run_id.clone(), id));
+                    }
+                }
+            }
+        }
+        messages
     }
 
     async fn answer_task(&mut self) {
@@ -196,7 +346,8 @@ impl World {
             return;
         }
         let mut commands: Vec<Do> = (0..self.random.below(4)).map(|_| self.decide(&task)).collect();
-        match self.random.below(12) {
+        match self.random.below(14) {
+            2 => commands.push(Do::FailWorkflowExecutionCommandAttributes(Default::default())),
             0 => commands.push(Do::CompleteWorkflowExecutionCommandAttributes(Default::default())),
             1 => commands.push(Do::ContinueAsNewWorkflowExecutionCommandAttributes(
                 Default::default(),
@@ -216,14 +367,43 @@ impl World {
             attributes: Some(attributes),
             ..Default::default()
         };
-        let request = RespondWorkflowTaskCompletedRequest {
-            task_token: task.task_token,
-            commands: commands.into_iter().map(command).collect(),
-            sticky_attributes,
+        let messages = self.messages(&task);
+        let answered = |_| temporalio_protos::temporal::api::query::v1::WorkflowQueryResult {
+            result_type: 1,
             ..Default::default()
         };
-        self.call::<RespondWorkflowTaskCompletedResponse>("RespondWorkflowTaskCompleted", request)
-            .await;
+        let request = RespondWorkflowTaskCompletedRequest {
+            task_token: task.task_token.clone(),
+            commands: commands.into_iter().map(command).collect(),
+            sticky_attributes,
+            messages,
+            query_results: task.queries.keys().map(|id| (id.clone(), answered(id))).collect(),
+            force_create_new_workflow_task: self.random.below(8) == 0,
+            return_new_workflow_task: self.random.below(2) == 0,
+            ..Default::default()
+        };
+        let answer: Option<RespondWorkflowTaskCompletedResponse> =
+            self.call("RespondWorkflowTaskCompleted", request).await;
+        let Some(answer) = answer else { return };
+        if answer.reset_history_event_id == 0 {
+            self.assert_kept(&task);
+        }
+        self.tasks.extend(answer.workflow_task);
+        self.activities.extend(answer.activity_tasks);
+    }
+
+    /// What a worker saw of a task that it has answered is what the history has, whoever reads it then.
+    fn assert_kept(&self, task: &PollWorkflowTaskQueueResponse) {
+        let run_id = task.workflow_execution.clone().unwrap_or_default().run_id;
+        let store = &self.service.inner.store;
+        let Some(run) = self.service.core().get(store, &run_id).unwrap() else {
+            return;
+        };
+        let kept = read_events(store, &run, 1, usize::MAX).unwrap();
+        for seen in task.history.iter().flat_map(|history| &history.events) {
+            let index = usize::try_from(seen.event_id - 1).unwrap();
+            assert_eq!(Some(seen), kept.get(index), "what a worker has seen");
+        }
     }
 
     fn decide(&mut self, task: &PollWorkflowTaskQueueResponse) -> Do {
@@ -327,6 +507,8 @@ impl World {
 
     /// The process dies, and another one starts on what the journal has.
     fn die(&mut self) {
+        self.clients.drain(..).for_each(|client| client.abort());
+        self.asked.clear();
         self.lab.journal = self.copy();
         self.service = self.lab.open().unwrap();
     }
@@ -340,69 +522,6 @@ impl World {
         let copy = MemoryJournal::default();
         copy.apply(&writes).unwrap();
         Arc::new(copy)
-    }
-
-    /// Holds memory against what is read back, and looks for every task that should wait.
-    async fn check(&mut self) {
-        self.service.settled().await.unwrap();
-        let store = Store::open(self.copy()).unwrap();
-        let read = load(&store).unwrap();
-        let now_ms = self.service.now_ms();
-        let core = self.service.core();
-        let states = |core: &Core| {
-            core.runs
-                .iter()
-                .map(|(id, run)| (id.clone(), parts(run)))
-                .collect::<BTreeMap<_, _>>()
-        };
-        assert!(states(&core) == states(&read), "memory is not what is read back");
-        assert_eq!(core.current, read.current);
-        assert_eq!(core.started, read.started);
-        assert_eq!(core.inventories, read.inventories);
-        assert!(core.deadlines.is_subset(&read.deadlines), "a deadline too many");
-        let missing = read.deadlines.difference(&core.deadlines);
-        for (at_ms, run_id, deadline) in missing {
-            let handed_out = deadline.only_hands_out() && *at_ms <= now_ms;
-            assert!(handed_out, "{run_id} lacks {deadline:?} at {at_ms}");
-        }
-        for (run_id, run) in &core.runs {
-            let task = run.workflow_task.as_ref();
-            if let Some(task) = task.filter(|task| task.started_event_id == 0 && task.scheduled_ms <= now_ms)
-            {
-                let queue = if task.sticky { &task.queue } else { &run.task_queue };
-                let due = Task::Workflow {
-                    run_id: run_id.clone(),
-                };
-                let waits = core.matching.waiting(QueueKind::Workflow, queue).contains(&due);
-                let comes = core
-                    .deadlines
-                    .iter()
-                    .any(|(_, it, deadline)| it == run_id && deadline.only_hands_out());
-                assert!(waits || comes, "the workflow task of {run_id} is lost");
-            }
-            for it in run.activities.values() {
-                let due = Task::Activity {
-                    run_id: run_id.clone(),
-                    scheduled_event_id: it.scheduled_event_id,
-                    attempt: it.attempt,
-                };
-                let ready = it.started_ms == 0 && it.attempt_scheduled_ms <= now_ms;
-                let waits = core
-                    .matching
-                    .waiting(QueueKind::Activity, &it.queue)
-                    .contains(&due);
-                let comes = core
-                    .deadlines
-                    .iter()
-                    .any(|(_, run, deadline)| run == run_id && deadline.only_hands_out());
-                assert!(
-                    !ready || waits || comes,
-                    "activity {} of {run_id} is lost",
-                    it.activity_id
-                );
-            }
-            assert_legal(&read_events(&store, run, 1, usize::MAX).unwrap());
-        }
     }
 
     /// Ends every run: whatever was out is lost, and comes again in time.
@@ -449,94 +568,6 @@ impl World {
                 super::super::stored::prove_events(store, &run).unwrap();
                 assert_legal(&read_events(store, &run, 1, usize::MAX).unwrap());
             }
-        }
-    }
-}
-
-/// Whether a task that waits in a queue is still one.
-fn holds(core: &Core, task: &Task, now_ms: i64) -> bool {
-    match task {
-        Task::Workflow { run_id } => core.runs.get(run_id).is_some_and(|run| {
-            let task = run.workflow_task.as_ref();
-            task.is_some_and(|task| task.started_event_id == 0 && task.scheduled_ms <= now_ms)
-        }),
-        Task::Activity {
-            run_id,
-            scheduled_event_id,
-            attempt,
-        } => core.runs.get(run_id).is_some_and(|run| {
-            run.activities.get(scheduled_event_id).is_some_and(|it| {
-                it.attempt == *attempt && it.started_ms == 0 && it.attempt_scheduled_ms <= now_ms
-            })
-        }),
-        Task::Query { .. } => false,
-    }
-}
-
-/// All of a run, to be compared.
-fn parts(run: &RunState) -> impl PartialEq + use<> {
-    fn all<'a, K: Clone + 'a, V: Clone + 'a>(rows: impl Iterator<Item = (&'a K, &'a V)>) -> Vec<(K, V)> {
-        rows.map(|(key, value)| (key.clone(), value.clone())).collect()
-    }
-    (
-        run.record().clone(),
-        all(run.activities.iter()),
-        all(run.timers.iter()),
-        all(run.buffered.iter()),
-        all(run.updates.iter()),
-        all(run.completed_updates.iter()),
-        all(run.request_ids.iter()),
-    )
-}
-
-/// What holds of every history.
-fn assert_legal(events: &[HistoryEvent]) {
-    let (mut open, mut closed) = (BTreeMap::new(), false);
-    let mut task = EventType::WorkflowTaskCompleted;
-    for (event, id) in events.iter().zip(1..) {
-        let kind = event.event_type();
-        assert_eq!(event.event_id, id);
-        assert_eq!(kind == EventType::WorkflowExecutionStarted, id == 1);
-        assert!(!closed, "{kind:?} follows the end");
-        closed = super::super::history::is_close_event(event);
-        let named = match event.attributes.as_ref().unwrap() {
-            Happened::ActivityTaskScheduledEventAttributes(_) => Some((format!("a{id}"), 1)),
-            Happened::ActivityTaskCompletedEventAttributes(it) => {
-                Some((format!("a{}", it.scheduled_event_id), -1))
-            }
-            Happened::ActivityTaskFailedEventAttributes(it) => {
-                Some((format!("a{}", it.scheduled_event_id), -1))
-            }
-            Happened::ActivityTaskTimedOutEventAttributes(it) => {
-                Some((format!("a{}", it.scheduled_event_id), -1))
-            }
-            Happened::ActivityTaskCanceledEventAttributes(it) => {
-                Some((format!("a{}", it.scheduled_event_id), -1))
-            }
-            Happened::TimerStartedEventAttributes(_) => Some((format!("t{id}"), 1)),
-            Happened::TimerFiredEventAttributes(it) => Some((format!("t{}", it.started_event_id), -1)),
-            Happened::TimerCanceledEventAttributes(it) => Some((format!("t{}", it.started_event_id), -1)),
-            _ => None,
-        };
-        if let Some((name, step)) = named {
-            let count = open.entry(name.clone()).or_insert(0);
-            *count += step;
-            assert!([0, 1].contains(count), "{name} at event {id}");
-        }
-        let before = match kind {
-            EventType::WorkflowTaskScheduled => Some(None),
-            EventType::WorkflowTaskStarted => Some(Some(EventType::WorkflowTaskScheduled)),
-            EventType::WorkflowTaskCompleted | EventType::WorkflowTaskFailed => {
-                Some(Some(EventType::WorkflowTaskStarted))
-            }
-            EventType::WorkflowTaskTimedOut => Some(Some(task)),
-            _ => None,
-        };
-        if let Some(before) = before {
-            let ended = ![EventType::WorkflowTaskScheduled, EventType::WorkflowTaskStarted].contains(&task);
-            let right = before.map_or(ended, |before| task == before);
-            assert!(right, "{kind:?} after {task:?} at event {id}");
-            task = kind;
         }
     }
 }

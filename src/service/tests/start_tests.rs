@@ -13,7 +13,7 @@ use temporalio_protos::temporal::api::sdk::v1::UserMetadata;
 
 use super::*;
 
-async fn start_with(
+pub(super) async fn start_with(
     service: &Service,
     with: impl FnOnce(&mut StartWorkflowExecutionRequest),
 ) -> Result<String, Status> {
@@ -38,7 +38,7 @@ async fn started(service: &Service) -> (HistoryEvent, WorkflowExecutionStartedEv
     (first, started)
 }
 
-async fn describe(service: &Service) -> DescribeWorkflowExecutionResponse {
+pub(super) async fn describe(service: &Service) -> DescribeWorkflowExecutionResponse {
     let request = DescribeWorkflowExecutionRequest {
         namespace: NAMESPACE.into(),
         execution: workflow(),

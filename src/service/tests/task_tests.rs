@@ -181,7 +181,7 @@ async fn terminate(service: &Service, run_id: &str, first_run_id: &str) -> Resul
     terminated.map(drop)
 }
 
-async fn cancel(service: &Service, run_id: &str, first_run_id: &str) -> Result<(), Status> {
+pub(super) async fn cancel(service: &Service, run_id: &str, first_run_id: &str) -> Result<(), Status> {
     let request = RequestCancelWorkflowExecutionRequest {
         namespace: NAMESPACE.into(),
         workflow_execution: execution(run_id),
@@ -216,6 +216,7 @@ async fn an_old_handle_neither_cancels_nor_terminates_nor_updates_a_newer_workfl
                 update_id: "u".into(),
                 ..Default::default()
             }),
+            input: update_input(),
             ..Default::default()
         }),
         ..Default::default()

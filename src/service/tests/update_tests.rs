@@ -12,7 +12,7 @@ use temporalio_protos::temporal::api::update::v1::{
 use super::task_tests::{answer_and_keep, poll_sticky};
 use super::*;
 
-async fn update_to(
+pub(super) async fn update_to(
     service: &Service,
     update_id: &str,
     stage: Lifecycle,
@@ -28,6 +28,7 @@ async fn update_to(
                 update_id: update_id.into(),
                 ..Default::default()
             }),
+            input: update_input(),
             ..Default::default()
         }),
         ..Default::default()
@@ -35,7 +36,7 @@ async fn update_to(
     call(service, "UpdateWorkflowExecution", request).await
 }
 
-fn envelope(update_id: &str, name: &str, body: &impl Message) -> Envelope {
+pub(super) fn envelope(update_id: &str, name: &str, body: &impl Message) -> Envelope {
     Envelope {
         id: format!("{update_id}/{name}"),
         protocol_instance_id: update_id.into(),
@@ -47,11 +48,11 @@ fn envelope(update_id: &str, name: &str, body: &impl Message) -> Envelope {
     }
 }
 
-fn accept(update_id: &str) -> Envelope {
+pub(super) fn accept(update_id: &str) -> Envelope {
     envelope(update_id, "Acceptance", &Acceptance::default())
 }
 
-fn refuse(update_id: &str) -> Envelope {
+pub(super) fn refuse(update_id: &str) -> Envelope {
     let failure = Failure {
         message: "no".into(),
         ..Default::default()
@@ -63,7 +64,7 @@ fn refuse(update_id: &str) -> Envelope {
     envelope(update_id, "Rejection", &rejection)
 }
 
-fn complete(update_id: &str) -> Envelope {
+pub(super) fn complete(update_id: &str) -> Envelope {
     let value = Some(outcome::Value::Success(Payloads {
         payloads: vec![payload(update_id.as_bytes().to_vec())],
     }));
@@ -74,7 +75,7 @@ fn complete(update_id: &str) -> Envelope {
     envelope(update_id, "Response", &response)
 }
 
-async fn answer_with(
+pub(super) async fn answer_with(
     service: &Service,
     task: &PollWorkflowTaskQueueResponse,
     messages: Vec<Envelope>,
