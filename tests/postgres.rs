@@ -8,6 +8,8 @@ mod catalog;
 mod copy;
 #[path = "postgres/cursor.rs"]
 mod cursor;
+#[path = "postgres/encodings.rs"]
+mod encodings;
 #[path = "postgres/errors.rs"]
 mod errors;
 #[path = "postgres/failover.rs"]
@@ -32,6 +34,8 @@ mod locking;
 mod modes;
 #[path = "support/muting.rs"]
 mod muting;
+#[path = "postgres/places.rs"]
+mod places;
 #[path = "postgres/planted.rs"]
 mod planted;
 #[path = "postgres/pooled.rs"]

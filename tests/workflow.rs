@@ -420,6 +420,7 @@ impl Fake {
             again,
             looked,
             clock: None,
+            snapshot: None,
         })
     }
 

@@ -34,6 +34,7 @@ pub fn options() -> ActivityOptions {
 impl OneJob {
     pub(super) async fn do_copy_batch(&self, input: CopyBatchInput, attempt: u32) -> Result<Tally, Error> {
         let CopyBatchInput { table, fence, batch } = input;
+        let table = self.trusting(&table);
         let plan = self.plan(&table, &fence.digest).await?;
         let (source, target) = self.sessions().await?;
         let meter = BatchMeter::new(&self.throttle);

@@ -144,6 +144,35 @@ pub(super) fn interrupted() -> ActivityError {
     ActivityError::application(answer)
 }
 
+/// An attempt for a workflow that is somebody else's: no other attempt can do better.
+pub(super) fn foreign() -> ActivityError {
+    of_the_job("Foreign", "its workflow is no job of longhaul's", true)
+}
+
+/// An attempt that is given back, since nobody answers for its workflow.
+pub(super) fn unanswered() -> ActivityError {
+    of_the_job(
+        "Unanswered",
+        "its workflow does not answer, and so may not be known to be paused",
+        false,
+    )
+}
+
+fn of_the_job(kind: &str, message: &str, is_final: bool) -> ActivityError {
+    let failure = Failure {
+        kind: kind.to_owned(),
+        message: message.to_owned(),
+        hint: String::new(),
+        ..Failure::interrupted()
+    };
+    let answer = ApplicationFailure::builder(failure.clone())
+        .type_name(failure.kind.clone())
+        .non_retryable(is_final)
+        .details(failure)
+        .build();
+    ActivityError::application(answer)
+}
+
 /// How the workflow runs every activity: no limit on attempts, since an outage may last; what cannot pass is not retried.
 pub(super) fn options(start_to_close: Duration) -> ActivityOptions {
     let retry = RetryPolicy::builder()

@@ -19,6 +19,8 @@ struct Word {
     /// The newest look that was answered; 0 before the first.
     answered: u64,
     paused: bool,
+    /// The workflow is somebody else's: nothing of it is done here.
+    foreign: bool,
 }
 
 impl Default for Hold {
@@ -44,6 +46,17 @@ impl Hold {
             .send_modify(|word| (word.answered, word.paused) = (look, paused));
     }
 
+    /// The workflow turned out to be somebody else's; whether that is news.
+    pub fn disown(&self) -> bool {
+        self.0
+            .send_if_modified(|word| !std::mem::replace(&mut word.foreign, true))
+    }
+
+    /// Whether no look was answered yet.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.0.borrow().answered == 0
+    }
+
     /// Whether an attempt that begins now would be held.
     pub(super) fn holds(&self) -> bool {
         let word = self.0.borrow();
@@ -51,16 +64,17 @@ impl Hold {
     }
 
     /// Returns when the attempt may begin: the first of an activity by the word that is known, a later one only by one that
-    /// was asked for after it came. So nobody who was told that nothing is in flight sees a row move.
-    pub(super) async fn let_begin(&self, attempt: u32) {
+    /// was asked for after it came. So nobody who was told that nothing is in flight sees a row move. `false`: it never may.
+    pub(super) async fn let_begin(&self, attempt: u32) -> bool {
         let mut word = self.0.subscribe();
         let newer_than = match attempt {
             0 | 1 => 0,
             _ => word.borrow_and_update().asked,
         };
         let may = |word: &Word| word.answered > newer_than && !word.paused;
+        let settled = word.wait_for(|word| may(word) || word.foreign).await;
         // It ends only with the activities, of which the attempt is one.
-        _ = word.wait_for(may).await;
+        settled.is_ok_and(|word| !word.foreign)
     }
 }
 
@@ -81,6 +95,16 @@ mod tests {
         assert!(hold.holds() && first.as_mut().now_or_never().is_none(), "paused");
         hold.answer(hold.ask(), false);
         assert!(!hold.holds() && first.now_or_never().is_some());
+    }
+
+    #[test]
+    fn nothing_of_a_workflow_that_is_somebody_elses_begins() {
+        let hold = Hold::default();
+        let mut first = Box::pin(hold.let_begin(1));
+        assert!(first.as_mut().now_or_never().is_none());
+        assert!(hold.disown() && !hold.disown(), "told once");
+        assert_eq!(first.now_or_never(), Some(false));
+        assert_eq!(hold.let_begin(2).now_or_never(), Some(false));
     }
 
     #[test]

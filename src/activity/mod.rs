@@ -21,6 +21,7 @@ mod note_writers;
 mod prepare;
 mod prepare_verify;
 mod since;
+mod snapshot;
 mod timed;
 mod trust;
 mod verify_range;
@@ -39,8 +40,8 @@ use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use tokio::sync::Mutex;
 
 use crate::postgres::{
-    ConnectionString, Error, Kind, Lease, Meter, Pool, Session, Side, Throttle, examine, examine_to_read,
-    ledger,
+    ConnectionString, Error, Kind, Lease, Meter, Pool, Session, Side, Snapshot, Throttle, examine,
+    examine_to_read, ledger,
 };
 use crate::table::{Plan, PlanDigest, TableSpec};
 use attempts::{Attempts, Verdict};
@@ -59,6 +60,7 @@ pub use note_writers::{NoteWritersInput, NoteWritersOutput};
 pub use prepare::{PrepareInput, PrepareOutput};
 pub use prepare_verify::{PrepareVerifyInput, PrepareVerifyOutput, WalkPlan};
 pub use timed::Timed;
+pub use trust::{Sql, Trust};
 pub use verify_range::{VerifyRangeInput, VerifyRangeOutput, Walk};
 
 pub(crate) use {
@@ -72,6 +74,8 @@ pub(crate) use {
 const FINISH_WITHIN: Duration = Duration::from_secs(3);
 /// How often a worker says that it lives.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
+/// An attempt whose workflow nobody answers for is given back after so long: others want its place.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
 /// Sessions to one server, at most: the greatest concurrency, and one that looks for the next batch.
 const MAX_SESSIONS: usize = 65;
 
@@ -84,7 +88,7 @@ pub struct Activities {
 pub struct Jobs {
     source: ConnectionString,
     target: ConnectionString,
-    ledger_owner: Option<String>,
+    trust: Trust,
     met: std::sync::Mutex<BTreeMap<String, Arc<OneJob>>>,
     ending: Arc<AtomicBool>,
 }
@@ -95,8 +99,9 @@ struct OneJob {
     target: Pool,
     /// How the table is copied, as it was found last.
     plan: Mutex<Option<Arc<Plan>>>,
-    /// The role that may own the ledger besides this worker's own, whatever the job says.
-    ledger_owner: Option<String>,
+    /// The snapshot in which all rows of the source are read, where this worker holds it.
+    snapshot: Mutex<Option<Snapshot>>,
+    trust: Trust,
     /// Whether the ledger was seen to be one that is trusted here.
     is_trusted: Mutex<bool>,
     /// Whether it was seen here, at the end of a migrate, that the target has all of it.
@@ -111,12 +116,12 @@ struct OneJob {
 }
 
 impl Activities {
-    /// None of any job yet. `ledger_owner` is the role that whoever runs this trusts with the ledger.
-    pub fn new(source: ConnectionString, target: ConnectionString, ledger_owner: Option<String>) -> Self {
+    /// None of any job yet. `trust` is whom the one who runs this trusts, whatever a job says.
+    pub fn new(source: ConnectionString, target: ConnectionString, trust: Trust) -> Self {
         let jobs = Jobs {
             source,
             target,
-            ledger_owner,
+            trust,
             met: std::sync::Mutex::default(),
             ending: Arc::default(),
         };
@@ -148,7 +153,8 @@ impl Jobs {
                 source: pool(&self.source, Side::Source),
                 target: pool(&self.target, Side::Target),
                 plan: Mutex::new(None),
-                ledger_owner: self.ledger_owner.clone(),
+                trust: self.trust.clone(),
+                snapshot: Mutex::new(None),
                 is_trusted: Mutex::new(false),
                 has_concluded: AtomicBool::new(false),
                 plan_of_ledger: Mutex::new(None),
@@ -332,13 +338,15 @@ impl OneJob {
     async fn held(&self, ctx: &ActivityContext, pulse: &Arc<Pulse>) -> Result<(), ActivityError> {
         let mut may_begin = std::pin::pin!(self.hold.let_begin(ctx.info().attempt));
         let mut beat = tokio::time::interval(HEARTBEAT_EVERY);
+        let mut too_long = std::pin::pin!(tokio::time::sleep(ANSWERED_WITHIN));
         loop {
             tokio::select! {
                 biased;
-                () = &mut may_begin => {
+                may = &mut may_begin => {
                     pulse.step(String::new());
-                    return Ok(());
+                    return if may { Ok(()) } else { Err(failure::foreign()) };
                 }
+                () = &mut too_long, if self.hold.is_unanswered() => return Err(failure::unanswered()),
                 () = ctx.cancelled() => return Err(self.told_to_end(ctx)),
                 // At once for the first time: until it is heard, the attempt counts as one that works.
                 _ = beat.tick() => {
@@ -402,9 +410,10 @@ impl OneJob {
     /// # Errors
     /// `TableChanged` where the catalogs say otherwise by now.
     async fn plan(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
+        self.must_trust_sql(table)?;
         self.must_trust_ledger(table).await?;
         self.plan_by(digest, async |source, target| {
-            examine(source, target, table).await
+            examine(source, target, &self.trusting(table)).await
         })
         .await
     }
@@ -414,8 +423,9 @@ impl OneJob {
     /// # Errors
     /// As [`Self::plan`].
     async fn plan_to_read(&self, table: &TableSpec, digest: &PlanDigest) -> Result<Arc<Plan>, Error> {
+        self.must_trust_sql(table)?;
         self.plan_by(digest, async |source, target| {
-            examine_to_read(source, target, table).await
+            examine_to_read(source, target, &self.trusting(table)).await
         })
         .await
     }
@@ -430,6 +440,7 @@ impl OneJob {
             return Ok(Arc::clone(plan));
         }
         let (source, target) = self.sessions().await?;
+        step("looking at both tables");
         let found = examine(&source, &target).await?;
         let (side, name) = if found.digest.source != digest.source {
             (Side::Source, &found.source)

@@ -12,7 +12,7 @@ use temporalio_workflow::ActivityOptions;
 
 use super::{Looked, NoteWritersOutput, OneJob, failure, step};
 use crate::postgres::{
-    Ask, Error, Kind, Session, check_growth, cursor, ledger, look, rewind, source_clock, writers,
+    Ask, Error, Kind, Session, check_growth, cursor, ledger, look, note_still, rewind, source_clock, writers,
 };
 use crate::table::{Growth, Key, Lost, Noted, Plan, Position, SourceClock, TableSpec};
 
@@ -61,6 +61,9 @@ pub struct PrepareOutput {
     /// What the source's clock shows, where it fills the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<SourceClock>,
+    /// The snapshot of the source in which all of it is read, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
 }
 
 /// How the workflow runs it.
@@ -70,6 +73,7 @@ pub fn options() -> ActivityOptions {
 
 impl OneJob {
     pub(super) async fn do_prepare(&self, input: PrepareInput) -> Result<PrepareOutput, Error> {
+        self.must_trust_sql(&input.table)?;
         let (source, target) = self.sessions().await?;
         let ask = Ask {
             sync: input.sync,
@@ -95,6 +99,10 @@ impl OneJob {
             let settled = position.settled.as_ref();
             ledger::set_settled(&target, table, &plan, position.epoch, settled, None).await?;
         }
+        let (epoch, done) = (position.epoch, position.tally);
+        note_still(&source, &target, table, &plan, epoch, &done).await?;
+        let begun = self.snapshot(&target, table, &plan, &mut position).await?;
+        let lost = lost.filter(|_| !begun.is_new);
         let looked = go_on(&source, &target, &plan, &input, &mut position).await?;
         // Before the highest key is read: it is then not below the one that was noted.
         let again = match input.sync || looked.is_some() {
@@ -102,7 +110,10 @@ impl OneJob {
             false => settle(&source, &target, table, &plan, &mut position).await?,
         };
         step("finding the highest key on the source");
-        let highest = cursor::highest_key(&source, &plan).await?;
+        let highest = match begun.is_over {
+            true => position.end().cloned(),
+            false => cursor::highest_key(&source, &plan).await?,
+        };
         let (epoch, end) = (position.epoch, position.end());
         rewind::note(&source, &target, table, &plan, epoch, highest.as_ref(), end).await?;
         *self.plan.lock().await = Some(Arc::new(plan.clone()));
@@ -114,6 +125,7 @@ impl OneJob {
             again,
             looked,
             clock: stamped.clock,
+            snapshot: begun.name,
         })
     }
 }

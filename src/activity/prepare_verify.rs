@@ -12,7 +12,7 @@ use temporalio_workflow::ActivityOptions;
 use super::{OneJob, Walk, failure, lend};
 use crate::job::VerifySpec;
 use crate::postgres::verify::refuse_null_keys;
-use crate::postgres::{Error, Kind, Side, check_key, check_repair, cursor, examine_to_read, ledger};
+use crate::postgres::{Error, Kind, Session, Side, check_key, check_repair, cursor, examine_to_read, ledger};
 use crate::table::{Against, Fence, Key, KeyRange, Plan, Position, TableSpec};
 
 /// What it is asked.
@@ -76,6 +76,7 @@ impl OneJob {
             fence,
             known,
         } = &input;
+        self.must_trust_sql(table)?;
         let table = &self.trusting(table);
         let has_ledger = verify.job.is_some() || fence.is_some();
         if verify.against == Against::Receipts && !verify.repair {
@@ -101,8 +102,17 @@ impl OneJob {
             });
         }
         let (source, target) = self.sessions().await?;
+        super::step("looking at both tables");
         let plan = examine_to_read(&source, &target, table).await?;
         check_key(&source, &plan).await?;
+        if verify.repair && plan.key_basis.is_places() {
+            let words = format!(
+                "source table {} has no key: no row of the target can be found that is to be put right",
+                plan.source
+            );
+            return Err(Error::new(Side::Source, Kind::NoKey, words)
+                .hinted("empty the target table, and copy it again: --restart"));
+        }
         if verify.repair {
             check_repair(&target, &plan, table, verify.delete_extra).await?;
         }
@@ -124,6 +134,7 @@ impl OneJob {
                     epoch,
                     digest: plan.digest.clone(),
                     witnesses: Vec::new(),
+                    snapshot: None,
                 });
             }
             let position = ledger::read(&target, &source, table, &plan).await?;
@@ -133,7 +144,9 @@ impl OneJob {
             walks.extend(walk_of_ledger(position.copied, position.beyond));
         }
         refuse_null_keys(&target, &plan).await?;
-        if verify.against == Against::Source {
+        if verify.against == Against::Source && plan.key_basis.is_places() {
+            walks = vec![walk_as_a_whole(&source, table, &plan, walks, has_ledger).await?];
+        } else if verify.against == Against::Source {
             let here = cursor::highest_key(&source, &plan).await?;
             let there = cursor::highest_key(&target, &plan).await?;
             let ends = here.iter().chain(&there).chain(&end).cloned().collect();
@@ -184,6 +197,37 @@ fn went_back(words: String) -> Error {
     Error::new(Side::Target, Kind::Ledger, words).hinted(
         "the target was failed over or restored to an older state: run the job again, it copies what was lost",
     )
+}
+
+/// The one walk over a table without a key: all that lies up to where the job has come.
+async fn walk_as_a_whole(
+    source: &Session,
+    table: &TableSpec,
+    plan: &Plan,
+    walks: Vec<WalkPlan>,
+    has_ledger: bool,
+) -> Result<WalkPlan, Error> {
+    let of_ledger = walks.into_iter().next();
+    if of_ledger.as_ref().is_some_and(|walk| !walk.gaps.is_empty()) {
+        let words = format!(
+            "job {} has gaps in its ledger, and its table has no key: ranges mean nothing on the target",
+            table.job
+        );
+        return Err(
+            Error::new(Side::Target, Kind::Unsupported, words).hinted("let the job come to its end first")
+        );
+    }
+    let stop = match of_ledger {
+        Some(walk) => Some(walk.stop),
+        None if has_ledger => None,
+        None => cursor::highest_key(source, plan).await?,
+    };
+    Ok(WalkPlan {
+        walk: Walk::Source,
+        low: None,
+        stop: stop.unwrap_or_else(|| cursor::before_all(plan)),
+        gaps: Vec::new(),
+    })
 }
 
 /// The walk along the ledger's ranges, past what lies between them.

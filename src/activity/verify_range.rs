@@ -68,6 +68,7 @@ impl OneJob {
             range,
             ..
         } = &input;
+        let table = &self.trusting(table);
         let meter = BatchMeter::new(&self.throttle);
         if *against == Against::Receipts {
             let plan = self.plan_of_ledger(table, &input.digest).await?;
@@ -91,6 +92,7 @@ impl OneJob {
             meter: &meter,
         };
         let look = async || match walk {
+            _ if plan.key_basis.is_places() => verify::as_a_whole(sides, range).await,
             Walk::Target => verify::only_on_target(sides, range).await,
             _ if !plan.same_order => verify::by_keys(sides, range, *walk != Walk::Beyond).await,
             _ => verify::against_source(sides, range, *walk != Walk::Beyond).await,

@@ -18,7 +18,7 @@ use super::exit::ExitStatus;
 use super::printer::ColorChoice;
 use super::settings::{Secret, Wait};
 use crate::job::{Against, BatchRows, GiveUpAfter, JobError, JobName, OnConflict, RateLimit};
-use crate::job::{parse_concurrency, parse_interval, parse_lookback};
+use crate::job::{parse_concurrency, parse_interval, parse_lookback, parse_size};
 use crate::observe::logs::LogFormat;
 use crate::observe::progress::ProgressMode;
 use crate::table::{KeyNames, TableName};
@@ -383,6 +383,9 @@ pub struct VerifyArgs {
     /// Role that may own the ledger on the target, besides this user [env: LONGHAUL_LEDGER_OWNER]
     #[arg(long, value_name = "ROLE")]
     pub ledger_owner: Option<String>,
+    /// On a Temporal cluster: run the job's SQL (--where, --select) on the source, as this role
+    #[arg(long)]
+    pub allow_sql: bool,
     /// How progress is shown.
     #[command(flatten)]
     pub progress: ProgressArgs,
@@ -490,6 +493,14 @@ pub struct KeyArgs {
     /// Columns of the key to go along: id, or a,b [env: LONGHAUL_KEY] [default: the primary key, else a unique index]
     #[arg(long, value_name = "COLUMNS")]
     pub key: Option<KeyNames>,
+    /// Nobody writes to the source until it is copied: a table without a key is then copied as its rows lie, and that nobody has
+    /// written is looked up at the end [env: LONGHAUL_SOURCE_IS_QUIET]
+    #[arg(long)]
+    pub source_is_quiet: bool,
+    /// Copy a table without a key in one snapshot, if it takes no more than that: 1GB; interrupted, it starts again
+    /// [env: LONGHAUL_SNAPSHOT_BELOW] [default: none]
+    #[arg(long, value_name = "SIZE", value_parser = rule(parse_size))]
+    pub snapshot_below: Option<u64>,
 }
 
 /// How long servers are waited for.
@@ -522,6 +533,12 @@ pub struct ResumeArgs {
     /// Where the servers are now, if they have moved; where the passwords are, if they are in the connection texts.
     #[command(flatten)]
     pub connections: ConnectionArgs,
+    /// On a Temporal cluster: run the job's SQL (--where, --select) on the source, as this role
+    #[arg(long)]
+    pub allow_sql: bool,
+    /// On a Temporal cluster: let triggers of the target fire, as the job says [env: LONGHAUL_FIRE_TRIGGERS]
+    #[arg(long)]
+    pub fire_triggers: bool,
     /// Role that may own the ledger on the target, besides this user [env: LONGHAUL_LEDGER_OWNER]
     #[arg(long, value_name = "ROLE")]
     pub ledger_owner: Option<String>,
@@ -557,12 +574,12 @@ impl Args {
     /// Reads the command line; `--help` and errors are printed, and end the process with 0 and 2.
     pub fn parse_or_exit() -> Self {
         Self::try_parse().unwrap_or_else(|error| {
-            let text = error.render().to_string();
-            let shown = without_passwords(&text);
-            if shown == text {
+            if !error.use_stderr() {
                 error.exit();
             }
-            // The usual way would print what was typed, and a password was typed where none belongs.
+            // The usual way would print what was typed as it is: a password where none belongs, or what moves a terminal.
+            let shown = without_passwords(&error.render().to_string());
+            let shown = shown.replace('\x1b', " ");
             crate::observe::Terminal::standard().say(shown.trim_end());
             std::process::exit(ExitStatus::Usage.code().into())
         })

@@ -13,6 +13,7 @@ mod resources;
 pub mod settings;
 pub mod spelling;
 pub mod state_dir;
+mod suggested;
 mod version;
 
 use std::process::ExitCode;
@@ -47,7 +48,10 @@ fn run(args: &Args, printer: &Printer) -> report::Outcome {
     if is_quiet && !settings.is_explicit(Setting::Progress) {
         settings.progress = ProgressMode::None;
     }
-    let printer = Printer::new(printer.terminal().clone(), settings.color).quiet(is_quiet);
+    let leading = suggested::leading(settings.cluster_flags(), args.global.state_dir.as_deref());
+    let printer = Printer::new(printer.terminal().clone(), settings.color)
+        .quiet(is_quiet)
+        .leading(leading);
     let filter = std::env::var("RUST_LOG").ok();
     let log = LogOptions {
         format: settings.log_format,

@@ -7,6 +7,7 @@ use serde::Serialize;
 use tracing::Level;
 
 use super::report::Report;
+use super::suggested::completed;
 use crate::job::is_obeyed;
 use crate::observe::{Terminal, logs};
 
@@ -107,6 +108,8 @@ pub struct Printer {
     color_talk: bool,
     color_data: bool,
     is_quiet: bool,
+    /// The flags that commands which are suggested need to lead where this one does.
+    leading: String,
 }
 
 impl Printer {
@@ -117,12 +120,19 @@ impl Printer {
             color_talk: color.on(&io::stderr()),
             color_data: color.on(&io::stdout()),
             is_quiet: false,
+            leading: String::new(),
         }
     }
 
     /// The same voice, which says nothing but data and errors.
     pub fn quiet(mut self, is_quiet: bool) -> Self {
         self.is_quiet = is_quiet;
+        self
+    }
+
+    /// The same voice, whose suggested commands have these flags.
+    pub fn leading(mut self, flags: String) -> Self {
+        self.leading = flags;
         self
     }
 
@@ -146,32 +156,37 @@ impl Printer {
         if !io::stdout().is_terminal() {
             return self.data(&format!("{text}\n"));
         }
-        let printed = self.terminal.print_over(&colored(text, self.color_data));
+        let text = completed(text, &self.leading);
+        let printed = self.terminal.print_over(&colored(&text, self.color_data));
         printed.map_err(|error| Report::unwritable(&error))
     }
 
     /// Prints data to stdout, with a line's end. A reader who has gone is no error; a full disk is one.
     pub fn data(&self, text: &str) -> Result<(), Report> {
+        let text = completed(text, &self.leading);
         self.terminal
-            .print(&colored(text, self.color_data))
+            .print(&colored(&text, self.color_data))
             .map_err(|error| Report::unwritable(&error))
     }
 
     /// Prints one JSON object as one line of data.
     pub fn json(&self, value: &impl Serialize) -> Result<(), Report> {
         let line = serde_json::to_string(value).map_err(|error| Report::unwritable(&error))?;
-        self.data(&escaped(&line))
+        let printed = self.terminal.print(&escaped(&line));
+        printed.map_err(|error| Report::unwritable(&error))
     }
 
     /// Says a line on stderr, and in the log file.
     pub fn talk(&self, text: &str) {
-        logs::told(Level::INFO, text);
-        self.say(text);
+        let text = completed(text, &self.leading);
+        logs::told(Level::INFO, &text);
+        self.say(&text);
     }
 
     /// Says on stderr, and in the log file, what the operator should look at, though it stops nothing.
     pub fn warn(&self, text: &str) {
-        logs::told(Level::WARN, text);
+        let text = completed(text, &self.leading);
+        logs::told(Level::WARN, &text);
         self.say(&format!(
             "{} {text}",
             paint("warning:", Paint::Warning, self.color_talk)
@@ -180,9 +195,11 @@ impl Printer {
 
     /// Says on stderr, and in the log file, why the command ends.
     pub fn report(&self, report: &Report) {
-        logs::told(Level::ERROR, &report.render(false));
-        self.terminal
-            .say(&colored(&report.render(self.color_talk), self.color_talk));
+        let plain = report.render(false);
+        logs::told(Level::ERROR, &completed(&plain, &self.leading));
+        let text = report.render(self.color_talk);
+        let text = completed(&text, &self.leading);
+        self.terminal.say(&colored(&text, self.color_talk));
     }
 
     fn say(&self, text: &str) {

@@ -107,6 +107,14 @@ pub enum ClusterError {
         /// Why.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// It ends a connection without TLS: another kind of server, or one that is spoken to by TLS alone.
+    #[error("what answers at {address} hangs up: it is not a Temporal service, or one with TLS alone")]
+    HungUp {
+        /// Host and port.
+        address: String,
+        /// Why.
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// It answers, and is not Temporal.
     #[error("what answers at {0} is not a Temporal service")]
     Foreign(String),
@@ -142,6 +150,10 @@ impl ClusterError {
             Self::Tls { .. } => "with TLS: https://HOST:PORT, --tls-ca where its certificate is not signed by an authority that \
                                  this machine trusts, --tls-server-name where it has another name, --tls-cert and --tls-key \
                                  where it asks for ours; without TLS: http://HOST:PORT"
+                .to_owned(),
+            Self::HungUp { .. } => "give the address of its frontend, usually port 7233; where that is spoken to by TLS: \
+                                    https://HOST:PORT, with --tls-ca where its certificate is not signed by an authority that \
+                                    this machine trusts"
                 .to_owned(),
             Self::Foreign(_) => "give the address of its frontend, usually port 7233; the web UI has another one".to_owned(),
             Self::Denied { .. } => {
@@ -356,17 +368,10 @@ fn broken(address: String, is_tls: bool, error: Box<dyn Error + Send + Sync>) ->
     let source = plain
         .map_or(words.clone(), |(_, plain)| (*plain).to_owned())
         .into();
-    // A server that expects TLS takes the beginning of HTTP/2 for garbage, and hangs up.
-    let hung_up = !is_tls
-        && says(&[
-            "broken pipe",
-            "reset",
-            "closed",
-            "frame",
-            "unexpected",
-            "eof",
-            "preface",
-        ]);
+    // A server that expects TLS takes the beginning of HTTP/2 for garbage, and hangs up; one that does not like our certificate
+    // does so once its own handshake is done.
+    let hung_up = says(&["broken pipe", "reset", "closed", "eof"])
+        || (!is_tls && says(&["frame", "unexpected", "preface"]));
     let of_tls = says(&[
         "certificate",
         "corrupt message",
@@ -375,7 +380,9 @@ fn broken(address: String, is_tls: bool, error: Box<dyn Error + Send + Sync>) ->
         "handshake",
         "InvalidContentType",
     ]);
-    if hung_up || of_tls {
+    if hung_up && !is_tls {
+        ClusterError::HungUp { address, source }
+    } else if hung_up || of_tls {
         ClusterError::Tls { address, source }
     } else {
         ClusterError::Unreachable { address, source }

@@ -4,7 +4,7 @@
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::FileType;
@@ -20,10 +20,10 @@ const MEMBERS: &str = "members";
 const QUESTIONS: u32 = 5;
 const QUESTION_TAKES: Duration = Duration::from_millis(10);
 
-/// The journal is this process's to serve for as long as this lives.
-#[derive(Debug)]
+/// The journal is this process's to serve for as long as this lives. Its clones are the same lock.
+#[derive(Debug, Clone)]
 pub struct Lock {
-    _file: File,
+    file: Arc<Mutex<File>>,
 }
 
 impl Lock {
@@ -33,12 +33,44 @@ impl Lock {
     /// `Owned`, with the owner's process id, where a live process has it; `Directory` where the lock file is not ours.
     pub fn take(directory: &Directory) -> Result<Self, ConnectError> {
         match take(directory, JOURNAL)? {
-            Taken::Ours(file) => Ok(Self { _file: file }),
+            Taken::Ours(file) => Ok(Self {
+                file: Arc::new(Mutex::new(file)),
+            }),
             Taken::Theirs(pid) => Err(ConnectError::Owned {
                 path: directory.path().to_owned(),
                 pid,
             }),
         }
+    }
+
+    /// Sees that the lock file is still there, and makes it anew where somebody has removed it: others look for it. Whether it
+    /// did; a process that has the new one, and finds the journal held, lets go of it again.
+    ///
+    /// # Errors
+    /// `Owned`, `Directory`, `Lock`.
+    pub fn keep(&self, directory: &Directory) -> Result<bool, ConnectError> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_in_place(directory, JOURNAL, &file)? {
+            return Ok(false);
+        }
+        match take(directory, JOURNAL)? {
+            Taken::Ours(anew) => *file = anew,
+            Taken::Theirs(pid) => {
+                return Err(ConnectError::Owned {
+                    path: directory.path().to_owned(),
+                    pid,
+                });
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the file is there that whoever serves has locked, or had when it died.
+    ///
+    /// # Errors
+    /// `Directory`.
+    pub fn is_there(directory: &Directory) -> Result<bool, ConnectError> {
+        Ok(directory.inode(JOURNAL)?.is_some())
     }
 
     /// The process that serves, or is about to.
@@ -53,7 +85,7 @@ impl Lock {
 /// This process belongs to those that serve a state directory, one at a time, for as long as this lives.
 #[derive(Debug)]
 pub struct Membership {
-    _file: File,
+    file: Mutex<File>,
 }
 
 impl Membership {
@@ -62,10 +94,27 @@ impl Membership {
     /// # Errors
     /// `Directory`, `Lock`.
     pub fn join(directory: &Directory) -> Result<Self, ConnectError> {
+        let file = Mutex::new(Self::file(directory)?);
+        Ok(Self { file })
+    }
+
+    /// Joins again where somebody has removed the file.
+    ///
+    /// # Errors
+    /// `Directory`, `Lock`.
+    pub fn keep(&self, directory: &Directory) -> Result<(), ConnectError> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_in_place(directory, MEMBERS, &file)? {
+            *file = Self::file(directory)?;
+        }
+        Ok(())
+    }
+
+    fn file(directory: &Directory) -> Result<File, ConnectError> {
         let file = directory.file(MEMBERS)?;
         // Held alone for no longer than it takes to see that nobody else has it.
         file.lock_shared().map_err(failed(directory))?;
-        Ok(Self { _file: file })
+        Ok(file)
     }
 
     /// Whether any process belongs to them: one that serves, or is about to.
@@ -98,24 +147,20 @@ impl JobLock {
         let name = file_of(job);
         let mut asked = 0;
         loop {
-            let file = match take(directory, &name)? {
-                Taken::Ours(file) => file,
+            match take(directory, &name)? {
+                Taken::Ours(file) => {
+                    let directory = Arc::clone(directory);
+                    return Ok(Ok(Self {
+                        name,
+                        directory,
+                        _file: file,
+                    }));
+                }
                 Taken::Theirs(pid) if asked == QUESTIONS => return Ok(Err(pid)),
                 Taken::Theirs(_) => {
                     asked += 1;
                     std::thread::sleep(QUESTION_TAKES);
-                    continue;
                 }
-            };
-            // One that its holder has removed meanwhile locks nothing.
-            let opened = file.metadata().map_err(failed(directory))?.ino();
-            if directory.inode(&name)? == Some(opened) {
-                let directory = Arc::clone(directory);
-                return Ok(Ok(Self {
-                    name,
-                    directory,
-                    _file: file,
-                }));
             }
         }
     }
@@ -148,17 +193,28 @@ enum Taken {
 
 /// Locks a file alone, and writes who did it; says who has it otherwise.
 fn take(directory: &Directory, name: &str) -> Result<Taken, ConnectError> {
-    let mut file = directory.file(name)?;
-    match file.try_lock() {
-        Ok(()) => {
-            let written = file.set_len(0).and_then(|()| file.rewind());
-            let written = written.and_then(|()| write!(file, "{}", std::process::id()));
-            written.map_err(failed(directory))?;
-            Ok(Taken::Ours(file))
+    loop {
+        let mut file = directory.file(name)?;
+        match file.try_lock() {
+            Ok(()) if !is_in_place(directory, name, &file)? => {}
+            Ok(()) => {
+                let written = file.set_len(0).and_then(|()| file.rewind());
+                let written = written.and_then(|()| write!(file, "{}", std::process::id()));
+                written.map_err(failed(directory))?;
+                return Ok(Taken::Ours(file));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return pid_in(&mut file).map(Taken::Theirs).map_err(failed(directory));
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(directory)(source)),
         }
-        Err(TryLockError::WouldBlock) => pid_in(&mut file).map(Taken::Theirs).map_err(failed(directory)),
-        Err(TryLockError::Error(source)) => Err(failed(directory)(source)),
     }
+}
+
+/// Whether an open file still has the name: one that was removed meanwhile locks nothing.
+fn is_in_place(directory: &Directory, name: &str, file: &File) -> Result<bool, ConnectError> {
+    let opened = file.metadata().map_err(failed(directory))?.ino();
+    Ok(directory.inode(name)? == Some(opened))
 }
 
 /// Who has locked a file, if anybody has.
@@ -208,6 +264,29 @@ mod tests {
         }
         drop(lock);
         Lock::take(&directory).expect("nobody has it any more");
+    }
+
+    #[test]
+    fn a_lock_whose_file_was_removed_is_made_anew_unless_another_has_it() {
+        let (place, directory) = ours();
+        let lock = Lock::take(&directory).expect("nobody has it");
+        assert!(!lock.keep(&directory).expect("in place"));
+        let remove = |name: &str| std::fs::remove_file(place.path().join(name)).expect("it was there");
+        remove(JOURNAL);
+        assert!(!Lock::is_there(&directory).expect("readable"));
+        assert!(lock.keep(&directory).expect("nobody has the new one"));
+        assert!(matches!(Lock::take(&directory), Err(ConnectError::Owned { .. })));
+        remove(JOURNAL);
+        let other = Lock::take(&directory).expect("nobody has the new one");
+        assert!(matches!(lock.keep(&directory), Err(ConnectError::Owned { .. })));
+        drop(other);
+        assert!(lock.keep(&directory).expect("let go of"));
+        drop(lock);
+        let member = Membership::join(&directory).expect("anybody may");
+        remove(MEMBERS);
+        assert!(!Membership::is_taken(&directory).expect("readable"));
+        member.keep(&directory).expect("anybody may");
+        assert!(Membership::is_taken(&directory).expect("readable"));
     }
 
     #[test]

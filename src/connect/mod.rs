@@ -42,6 +42,9 @@ const SOCKET: &str = "socket";
 /// A process that has the lock and no socket yet, or no longer, is given so long.
 const OWNER_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Whoever serves gets so long to make its lock file anew, where somebody has removed it and another process has made one.
+const HELD_PAUSE: Duration = Duration::from_secs(1);
+
 /// Why no service can be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -86,6 +89,13 @@ pub enum ConnectError {
     /// The SDK's client could not be made.
     #[error("no client could be made")]
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl ConnectError {
+    /// Whether another process has the journal, though this one has the lock.
+    fn is_held(&self) -> bool {
+        matches!(self, Self::Journal(journal) if journal.is_held())
+    }
 }
 
 /// A service, and a client of it.
@@ -168,15 +178,17 @@ pub enum Place {
 pub struct Owner {
     listening: Option<Listening>,
     open: watch::Sender<Option<Service>>,
+    lock: Lock,
     // The socket may be reached through its handle.
     _directory: Arc<Directory>,
 }
 
 impl Owner {
-    fn of(service: Service, listening: Option<Listening>, directory: &Arc<Directory>) -> Self {
+    fn of(service: Service, lock: Lock, listening: Option<Listening>, directory: &Arc<Directory>) -> Self {
         Self {
             listening,
             open: watch::channel(Some(service)).0,
+            lock,
             _directory: Arc::clone(directory),
         }
     }
@@ -272,8 +284,15 @@ pub async fn reach(state_directory: &Path, mode: Mode) -> Result<Connected, Conn
         let pid = match Lock::take(&directory) {
             Ok(_) if is_shared => 0,
             Ok(lock) => {
-                let service = open(&directory, lock, mode)?;
-                let owner = Owner::of(service, None, &directory);
+                let service = match open(&directory, lock.clone(), mode) {
+                    Err(error) if error.is_held() && tokio::time::Instant::now() < end => {
+                        drop(lock);
+                        tokio::time::sleep(HELD_PAUSE).await;
+                        continue;
+                    }
+                    opened => opened?,
+                };
+                let owner = Owner::of(service, lock, None, &directory);
                 let client = client_of(owner.answers().callback()).await?;
                 return Ok(Connected {
                     client,
@@ -413,5 +432,43 @@ mod tests {
         drop(called);
         let again = tokio::time::timeout(OWNER_PATIENCE, share(root.path())).await;
         again.expect("soon").expect("nobody has it any more");
+    }
+    /// As a cleaner of old files may do.
+    #[tokio::test]
+    async fn whoever_serves_is_found_again_when_the_files_that_lead_to_it_are_removed() {
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        let root = tempfile::Builder::new().permissions(private).tempdir();
+        let root = root.expect("a directory");
+        let serving = share(root.path()).await.expect("nobody has it");
+        let attached = share(root.path()).await.expect("it answers");
+        let Place::Shared(member) = &attached.place else {
+            panic!("it is shared");
+        };
+        assert!(member.is_served_elsewhere());
+        let names = ["lock", "members", SOCKET];
+        for name in names {
+            std::fs::remove_file(root.path().join(name)).expect("it was there");
+        }
+        let end = tokio::time::Instant::now() + OWNER_PATIENCE;
+        while !names.iter().all(|name| root.path().join(name).exists()) {
+            assert!(tokio::time::Instant::now() < end, "they are not made anew");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let directory = Directory::open(root.path()).expect("ours");
+        let holder = Lock::holder(&directory).expect("readable");
+        assert_eq!(holder, Some(std::process::id()));
+        assert!(Membership::is_taken(&directory).expect("readable"));
+        let asks = reach(root.path(), Mode::Inspect).await.expect("it is found");
+        assert!(matches!(asks.place, Place::Process(_)));
+        let list = || attached.client.count_workflows("", Default::default());
+        list().await.expect("its calls are answered");
+        member.check().expect("it takes no journal that is held");
+        drop(serving);
+        let end = tokio::time::Instant::now() + OWNER_PATIENCE;
+        while member.is_served_elsewhere() {
+            assert!(tokio::time::Instant::now() < end, "nobody serves");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        list().await.expect("its calls are answered here");
     }
 }

@@ -5,7 +5,7 @@
 //! switch that points at whoever serves. While nobody does, new calls wait.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,8 +20,8 @@ use tonic::{Code, Status};
 use super::lock::Membership;
 use super::socket::Forward;
 use super::{
-    Answers, Callback, ConnectError, Connected, Directory, Lock, OWNER_PATIENCE, Owner, Place, SOCKET,
-    client_of, hostname, open, path_of, response, socket,
+    Answers, Callback, ConnectError, Connected, Directory, HELD_PAUSE, Lock, OWNER_PATIENCE, Owner, Place,
+    SOCKET, client_of, hostname, open, path_of, response, socket,
 };
 use crate::service::{
     Behind, Caller, ListenError, ListeningOnTcp, Mode, Service, TcpOptions, listen, listen_on_tcp,
@@ -53,7 +53,7 @@ pub struct Member {
     shared: Arc<Shared>,
     keeper: JoinHandle<()>,
     directory: Arc<Directory>,
-    _membership: Membership,
+    _membership: Arc<Membership>,
 }
 
 struct Shared {
@@ -70,7 +70,7 @@ struct Shared {
 /// `Silent` where the process that has the lock does not answer in time.
 pub async fn share(state_directory: &Path) -> Result<Connected, ConnectError> {
     let directory = Arc::new(Directory::open(state_directory)?);
-    let membership = Membership::join(&directory)?;
+    let membership = Arc::new(Membership::join(&directory)?);
     let shared = Arc::new(Shared {
         serving: watch::channel(Serving::Nobody).0,
         failed: Notify::new(),
@@ -83,7 +83,12 @@ pub async fn share(state_directory: &Path) -> Result<Connected, ConnectError> {
         }
         tokio::time::sleep(TRY_EVERY).await;
     }
-    let keeper = tokio::spawn(keep(Arc::clone(&shared), Arc::clone(&directory)));
+    let keeping = keep(
+        Arc::clone(&shared),
+        Arc::clone(&directory),
+        Arc::downgrade(&membership),
+    );
+    let keeper = tokio::spawn(keeping);
     let member = Member {
         shared,
         keeper,
@@ -173,7 +178,15 @@ impl Shared {
         end: tokio::time::Instant,
     ) -> Result<Result<(), ConnectError>, ConnectError> {
         let (path, pid) = match Lock::take(directory) {
-            Ok(lock) => return self.serve(directory, lock).await.map(Ok),
+            Ok(lock) => {
+                return match self.serve(directory, lock).await {
+                    Err(error) if error.is_held() => {
+                        tokio::time::sleep(HELD_PAUSE).await;
+                        Ok(Err(error))
+                    }
+                    served => served.map(Ok),
+                };
+            }
             Err(ConnectError::Owned { path, pid }) => (path, pid),
             Err(error) => return Err(error),
         };
@@ -194,13 +207,13 @@ impl Shared {
     async fn serve(&self, directory: &Arc<Directory>, lock: Lock) -> Result<(), ConnectError> {
         let directory = Arc::clone(directory);
         let served = tokio::task::spawn_blocking(move || {
-            let service = open(&directory, lock, Mode::Serve)?;
+            let service = open(&directory, lock.clone(), Mode::Serve)?;
             // What others of the dead process's time have left.
             service.outlive(&is_dead);
             // One that a dead process of ours left is replaced.
             directory.has(SOCKET, FileType::Socket)?;
             let listening = listen(service.clone(), &directory.socket_path(SOCKET))?;
-            Ok::<_, ConnectError>(Owner::of(service, Some(listening), &directory))
+            Ok::<_, ConnectError>(Owner::of(service, lock, Some(listening), &directory))
         });
         let owner = served
             .await
@@ -217,6 +230,31 @@ impl Shared {
         let owner = owner.as_ref()?;
         let listening = owner.listening.as_ref()?;
         Some((owner.open.subscribe(), Arc::clone(&listening.left)))
+    }
+
+    /// Makes anew what leads others here, where somebody has removed it. To those that come by the old socket the calls that
+    /// are under way fail; they try them again by the new one.
+    fn be_found(&self, directory: &Directory) -> Result<(), ConnectError> {
+        let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(owner) = owner.as_mut() else {
+            return Ok(());
+        };
+        let again = |name: &str| {
+            tracing::warn!(
+                "somebody has removed {name} from the state directory {}, where other processes look for it: it is made anew",
+                directory.path().display()
+            );
+        };
+        if owner.lock.keep(directory)? {
+            again("the lock file");
+        }
+        if let (false, Some(service)) = (directory.has(SOCKET, FileType::Socket)?, owner.service()) {
+            // Dropped first: it removes what has its name.
+            owner.listening = None;
+            owner.listening = Some(listen(service, &directory.socket_path(SOCKET))?);
+            again("the socket");
+        }
+        Ok(())
     }
 
     /// The callback that the SDK's client makes its calls with.
@@ -277,26 +315,49 @@ impl Behind for Shared {
     }
 }
 
-/// Looks, for as long as another process serves, whether it still does; then, who of the others has died.
-async fn keep(shared: Arc<Shared>, directory: Arc<Directory>) {
-    while matches!(*shared.serving.borrow(), Serving::There(_)) {
-        let kept = look(&shared, &directory).await;
-        if let Err(error) = kept {
+/// Looks, for as long as another process serves, whether it still does; then to it that this one is found, and who of the
+/// others has died.
+async fn keep(shared: Arc<Shared>, directory: Arc<Directory>, membership: Weak<Membership>) {
+    loop {
+        if let Some(Err(error)) = membership.upgrade().map(|it| it.keep(&directory)) {
+            tracing::trace!(%error, "this process is no member of the state directory");
+        }
+        let is_there = match *shared.serving.borrow() {
+            Serving::There(_) => true,
+            Serving::Here(_) => false,
+            Serving::Nobody | Serving::Failed(_) => return,
+        };
+        if !is_there {
+            match shared.served() {
+                Some((open, left)) => tend(&shared, &directory, &open, &left).await,
+                None => return,
+            }
+        } else if let Err(error) = look(&shared, &directory).await {
             tracing::debug!(%error, "this process cannot serve");
             shared.serving.send_replace(Serving::Failed(Arc::new(error)));
         }
     }
-    let Some((open, left)) = shared.served() else {
-        return;
-    };
-    drop(shared);
-    loop {
-        left.notified().await;
-        // Its connections go before it does.
-        tokio::time::sleep(DIES_WITHIN).await;
-        match &*open.borrow() {
-            Some(service) => service.outlive(&is_dead),
-            None => return,
+}
+
+/// One look around of the process that serves.
+async fn tend(
+    shared: &Shared,
+    directory: &Directory,
+    open: &watch::Receiver<Option<Service>>,
+    left: &Notify,
+) {
+    tokio::select! {
+        () = left.notified() => {
+            // Its connections go before it does.
+            tokio::time::sleep(DIES_WITHIN).await;
+            if let Some(service) = &*open.borrow() {
+                service.outlive(&is_dead);
+            }
+        }
+        () = tokio::time::sleep(LOOK_EVERY) => {
+            if let Err(error) = shared.be_found(directory) {
+                tracing::trace!(%error, "this process may not be found");
+            }
         }
     }
 }
@@ -331,15 +392,25 @@ async fn look(shared: &Shared, directory: &Arc<Directory>) -> Result<(), Connect
         () = shared.failed.notified() => true,
         () = tokio::time::sleep(LOOK_EVERY) => false,
     };
-    match Lock::take(directory) {
+    // A process that ends or dies leaves the file; where somebody else has removed it, the one that serves makes it anew.
+    if !has_failed && !Lock::is_there(directory)? {
+        return Ok(());
+    }
+    let must_find = match Lock::take(directory) {
         Ok(lock) => {
             shared.serving.send_replace(Serving::Nobody);
-            return shared.serve(directory, lock).await;
+            match shared.serve(directory, lock).await {
+                Err(error) if error.is_held() => {
+                    tokio::time::sleep(HELD_PAUSE).await;
+                    true
+                }
+                served => return served,
+            }
         }
-        Err(ConnectError::Owned { .. }) => {}
+        Err(ConnectError::Owned { .. }) => has_failed,
         Err(error) => return Err(error),
-    }
-    if has_failed {
+    };
+    if must_find {
         shared.serving.send_replace(Serving::Nobody);
         let end = || tokio::time::Instant::now() + WAIT_FOR_SERVICE;
         // It has only just taken the lock, or lets go of it, or stands still.

@@ -10,9 +10,9 @@ mod spec;
 pub mod status;
 mod tuning;
 
-pub use crate::table::{Against, OnConflict, is_obeyed};
+pub use crate::table::{Against, OnConflict, is_obeyed, shown};
 pub use error::{Difference, JobError, Mismatch};
 pub use name::{ConnectionName, JobName};
-pub use rate::RateLimit;
+pub use rate::{RateLimit, parse_size};
 pub use spec::{End, Ends, GiveUpAfter, JobSpec, Kind, VerifySpec, parse_interval, parse_lookback};
 pub use tuning::{BatchRows, Tuning, TuningChange, parse_concurrency};

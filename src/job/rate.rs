@@ -68,6 +68,17 @@ impl std::str::FromStr for RateLimit {
     }
 }
 
+/// Reads a size, `1GB` or `512MiB`; gives bytes, at least one.
+pub fn parse_size(text: &str) -> Result<u64, JobError> {
+    parse_bytes(text.trim())
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| JobError::Value {
+            flag: "--snapshot-below",
+            value: text.to_owned(),
+            rule: "it must be a size, as in `1GB` or `512MiB`",
+        })
+}
+
 fn parse_bytes(text: &str) -> Option<u64> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')

@@ -146,6 +146,7 @@ mod tests {
     fn column(name: &str, order: Option<&str>) -> KeyColumn {
         KeyColumn {
             name: name.to_owned(),
+            target_name: None,
             type_name: "integer".to_owned(),
             target_type: None,
             collation: None,

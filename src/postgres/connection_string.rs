@@ -366,7 +366,8 @@ fn without_spaces(text: &str) -> String {
     written
 }
 
-fn is_secret(key: &str) -> bool {
+/// Whether a setting's value is a password.
+pub(super) fn is_secret(key: &str) -> bool {
     key.contains("pass") && key != "passfile"
 }
 

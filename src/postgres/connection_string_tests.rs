@@ -322,12 +322,49 @@ fn a_url_in_the_place_of_a_name_is_refused_and_not_shown() {
     for text in [
         "host=h dbname=postgres://app:S3cret@h/media user=app",
         "host=postgresql://app:S3cret@h/media",
-        "postgres://app@h/postgres%3A%2F%2Fapp%3AS3cret@h%2Fmedia",
+        "postgres://app@h/postgres%3A%2F%2Fapp%3AS3cret%40h%2Fmedia",
     ] {
         let error = text.parse::<ConnectionString>().expect_err(text);
         assert!(
             error.contains("holds a URL") && !error.contains("S3cret"),
             "{error}"
         );
+    }
+}
+
+#[test]
+fn a_password_in_the_place_of_another_setting_is_refused_and_not_shown() {
+    for (text, words) in [
+        (
+            "host=h dbname='host=h password=S3cret'",
+            "dbname holds a password",
+        ),
+        (
+            "host=h dbname='PASSWORD=S3cret user=app'",
+            "dbname holds a password",
+        ),
+        ("host=h user='app sslpassword=S3cret'", "user holds a password"),
+        (
+            "host=h options='-c my.password=S3cret'",
+            "options holds a password",
+        ),
+        (
+            "host=h application_name=password=S3cret",
+            "application_name holds a password",
+        ),
+        ("postgres://app@h/password%3DS3cret", "dbname holds a password"),
+        (
+            "host=h application_name=https://app:S3cret@h",
+            "application_name holds a URL",
+        ),
+    ] {
+        let error = text.parse::<ConnectionString>().expect_err(text);
+        assert!(error.starts_with(words) && !error.contains("S3cret"), "{error}");
+    }
+    for text in [
+        "host=h dbname=a=b user=app password=S3cret://a@b",
+        "host=h options='-c password_encryption=md5' application_name=https://wiki.example.net",
+    ] {
+        text.parse::<ConnectionString>().expect(text);
     }
 }

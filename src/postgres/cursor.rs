@@ -8,6 +8,7 @@ use super::connect::{Session, TextRow};
 use super::copy::{filtered, under_path_of_expressions};
 use super::error::{Error, Kind, Result, Side};
 use super::identifier::{quote_identifier, quote_table};
+use super::places;
 use crate::table::{Key, KeyColumn, KeyRange, Plan, SourceKind};
 
 /// More keys than this are sorted in several statements' worth of memory; a ledger has far fewer segments.
@@ -30,6 +31,9 @@ pub async fn next_range_end(
     if stop.is_some() && low == stop {
         return Ok(None);
     }
+    if plan.key_basis.is_places() && source.side() == Side::Source {
+        return places::next_range_end(source, plan, low, stop, rows).await;
+    }
     if let Some(key) = nth_key(source, plan, low, stop, rows).await? {
         return Ok(Some(key));
     }
@@ -48,6 +52,12 @@ pub async fn next_range_end(
     }
 }
 
+/// What lies before all rows of a table without a key.
+#[must_use]
+pub fn before_all(plan: &Plan) -> Key {
+    places::before_all(plan)
+}
+
 /// The key of the row of that number, from 1, of those above `low` and not above `stop`; `None` where there are fewer.
 ///
 /// # Errors
@@ -61,7 +71,8 @@ pub async fn nth_key(
 ) -> Result<Option<Key>> {
     let side = session.side();
     let condition = where_between(side, plan, low, stop);
-    let (keys, order, from) = (key_outputs(plan), key_list(plan, ""), table_of(side, plan));
+    let (keys, order) = (key_outputs(side, plan, "t"), key_list(side, plan, ""));
+    let from = table_of(side, plan);
     let offset = number.max(1) - 1;
     let sql = format!("SELECT {keys} FROM {from}{condition} ORDER BY {order} OFFSET {offset} LIMIT 1");
     let what = format!("find the next batch of source table {}", plan.source);
@@ -85,10 +96,10 @@ pub(super) async fn key_within(
     let side = session.side();
     let sql = format!(
         "SELECT {} FROM {}{} ORDER BY {} OFFSET {} LIMIT 1",
-        key_outputs(plan),
+        key_outputs(side, plan, "t"),
         table_of(side, plan),
         filtered(side, plan, &where_range(side, plan, range)),
-        key_list(plan, ""),
+        key_list(side, plan, ""),
         rows.max(1) - 1
     );
     let sql = under_path_of_expressions(side, plan, &sql);
@@ -104,6 +115,12 @@ pub(super) async fn key_within(
 /// What goes wrong in asking the source.
 pub async fn highest_key(session: &Session, plan: &Plan) -> Result<Option<Key>> {
     let side = session.side();
+    if plan.key_basis.is_places() {
+        return match side {
+            Side::Source => places::last(session, plan).await,
+            Side::Target => Ok(None),
+        };
+    }
     let table = match side {
         Side::Source => &plan.source,
         Side::Target => &plan.target,
@@ -188,7 +205,8 @@ async fn last_key(
     condition: &str,
     offset: u64,
 ) -> Result<Option<Key>> {
-    let (keys, order) = (key_outputs(plan), key_list(plan, " DESC"));
+    let side = session.side();
+    let (keys, order) = (key_outputs(side, plan, "t"), key_list(side, plan, " DESC"));
     let from = table_of(session.side(), plan);
     let sql = format!("SELECT {keys} FROM {from}{condition} ORDER BY {order} OFFSET {offset} LIMIT 1");
     session
@@ -289,20 +307,16 @@ pub(super) fn operands(side: Side, plan: &Plan, alias: &str) -> Vec<String> {
         operand(
             side,
             column,
-            &format!("{alias}.{}", quote_identifier(&column.name)),
+            &format!("{alias}.{}", quote_identifier(name_on(side, column))),
         )
     });
     operands.collect()
 }
 
-fn key_outputs(plan: &Plan) -> String {
-    key_outputs_of(plan, "t")
-}
-
 /// The key's columns as their types' output functions write them (a cast to text may be something else), a null as a null.
-pub(super) fn key_outputs_of(plan: &Plan, alias: &str) -> String {
+pub(super) fn key_outputs(side: Side, plan: &Plan, alias: &str) -> String {
     let outputs = plan.key.iter().map(|column| {
-        let column = format!("{alias}.{}", quote_identifier(&column.name));
+        let column = format!("{alias}.{}", quote_identifier(name_on(side, column)));
         // A null would come out as an empty text. IS NULL says something else of a row's type.
         format!("CASE WHEN {column} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {column}) END")
     });
@@ -345,11 +359,19 @@ fn may_be_array(column: &KeyColumn) -> bool {
         .any(|name| name.ends_with("[]") || name.contains("._") || name.contains(".\"_"))
 }
 
-fn key_list(plan: &Plan, suffix: &str) -> String {
+/// A column of the key, by its name on one side.
+pub(super) fn name_on(side: Side, column: &KeyColumn) -> &str {
+    match side {
+        Side::Source => &column.name,
+        Side::Target => column.name_on_target(),
+    }
+}
+
+fn key_list(side: Side, plan: &Plan, suffix: &str) -> String {
     let columns = plan
         .key
         .iter()
-        .map(|column| format!("{}{suffix}", quote_column(&column.name)));
+        .map(|column| format!("{}{suffix}", quote_column(name_on(side, column))));
     columns.collect::<Vec<_>>().join(", ")
 }
 

@@ -133,6 +133,14 @@ pub async fn look(
 pub async fn survey(source: &Session, target: &Session, spec: &TableSpec, ask: &Ask) -> Survey {
     let purpose = if ask.sync { Purpose::Sync } else { Purpose::Copy };
     let mut survey = catalog::survey(source, target, spec, purpose).await;
+    if let (Some(plan), true) = (&survey.plan, ask.sync && ask.lookback)
+        && plan.key_basis.is_places()
+        && let Growth::Unknown(why) = &plan.growth
+    {
+        survey
+            .troubles
+            .push(need_not_grow(plan, why).hinted("copy it once: longhaul migrate"));
+    }
     if let (Some(plan), true, false) = (&survey.plan, ask.sync, ask.lookback) {
         let refused = refuse_sync(plan);
         let may_read = |right: &Right| right.side == Side::Target || right.granted;
@@ -186,7 +194,8 @@ async fn inspect(source: &Session, target: &Session, spec: &TableSpec, ask: &Ask
         let found = ledger::inspect(target, spec, &plan).await;
         let Some(found) = survey.keep(found) else { return };
         (survey.found, survey.known) = (found.tally, found.known);
-        if !ask.sync {
+        // In a snapshot that is gone the table starts again, whatever it is by now.
+        if !ask.sync && !plan.key_basis.is_in_snapshot() {
             let checked = ledger::check_source(source, target, spec, &plan).await;
             survey.keep(checked);
             let told = look_again(source, target, spec, &plan, survey).await;

@@ -6,6 +6,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use super::file::read_text;
+
 /// The password of the first line that matches; `None` if there is none, no file, or one that others can read.
 pub(super) fn find_password(
     path: &Path,
@@ -23,7 +25,7 @@ pub(super) fn find_password(
         tracing::warn!(path = %path.display(), "password file can be read by group or others; it is not used (chmod 0600)");
         return None;
     }
-    let text = std::fs::read_to_string(path).ok()?;
+    let text = read_text(std::fs::File::open(path).ok()?).ok()?;
     search(&text, [host, &port.to_string(), database, user])
 }
 

@@ -4,6 +4,7 @@
 //! around it is known. What libpq knows and this program does not do is refused where leaving it out would make a
 //! connection less safe than was asked for.
 
+use super::connection_string::is_secret;
 use super::passfile;
 use super::require_auth::RequireAuth;
 use std::collections::BTreeMap;
@@ -181,32 +182,41 @@ impl Values<'_> {
 
 /// Looks for mistakes that can be seen without anything around.
 pub(super) fn check(settings: &Settings) -> Result<(), String> {
-    no_url_within(settings)?;
+    no_password_within(settings)?;
     let values = Values(settings);
     addresses(&values)?;
     ssl_mode(&values)?;
     options(&values, None).map(drop)
 }
 
-/// A connection URL in the place of a name, as psql takes it in that of a database, is refused: a password in it would be
-/// shown with the name.
-fn no_url_within(settings: &Settings) -> Result<(), String> {
-    let is_url = |text: &str| {
-        ["postgres://", "postgresql://"]
+/// A connection URL in the place of a name, or settings with a password in them, as psql takes both in that of a database, are
+/// refused: a password in them would be shown with the name.
+fn no_password_within(settings: &Settings) -> Result<(), String> {
+    let others = settings.iter().filter(|(key, _)| !is_secret(key));
+    for (key, value) in others {
+        let text = value.trim_start().to_ascii_lowercase();
+        let begins_as_url = ["postgres://", "postgresql://"]
             .iter()
-            .any(|scheme| text.trim_start().starts_with(scheme))
-    };
-    match settings.iter().find(|(_, value)| is_url(value)) {
-        Some((key, _)) => Err(format!(
-            "{key} holds a URL: give that alone, in the place of all the rest"
-        )),
-        None => Ok(()),
+            .any(|scheme| text.starts_with(scheme));
+        let has_user = |(_, rest): (&str, &str)| rest.contains('@');
+        if begins_as_url || text.split_once("://").is_some_and(has_user) {
+            return Err(format!(
+                "{key} holds a URL: give that alone, in the place of all the rest"
+            ));
+        }
+        let mut words = text.split(|c: char| c.is_ascii_whitespace() || c == '.');
+        if words.any(|word| word.starts_with("password=") || word.starts_with("sslpassword=")) {
+            return Err(format!(
+                "{key} holds a password: give it as a setting of its own, where it is not shown"
+            ));
+        }
     }
+    Ok(())
 }
 
 /// Decides everything.
 pub(super) fn resolve(settings: &Settings, around: &Surroundings<'_>) -> Result<Resolved, String> {
-    no_url_within(settings)?;
+    no_password_within(settings)?;
     let values = Values(settings);
     let user = match values.get("user") {
         Some(user) => user.to_owned(),

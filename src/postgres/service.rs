@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use super::file::read_text;
+
 /// The settings of one service; `None` where the file has no such section.
 ///
 /// # Errors
 /// In words, where the file cannot be read or a line is none of comment, section or setting.
 pub(super) fn read_service(path: &Path, service: &str) -> Result<Option<Vec<(String, String)>>, String> {
-    let text = match std::fs::read_to_string(path) {
+    let text = match std::fs::File::open(path).and_then(read_text) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {

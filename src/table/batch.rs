@@ -51,6 +51,9 @@ pub struct Fence {
     /// Batches that were confirmed, and that no later one in this list vouches for.
     #[serde(default)]
     pub witnesses: Vec<u64>,
+    /// The snapshot of the source in which a batch reads, where all of them read in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
 }
 
 impl Key {

@@ -1,5 +1,6 @@
 //! What a table is copied along: what the operator says of it, and what vouches for it.
 
+use super::TableName;
 use super::name::{part, split};
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,12 @@ pub struct KeyChoice {
     /// The columns of the key, where they are named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<KeyNames>,
+    /// Whether nobody writes to the source: then a table without a key is copied in the order in which its rows lie.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub source_is_quiet: bool,
+    /// Up to how many bytes a table without a key is copied within one snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_below_bytes: Option<u64>,
 }
 
 impl KeyChoice {
@@ -84,6 +91,33 @@ pub enum KeyBasis {
         #[serde(default)]
         repeatable: bool,
     },
+    /// None: rows are told apart by where they lie, block after block, table after table. They must not move meanwhile.
+    Places {
+        /// The tables that hold the rows, in the order of their numbers: the table itself, or its partitions.
+        leaves: Vec<Leaf>,
+        /// Whether each place is named, since the server cannot go over a range of them: before version 14.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_place: bool,
+        /// Whether all of them are read in one snapshot, so that whoever writes to them does no harm.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        in_snapshot: bool,
+    },
+}
+
+/// A table that holds rows of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaf {
+    /// Its number.
+    pub oid: u32,
+    /// Its name, with its schema.
+    pub table: TableName,
+}
+
+/// Since when nobody may have written to a source: the first transaction, with its epoch, that was not over when it was noted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StillSince {
+    /// Its number.
+    pub transaction: u64,
 }
 
 impl KeyBasis {
@@ -98,9 +132,37 @@ impl KeyBasis {
     pub fn nullable(&self) -> &[String] {
         match self {
             Self::Rows { nullable, .. } => nullable,
-            Self::Index => &[],
+            Self::Index | Self::Places { .. } => &[],
         }
     }
+
+    /// Whether rows are told apart by where they lie.
+    #[must_use]
+    pub fn is_places(&self) -> bool {
+        matches!(self, Self::Places { .. })
+    }
+
+    /// Whether all of the rows are read in one snapshot.
+    #[must_use]
+    pub fn is_in_snapshot(&self) -> bool {
+        matches!(
+            self,
+            Self::Places {
+                in_snapshot: true,
+                ..
+            }
+        )
+    }
+}
+
+/// The snapshot in which the rows of a table are read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotHeld {
+    /// What the source calls it.
+    pub name: String,
+    /// Whether all of its rows were copied, so that nobody needs it any more.
+    #[serde(default)]
+    pub is_over: bool,
 }
 
 /// What the source is.

@@ -24,7 +24,7 @@ pub use batch::{Batch, Fence, Key, KeyRange, Pass};
 pub use collation::CollationDefinition;
 pub use expression::{Expression, ExpressionError};
 pub use finding::{Against, Difference, Findings, RepairFailure, TOLD_MAX};
-pub use key::{KeyBasis, KeyChoice, KeyNames, KeyNamesError, SourceKind};
+pub use key::{KeyBasis, KeyChoice, KeyNames, KeyNamesError, Leaf, SnapshotHeld, SourceKind, StillSince};
 pub use name::{NameError, TableName};
 pub use plan::{
     Column, CopyFormat, DatabaseIdentity, EnumLabel, Growth, KeyColumn, OnConflict, Order, Plan, PlanDigest,

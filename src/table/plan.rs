@@ -190,8 +190,11 @@ fn labels_shown(labels: &[EnumLabel]) -> String {
 /// A column of the key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyColumn {
-    /// Its name, the same on both sides.
+    /// Its name on the source.
     pub name: String,
+    /// Its name on the target, where that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_name: Option<String>,
     /// Its type on the source, quoted and qualified so that a literal can be cast to it under any search path.
     #[serde(rename = "type")]
     pub type_name: String,
@@ -214,6 +217,14 @@ pub struct KeyColumn {
     /// How the target does.
     #[serde(default)]
     pub target_order: Option<Order>,
+}
+
+impl KeyColumn {
+    /// Its name on the target.
+    #[must_use]
+    pub fn name_on_target(&self) -> &str {
+        self.target_name.as_deref().unwrap_or(&self.name)
+    }
 }
 
 /// How values of an extension's type are compared: by the operators behind the type's indexes, and by no other of their name.
@@ -427,6 +438,18 @@ impl Plan {
         }
         if table_of(&self.source_files) != table_of(&earlier.source_files) {
             found.push("the source table is another one under that name".to_owned());
+        }
+        if self.key_basis.is_places()
+            && earlier.key_basis.is_places()
+            // In a snapshot that is gone the table starts again.
+            && !self.key_basis.is_in_snapshot()
+            && self.source_files != earlier.source_files
+        {
+            found.push(
+                "the source table was rewritten or emptied, or has other partitions (VACUUM FULL, CLUSTER, TRUNCATE, ALTER \
+                 TABLE): its rows lie in other places"
+                    .to_owned(),
+            );
         }
         for column in &self.columns {
             if earlier.columns.iter().all(|before| before.name != column.name) {

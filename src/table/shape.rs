@@ -69,6 +69,12 @@ impl Shape {
         *self == Self::default()
     }
 
+    /// Whether SQL of the operator's is in it.
+    #[must_use]
+    pub fn has_expressions(&self) -> bool {
+        self.filter.is_some() || !self.selections.0.is_empty()
+    }
+
     /// The target's name of a column of the source.
     #[must_use]
     pub fn name_on_target<'a>(&'a self, column: &'a str) -> &'a str {

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::workflow::CopyTable;
 
-pub use crate::activity::{Activities, Beat, Failure, Hold, INTERRUPTED, Jobs, PAUSED};
+pub use crate::activity::{Activities, Beat, Failure, Hold, INTERRUPTED, Jobs, PAUSED, Sql, Trust};
 pub use task_queue::{TASK_QUEUES, Way, of_databases, of_job, polling};
 pub use tuned::keep_tuned;
 

@@ -6,18 +6,24 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt, stream};
 use temporalio_client::{
     Client, WorkflowDescribeOptions, WorkflowExecutionStatus, WorkflowHandle, WorkflowQueryOptions,
 };
 use tokio::task::JoinHandle;
 
 use super::{Jobs, polling};
+use crate::job::shown;
 use crate::workflow::CopyTable;
 
 /// A limit holds that long after it was tuned, at the latest. A cluster's owner may pay for each question.
 const ASK_EVERY: Duration = Duration::from_secs(2);
 /// How soon a job is noticed that has just come.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// So many workflows are asked at once.
+const ASKED_AT_ONCE: usize = 16;
+/// The type of a job's workflow.
+const WORKFLOW: &str = "CopyTable";
 /// A workflow that does not answer within this time is asked again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 
@@ -34,11 +40,14 @@ pub fn keep_tuned(client: Client, task_queue: String, jobs: Arc<Jobs>) -> JoinHa
                 && let Ok(workers) = polling(&client, &task_queue).await
             {
                 let workers = u64::try_from(workers.len()).unwrap_or(u64::MAX).max(1);
-                for name in due {
-                    if keep(&client, name, workers, &jobs).await {
-                        told.insert(name.clone(), Instant::now());
-                    }
-                }
+                // Side by side: one that does not answer keeps no other waiting.
+                let due: Vec<String> = due.into_iter().cloned().collect();
+                let kept = stream::iter(due).map(|name| {
+                    let (client, jobs) = (client.clone(), Arc::clone(&jobs));
+                    async move { keep(&client, &name, workers, &jobs).await.then_some(name) }
+                });
+                let kept: Vec<_> = kept.buffer_unordered(ASKED_AT_ONCE).collect().await;
+                told.extend(kept.into_iter().flatten().map(|name| (name, Instant::now())));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -49,11 +58,24 @@ pub fn keep_tuned(client: Client, task_queue: String, jobs: Arc<Jobs>) -> JoinHa
 async fn keep(client: &Client, name: &str, workers: u64, jobs: &Jobs) -> bool {
     let handle: WorkflowHandle<Client, CopyTable> = client.get_workflow_handle(name);
     let described = handle.describe(WorkflowDescribeOptions::default()).await;
-    if described.is_ok_and(|described| described.status() != WorkflowExecutionStatus::Running) {
-        jobs.forget(name);
-        return true;
-    }
     let hold = jobs.hold(name);
+    if let Ok(described) = described {
+        if described.status() != WorkflowExecutionStatus::Running {
+            jobs.forget(name);
+            return true;
+        }
+        let workflow = described.workflow_type();
+        if workflow != WORKFLOW {
+            if hold.disown() {
+                tracing::warn!(
+                    "workflow {} is of type {}, no job of longhaul's: what it asks of this worker is refused",
+                    shown(name),
+                    shown(workflow)
+                );
+            }
+            return true;
+        }
+    }
     let asked = hold.ask();
     let query = handle.query(CopyTable::progress, (), WorkflowQueryOptions::default());
     let Ok(Ok(progress)) = tokio::time::timeout(ANSWER_WITHIN, query).await else {

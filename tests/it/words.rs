@@ -301,3 +301,58 @@ fn a_watch_of_a_job_that_nobody_runs_goes_on_heeds_ctrl_c_and_keeps_nobody_from_
     let canceled = stage.run(&["cancel", JOB, "--wait"]);
     canceled.assert_code(0).assert_said(&["is canceled"]);
 }
+
+#[test]
+fn a_suggested_command_leads_to_the_state_directory_that_was_given() {
+    let stage = Stage::new(100);
+    stage.begin(&mut stage.migrate(&[])).end().assert_code(0);
+    let state = stage.state();
+    let state = state.to_str().unwrap();
+    let given = stage
+        .run(&["status", "nothing", "--state-dir", state])
+        .assert_code(2);
+    given.assert_said(&[&format!("`longhaul list --state-dir {state}` shows all jobs")]);
+    // From the environment, which the next command has as well.
+    stage
+        .run(&["status", "nothing"])
+        .assert_code(2)
+        .assert_said(&["`longhaul list` shows all jobs"]);
+}
+
+#[test]
+fn a_check_waits_for_servers_as_long_as_it_is_told_to() {
+    let stage = Stage::new(0);
+    let closed = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    let source = format!("postgres://a@127.0.0.1:{closed}/d");
+    let check = [
+        "check",
+        "--source",
+        &source,
+        "--target",
+        &stage.target,
+        "--table",
+        JOB,
+    ];
+    let began = std::time::Instant::now();
+    let ended = stage.run(&[&check[..], &["--wait=3s"]].concat()).assert_code(3);
+    assert!(began.elapsed() >= std::time::Duration::from_secs(3), "{ended:?}");
+    ended.assert_said(&["source waited for since", "(--wait)"]);
+}
+
+#[test]
+fn a_file_without_an_end_and_arguments_that_move_a_terminal_are_refused_in_plain_words() {
+    let stage = Stage::new(0);
+    let endless = stage.run(&["migrate", "--config", "/dev/zero"]).assert_code(2);
+    endless.assert_said(&["/dev/zero", "larger than"]);
+    for arguments in [
+        ["status\x1b[2J\x1b[31m", "a"],
+        ["migrate", "--tab\x1b]0;x\x07le"],
+        ["list", "--color=\x1b[8m"],
+    ] {
+        let ended = stage.run(&arguments).assert_code(2);
+        assert!(!ended.stderr.contains(['\x1b', '\x07']), "{ended:?}");
+    }
+}

@@ -257,6 +257,11 @@ async fn a_trigger_that_drops_rows_is_noticed_and_nothing_is_kept() {
     ] {
         for on_conflict in [OnConflict::Error, OnConflict::Skip, OnConflict::Update] {
             let databases = Databases::new(table, rows).await;
+            let is_whole = table == partitioned && trigger == dropping;
+            if is_whole && databases.target.server_version() < 130_000 {
+                // It has no such trigger of a partitioned table.
+                continue;
+            }
             sql(&databases.target_url, &trigger).await;
             let mut spec = spec("t", on_conflict);
             let error = databases.try_run(spec.clone()).await.err().unwrap();

@@ -251,7 +251,8 @@ async fn a_batch_is_found_by_number_and_pass_and_a_first_copy_by_its_range_too()
         .await
         .unwrap();
     assert_eq!((looked.rows, copied.rows), (2, 30));
-    let find = async |batch: Batch| ledger::find(&databases.target, &run.spec, &run.plan, &batch).await;
+    let find =
+        async |batch: Batch| ledger::find(&databases.target, &run.spec, &run.plan, &run.fence, &batch).await;
     let found = async |batch: Batch| find(batch).await.unwrap();
     assert_eq!(found(batch(1, second.clone())).await, Some(copied));
     assert_eq!(found(another_look(2, second.clone())).await, Some(looked));
@@ -288,6 +289,37 @@ async fn a_batch_is_found_by_number_and_pass_and_a_first_copy_by_its_range_too()
                 "{shown}"
             ),
         }
+    }
+}
+
+/// The later run's batches are cut where it likes: their numbers are its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_of_a_run_that_was_taken_over_is_told_so_whatever_the_later_run_has_copied() {
+    let databases = Databases::new(TABLE, ROWS).await;
+    let earlier = databases.opened("t").await;
+    let later = databases.opened("t").await;
+    databases
+        .copy(&later, &batch(0, range(None, "40")))
+        .await
+        .unwrap();
+    let (source, target) = (&databases.source, &databases.target);
+    for again in [
+        batch(0, range(None, "30")),
+        batch(1, range(None, "40")),
+        batch(1, range(Some("30"), "60")),
+    ] {
+        let error = earlier.copy(source, target, &again, true).await.unwrap_err();
+        let words = error.chain();
+        assert_eq!(error.kind(), Kind::Fenced, "{again:?}: {words}");
+        assert!(
+            words.contains("was taken over by another process at 20"),
+            "{words}"
+        );
+        assert!(
+            error.hint().contains("the same command continues"),
+            "{}",
+            error.hint()
+        );
     }
 }
 
@@ -344,4 +376,30 @@ async fn a_job_that_shares_a_table_without_a_unique_index_is_stopped_as_often_as
             .await
             .unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migrate_does_not_end_on_a_source_that_was_changed_during_its_last_batch() {
+    let ddl = "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, m mood)";
+    let databases = Databases::new(ddl, "INSERT INTO t SELECT i, 'sad' FROM generate_series(1, 10) i").await;
+    let run = databases.opened("t").await;
+    databases.copy(&run, &batch(0, range(None, "10"))).await.unwrap();
+    let position = databases.position(&run).await;
+    let conclude = async || {
+        let (target, source) = (&databases.target, &databases.source);
+        ledger::conclude(target, source, &run.spec, &run.plan, &run.fence, &position).await
+    };
+    conclude().await.unwrap();
+    let renamed = "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'";
+    sql(&databases.source_url, renamed).await;
+    let error = conclude().await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.side()),
+        (Kind::TableChanged, Side::Source),
+        "{}",
+        error.chain()
+    );
+    sql(&databases.source_url, "DROP TABLE t").await;
+    let error = conclude().await.unwrap_err();
+    assert_eq!(error.side(), Side::Source, "{}", error.chain());
 }

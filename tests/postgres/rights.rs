@@ -51,6 +51,7 @@ impl User {
             epoch: position.epoch,
             digest: found.plan.digest.clone(),
             witnesses: Vec::new(),
+            snapshot: None,
         };
         Ok((found.plan, fence))
     }

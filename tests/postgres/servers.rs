@@ -181,6 +181,7 @@ pub async fn run(source: &Session, target: &Session, spec: TableSpec) -> Result<
         epoch: position.epoch,
         digest: plan.digest.clone(),
         witnesses: Vec::new(),
+        snapshot: None,
     };
     Ok(Run {
         spec,

@@ -259,7 +259,7 @@ async fn every_future_may_move_between_threads() {
         let high = cursor::next_range_end(source, &plan, None, None, 5).await?;
         assert_eq!((high, target_is_empty(target, &plan).await?), (None, true));
         let wanted = batch(0, range(None, "9"));
-        ledger::find(target, &spec, &plan, &wanted).await?;
+        ledger::find(target, &spec, &plan, &run.fence, &wanted).await?;
         ledger::check(target, &spec, &plan, &run.fence).await?;
         databases.copy(&run, &wanted).await?;
         databases

@@ -1,7 +1,7 @@
 //! Tables that are not the same on both sides: what fits is copied and verified, what the operator said is what is read, and
 //! what would lose something is refused with what it would lose.
 
-use crate::servers::{Databases, Run, another_look, batch, range, spec, sql, value};
+use crate::servers::{Databases, Run, another_look, batch, key, range, spec, sql, value};
 use longhaul::postgres::{Kind, Side, Unmetered, cursor, examine, verify};
 use longhaul::table::{CopyFormat, KeyRange, OnConflict, Shape, TableSpec};
 
@@ -230,6 +230,67 @@ async fn rows_columns_names_and_values_are_those_that_were_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_may_have_another_name_and_a_wider_type_on_the_target() {
+    let databases = databases(
+        "CREATE TABLE t (id int, part text COLLATE \"C\", a text, PRIMARY KEY (part, id));
+         INSERT INTO t SELECT i, 'p' || i % 2, 'a' || i FROM generate_series(1, 12) i",
+        "CREATE TABLE t (part text DEFAULT 'of the target', number bigint, section text COLLATE \"C\", a text,
+             PRIMARY KEY (section, number))",
+    )
+    .await;
+    let asked = || shape("", "", "id=number, part=section", "");
+    let run = copied(&databases, shaped("t", asked())).await;
+    assert!(run.plan.same_order && run.plan.target_key_is_unique);
+    let rows = "SELECT string_agg(number || section || a, ' ' ORDER BY number) FROM t";
+    let all = value(
+        &databases.source_url,
+        "SELECT string_agg(id || part || a, ' ' ORDER BY id) FROM t",
+    )
+    .await;
+    assert_eq!(value(&databases.target_url, rows).await, all);
+    // Another look, a repair, and both ways to meet a row that is there.
+    let whole = KeyRange {
+        low: None,
+        high: key(&["p1", "11"]),
+    };
+    sql(&databases.target_url, "DELETE FROM t WHERE number IN (3, 4)").await;
+    let look = databases
+        .copy(&run, &another_look(20, whole.clone()))
+        .await
+        .unwrap();
+    assert_eq!(look.rows, 2);
+    sql(&databases.target_url, "DELETE FROM t WHERE number = 5; UPDATE t SET a = '' WHERE number = 6; INSERT INTO t VALUES ('', 0, 'p', '')").await;
+    let sides = databases.sides(&run.plan);
+    let found = verify::against_source(sides, &whole, true).await.unwrap();
+    assert_eq!((found.missing, found.changed, found.extra), (1, 1, 1));
+    let repaired = verify::repair(sides, &run.spec, Some(&run.fence), &whole, &found, true).await;
+    assert_eq!(repaired.unwrap(), 3);
+    assert_eq!(differences(&databases, &run).await, (0, 0));
+    for (on_conflict, kept) in [(OnConflict::Skip, "mine"), (OnConflict::Update, "a7")] {
+        sql(
+            &databases.target_url,
+            "DELETE FROM t WHERE number < 4; UPDATE t SET a = 'mine' WHERE number = 7",
+        )
+        .await;
+        let run = databases
+            .run(TableSpec {
+                job: format!("j{on_conflict}"),
+                on_conflict,
+                ..shaped("t", asked())
+            })
+            .await;
+        databases.copy_all(&run, 5).await;
+        let found = value(
+            &databases.target_url,
+            "SELECT count(*) || ' ' || max(a) FILTER (WHERE number = 7) FROM t",
+        )
+        .await;
+        assert_eq!(found, format!("12 {kept}"));
+    }
+    assert_eq!(value(&databases.target_url, rows).await, all);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_difference_is_found_among_few_rows_of_many() {
     let databases = databases(
         "CREATE TABLE t (id int PRIMARY KEY, a int); INSERT INTO t SELECT i, i FROM generate_series(1, 60000) i",
@@ -301,32 +362,44 @@ async fn another_shape_is_another_plan_and_what_was_copied_by_the_first_is_refus
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_loses_nothing_is_cast_on_the_source() {
-    let fill = "INSERT INTO t SELECT i, i, i, i, -i, i / 10.0, i::text || ' ', 'c' || i, NULLIF('ab', 'ab'), ARRAY[i, NULL],
-            '[ {\"a\": 1, \"a\": 1.00}]', '{\"b\": 1.0}', B'101', 'sad' FROM generate_series(1, 9) i;
-        INSERT INTO t VALUES (2147483647, 32767, 2147483647, -9223372036854775808, 4294967295, 'NaN', '', '', 'x', '{}', 'null', 'null', B'000', NULL)";
+    let mood = "CREATE TYPE mood AS ENUM ('sad', 'ok')";
     let source = format!(
-        "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, s smallint, i int, big bigint, o oid, f real, v varchar(20), c char(9), c2 char(3),
-             ints int[], j json, jb jsonb, bits bit(3), m mood); {}",
-        fill.replace("-i, i / 10.0", "i::oid, i / 10.0")
+        "{mood}; CREATE TABLE t (id int PRIMARY KEY, s smallint, i int, big bigint, o oid, f real, v varchar(20), c char(9), c2 char(3),
+             ints int[], j json, jb jsonb, bits bit(3), m mood, n numeric(6, 2));
+         INSERT INTO t SELECT i, i, i, i, i::oid, i / 10.0, i::text || ' ', 'c' || i, NULL, ARRAY[i, NULL],
+             '[ {{\"a\": 1, \"a\": 1.00}}]', '{{\"b\": 1.0}}', B'101', 'sad', i / 7.0 FROM generate_series(1, 9) i;
+         INSERT INTO t VALUES (2147483647, 32767, 2147483647, -9223372036854775808, 4294967295, 'NaN', '', '', 'x', '{{}}', 'null',
+             'null', B'000', NULL, 'NaN')"
     );
-    let target = "CREATE TABLE t (id bigint PRIMARY KEY, s int, i numeric(12, 2), big numeric, o bigint, f double precision, v text, c text,
-             c2 char(8), ints bigint[], j text, jb json, bits bit varying, m text)";
-    let databases = databases(&source, target).await;
-    let run = copied(&databases, spec("t", OnConflict::Error)).await;
-    assert_eq!(run.plan.format, CopyFormat::Binary, "what is sent is built in");
-    same(
-        &databases,
-        "SELECT id::bigint, s::int, i::numeric(12, 2), big::numeric, o::bigint, f::double precision, v::text, c::text, c2::char(8),
-             ints::bigint[], j::text, jb::json::text, bits::bit varying, m::text FROM t",
-    )
-    .await;
-    // Another look finds keys of the narrower type.
-    sql(&databases.target_url, "DELETE FROM t WHERE id IN (3, 2147483647)").await;
-    let look = databases
-        .copy(&run, &another_look(20, range(None, "2147483647")))
-        .await
-        .unwrap();
-    assert_eq!((look.rows, differences(&databases, &run).await.1), (2, 0));
+    let target = format!(
+        "{mood}; CREATE TABLE t (id bigint PRIMARY KEY, s int, i numeric(12, 2), big numeric, o bigint, f double precision, v text,
+             c text, c2 char(8), ints bigint[], j text, jb json, bits bit varying, m text, n numeric(9, 4))"
+    );
+    for (forced, format) in [
+        ("SELECT", CopyFormat::Binary),
+        (
+            "ALTER TABLE t ADD COLUMN forced mood DEFAULT 'ok'",
+            CopyFormat::Text,
+        ),
+    ] {
+        let databases = databases(&format!("{source}; {forced}"), &format!("{target}; {forced}")).await;
+        let run = copied(&databases, spec("t", OnConflict::Error)).await;
+        assert_eq!(
+            run.plan.format, format,
+            "what is sent is built in but for what forces text"
+        );
+        same(
+            &databases,
+            "SELECT id::bigint, s::int, i::numeric(12, 2), big::numeric, o::bigint, f::double precision, v::text, c::text,
+                 c2::char(8), ints::bigint[], j::text, jb::json::text, bits::bit varying, m::text, n::numeric(9, 4) FROM t",
+        )
+        .await;
+        // Another look finds keys of the narrower type.
+        sql(&databases.target_url, "DELETE FROM t WHERE id IN (3, 2147483647)").await;
+        let look = another_look(20, range(None, "2147483647"));
+        let look = databases.copy(&run, &look).await.unwrap();
+        assert_eq!((look.rows, differences(&databases, &run).await.1), (2, 0));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -449,6 +522,13 @@ async fn what_makes_no_sense_is_told_before_a_row_moves() {
     let of = async |asked| examine(&databases.source, &databases.target, &shaped("t", asked)).await;
     let error = of(shape("", "random() < 0.5", "", "")).await.unwrap_err();
     assert!(error.chain().contains("volatile"), "{}", error.chain());
-    // What SQL functions do, the server looks into.
+    // A function is what it is marked as.
+    let error = of(shape("", "moody(n) = 1", "", "")).await.unwrap_err();
+    assert!(
+        error.hint().contains("ALTER FUNCTION .. STABLE"),
+        "{}",
+        error.hint()
+    );
+    sql(&databases.source_url, "ALTER FUNCTION moody STABLE").await;
     of(shape("", "moody(n) = 1", "", "")).await.unwrap();
 }

@@ -1,5 +1,6 @@
 //! sslmode against a server with a certificate: what is accepted, and what is not.
 
+use crate::servers::sql;
 use longhaul::postgres::{Kind, ServerOptions, Side, StopMode, ThrowawayServer, connect};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -143,11 +144,8 @@ fn server_with_tls(directory: &Path) -> ThrowawayServer {
         "pg_hba.conf",
         "hostssl all keeper all scram-sha-256\nhostssl postgres postgres all trust\nhostssl certified postgres all cert\nhost postgres postgres all reject\n",
     );
-    let port = server.port().to_string();
-    let made = Command::new(server.programs().join("createdb"))
-        .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &port, "certified"])
-        .status();
-    assert!(made.expect("createdb").success());
+    let url = server.url("postgres");
+    tokio::runtime::Handle::current().block_on(sql(&url, "CREATE DATABASE certified"));
     server.stop(StopMode::Fast).unwrap();
     server.restart().unwrap();
     server

@@ -317,6 +317,8 @@ async fn keys_that_the_target_orders_in_another_way_are_looked_up_one_by_one() {
     assert_ne!(here.high, there.high);
     let found = verify::by_keys(sides, &here, true).await.unwrap();
     assert_eq!((found.differences(), found.rows), (0, 2400));
+    let sent = databases.position(&run).await.tally.bytes;
+    assert_eq!(found.bytes, sent, "as they travel, however they are compared");
     assert_eq!(
         verify::only_on_target(sides, &there).await.unwrap().differences(),
         0

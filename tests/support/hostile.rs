@@ -54,7 +54,7 @@ pub fn welcome(pid: u32) -> Vec<u8> {
     key.extend([1, 2, 3, 4]);
     [
         message(b'R', &[0; 4]),
-        message(b'S', b"server_version\x0015.4\0"),
+        message(b'S', b"server_version\x0012.22\0"),
         message(b'K', &key),
         message(b'Z', b"I"),
     ]

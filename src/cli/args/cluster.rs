@@ -47,6 +47,12 @@ pub struct WorkerArgs {
     /// How much it does at a time, whatever the jobs' own concurrency, 1 to 64
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = rule(parse_concurrency), allow_negative_numbers = true)]
     pub concurrency: u32,
+    /// Run the SQL of jobs (--where, --select) on the source, as this role, whoever began them
+    #[arg(long)]
+    pub allow_sql: bool,
+    /// Let triggers of the target fire, where a job says the same [env: LONGHAUL_FIRE_TRIGGERS]
+    #[arg(long)]
+    pub fire_triggers: bool,
     /// Role that may own the ledger on the target, besides this user, where a job says the same [env: LONGHAUL_LEDGER_OWNER]
     #[arg(long, value_name = "ROLE")]
     pub ledger_owner: Option<String>,

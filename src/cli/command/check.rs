@@ -7,7 +7,7 @@ use super::super::exit::ExitStatus;
 use super::super::report::{self, Checked, Outcome, Report};
 use super::super::settings::{Setting, Settings};
 use super::Context;
-use super::ends::{Connections, of_side, parse, spoken};
+use super::ends::{Connections, Refusal, of_side, parse, patiently, spoken};
 use crate::job::JobSpec;
 use crate::job::status::JobKind;
 use crate::observe::figures;
@@ -30,6 +30,7 @@ pub async fn check(context: &Context<'_>, kind: JobKind, restart: bool, json: bo
             // Whatever else is wrong with it is found when it is made.
             context.has_state()?;
             checked.job = Some(spec.name.to_string());
+            wait_for(context, &spec, &ends).await;
             spoken(
                 context,
                 look_for(context.settings, &spec, &ends, restart, &mut checked),
@@ -70,6 +71,23 @@ pub fn asked_for(settings: &Settings, kind: JobKind) -> Result<(JobSpec, Connect
     let spec = settings.job_spec(kind, source, target)?;
     spec.validate()?;
     Ok((spec, ends))
+}
+
+/// Waits for servers that are not there yet, as long as the operator says. What is in the way after that the look tells.
+async fn wait_for(context: &Context<'_>, spec: &JobSpec, ends: &Connections) {
+    if context.settings.wait.left(Duration::ZERO).is_none() {
+        return;
+    }
+    let attempt = async || {
+        let (source, target) = connect_both(spec, ends).await;
+        let errors = [source.err(), target.err()].into_iter().flatten();
+        let troubles: Vec<_> = errors.map(|error| (Phase::Connecting, error)).collect();
+        match troubles.is_empty() {
+            true => Ok(()),
+            false => Err(Refusal::Postgres(troubles)),
+        }
+    };
+    _ = patiently(context, attempt).await;
 }
 
 async fn connect_both(

@@ -99,6 +99,8 @@ fn value(settings: &Settings, setting: Setting) -> Option<String> {
             settings.shown_of_shape(setting)?
         }
         Setting::Key => settings.key.columns.as_ref()?.to_string(),
+        Setting::SourceIsQuiet => settings.key.source_is_quiet.to_string(),
+        Setting::SnapshotBelow => format!("{}B", settings.key.snapshot_below_bytes?),
         Setting::Name => settings.job_name().ok()?.to_string(),
         Setting::Concurrency => settings.concurrency.to_string(),
         Setting::BatchRows => settings.batch_rows.to_string(),

@@ -252,7 +252,7 @@ async fn has_closed(context: &Context<'_>, name: &str) -> Result<bool, Report> {
 pub async fn tune(context: &Context<'_>, name: &str, change: TuningChange) -> Outcome {
     let spoken = speak_to(context, name).await?;
     if spoken.workers == Workers::Cluster(Vec::new()) {
-        return Err(deserted::refused(context, &spoken.job));
+        return Err(deserted::refused(&spoken.job));
     }
     let tuned = spoken
         .job

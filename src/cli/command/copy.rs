@@ -104,7 +104,7 @@ pub async fn resume(context: &Context<'_>, args: &ResumeArgs) -> Outcome {
     if context.settings.is_explicit(Setting::GiveUpAfter) {
         spec.give_up_after_ms = context.settings.give_up_after.ms;
     }
-    spec.ledger_owner = ends::ledger_owner(context, &connected, &spec);
+    ends::trust(context, &connected, &mut spec, args.allow_sql)?;
     let is_done = job.status == WorkflowExecutionStatus::Completed;
     if is_done {
         context.printer.talk(&format!(
@@ -303,14 +303,14 @@ async fn leave(context: &Context<'_>, connected: &Connected, task_queue: &str, s
     let polling = worker::polling(&connected.client, task_queue).await;
     let mut others = polling.map_err(|error| refused(&error))?;
     others.retain(|identity| *identity != connected.client.identity());
-    let (name, there) = (&spec.name, context.settings.cluster_flags());
+    let name = &spec.name;
     let by = match others.is_empty() {
-        true => format!("waits for a worker: longhaul worker{there} --source URL --target URL"),
+        true => "waits for a worker: longhaul worker --source URL --target URL".to_owned(),
         false => format!("is left to {}", others.join(", ")),
     };
     context
         .printer
-        .talk(&format!("job {name} {by}; see longhaul status {name}{there}"));
+        .talk(&format!("job {name} {by}; see longhaul status {name}"));
     Ok(ExitStatus::Done)
 }
 
@@ -505,6 +505,8 @@ fn say_where_it_begins(context: &Context<'_>, spec: &JobSpec, look: &Look, begin
     let not_looked_for = match &look.plan.growth {
         _ if is_same_run || look.found.batches == 0 || spec.kind != Kind::Migrate => String::new(),
         Growth::Grows if !look.plan.source_is_standby => String::new(),
+        // That nobody has written is looked up at the end.
+        _ if look.plan.key_basis.is_places() => String::new(),
         _ => format!(
             "; rows that have come below its last key since are not looked for (longhaul verify {name} --against source names them)"
         ),

@@ -9,17 +9,15 @@ use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 
 use super::super::exit::ExitStatus;
 use super::super::report::Report;
-use super::Context;
 use super::jobs::Job;
 use crate::table::{Position, Tally};
 
 /// What only its workflow could answer is not answered.
-pub fn refused(context: &Context<'_>, job: &Job) -> Report {
+pub fn refused(job: &Job) -> Report {
     let name = &job.spec.name;
     let words = format!("no worker polls the task queue of job {name}, so nobody takes it in");
-    let there = context.settings.cluster_flags();
     Report::of(words, ExitStatus::Failed).with_hint(format!(
-        "begin one: longhaul worker{there} --source URL --target URL, or longhaul resume {name}{there}"
+        "begin one: longhaul worker --source URL --target URL, or longhaul resume {name}"
     ))
 }
 

@@ -21,6 +21,7 @@ use crate::observe::progress::clock;
 use crate::postgres::{
     ConnectionString, Error, Kind, Retry, Session, Side, connect as connect_to, identify, role,
 };
+use crate::table::plain;
 use crate::worker::{self, Way};
 use crate::workflow::CopyTable;
 
@@ -84,14 +85,38 @@ pub(super) fn of_job(context: &Context<'_>, spec: &JobSpec) -> Result<Connection
     })
 }
 
-/// The role that may own the ledger, besides this user: whom the operator names, else whom the journal here has named of a
-/// job. What a cluster says of one may come from anybody who may write there.
-pub(super) fn ledger_owner(context: &Context<'_>, connected: &Connected, job: &JobSpec) -> Option<String> {
+/// What the journal here says of a job, the operator has said; what a cluster says may come from anybody who may write there:
+/// of what lets others run something as this user, only what the operator says now is believed.
+pub(super) fn trust(
+    context: &Context<'_>,
+    connected: &Connected,
+    job: &mut JobSpec,
+    allows_sql: bool,
+) -> Result<(), Report> {
     let named = context.settings.ledger_owner.clone();
     match connected.place {
-        Place::Cluster(_) => named,
-        Place::Here(_) | Place::Process(_) | Place::Shared(_) => named.or_else(|| job.ledger_owner.clone()),
+        Place::Cluster(_) if job.shape.has_expressions() && !allows_sql => {
+            let words = format!(
+                "job {} has SQL of its own, which would run on the source as your role",
+                job.name
+            );
+            let shown = job
+                .shape
+                .shown()
+                .map(|(what, text)| format!("{what}: {}", plain(&text)));
+            return Err(Report::of(words, ExitStatus::Usage).caused_by(&shown.join("; ")).with_hint(
+                "if you know it: --allow-sql; the job's own command, given again with its flags, needs no such word".to_owned(),
+            ));
+        }
+        Place::Cluster(_) => {
+            job.ledger_owner = named;
+            job.fire_triggers &= context.settings.fire_triggers;
+        }
+        Place::Here(_) | Place::Process(_) | Place::Shared(_) => {
+            job.ledger_owner = named.or_else(|| job.ledger_owner.take());
+        }
     }
+    Ok(())
 }
 
 /// A session with one side, and which database it is with.

@@ -137,14 +137,34 @@ async fn carry_out(args: &Args, context: Context<'_>) -> Outcome {
     }
 }
 
+/// What a service answers who tells a workflow something that has ended since it was looked for.
+const ENDED: &str = "workflow execution already completed";
+
 /// An RPC that failed in a way that no operator can mend; in the service's own words where it has answered.
 fn refused(error: &(dyn std::error::Error + 'static)) -> Report {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(status) = error.downcast_ref::<tonic::Status>() {
+            if status.message() == ENDED {
+                return Report::of("the job has ended meanwhile", ExitStatus::Service)
+                    .with_hint("longhaul status says how; its own command continues it".to_owned());
+            }
             return Report::of(status.message(), ExitStatus::Service);
         }
         cause = error.source();
     }
     Report::new(error, ExitStatus::Service)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_has_ended_between_two_looks_is_said_to() {
+        let shown = |words: &str| refused(&tonic::Status::not_found(words)).render(false);
+        let ended = shown(ENDED);
+        assert!(ended.contains("the job has ended meanwhile"), "{ended}");
+        assert!(shown("no such namespace").contains("no such namespace"));
+    }
 }

@@ -22,7 +22,7 @@ use crate::job::{JobName, JobSpec, Kind, Tuning};
 use crate::observe::figures;
 use crate::observe::progress::Progress;
 use crate::table::Key;
-use crate::worker::{self, Activities, Capacity, Jobs, Running};
+use crate::worker::{self, Activities, Capacity, Jobs, Running, Sql, Trust};
 
 /// How often the workflow is asked how far it is; on a cluster, whose owner may pay for each question.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -55,7 +55,13 @@ impl Ready {
         connections: Connections,
     ) -> Result<Self, Report> {
         let Connections { source, target } = connections.clone();
-        let activities = Activities::new(source, target, spec.ledger_owner.clone());
+        let trust = Trust {
+            ledger_owner: spec.ledger_owner.clone(),
+            fire_triggers: spec.fire_triggers,
+            // Typed by the operator, or looked at before (`ends::trust`).
+            sql: Sql::Of(spec.shape.clone()),
+        };
+        let activities = Activities::new(source, target, trust);
         let (jobs, client) = (activities.jobs(), &connected.client);
         let on_cluster = matches!(connected.place, Place::Cluster(_));
         let capacity = match on_cluster {
@@ -127,7 +133,7 @@ pub async fn to_the_end(
     mut until: Option<Key>,
     json: bool,
 ) -> Outcome {
-    let mut goes_on = goes_on_with(context, &spec.name, None);
+    let mut goes_on = goes_on_with(&spec.name, None);
     context.interrupts.attend(goes_on.clone());
     let mut progress = Progress::new(context.settings.progress, context.printer.terminal());
     let began = Instant::now();
@@ -160,7 +166,7 @@ pub async fn to_the_end(
         told.tell(context, spec, &status);
         let copies_up_to = || status.tables.first().and_then(|table| table.copies_up_to.clone());
         until = until.or_else(|| copies_up_to().map(Key));
-        goes_on = goes_on_with(context, &spec.name, Some(status.state));
+        goes_on = goes_on_with(&spec.name, Some(status.state));
         context.interrupts.attend(goes_on.clone());
         if !job.is_open() {
             progress.finish(&status);
@@ -181,7 +187,7 @@ pub async fn to_the_end(
     // What happened since the last look is still to be said.
     if let Ok(status) = tokio::time::timeout(LAST_LOOK_WITHIN, job.to_status(&Workers::None)).await {
         told.tell(context, spec, &status);
-        goes_on = goes_on_with(context, &spec.name, Some(status.state));
+        goes_on = goes_on_with(&spec.name, Some(status.state));
     }
     interrupted(context, connected, &job, &goes_on, ready, progress).await
 }
@@ -219,13 +225,12 @@ async fn look(
 }
 
 /// The last line of an interrupted job: one that is paused stays so under its own command.
-fn goes_on_with(context: &Context<'_>, job: &JobName, state: Option<JobState>) -> String {
-    let there = context.settings.cluster_flags();
+fn goes_on_with(job: &JobName, state: Option<JobState>) -> String {
     match state {
         Some(JobState::Pausing | JobState::Paused) => {
-            format!("job {job} is paused; go on with: longhaul resume {job}{there}")
+            format!("job {job} is paused; go on with: longhaul resume {job}")
         }
-        _ => format!("go on with: longhaul resume {job}{there}   (or the same command again)"),
+        _ => format!("go on with: longhaul resume {job}   (or the same command again)"),
     }
 }
 

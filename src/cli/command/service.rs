@@ -136,6 +136,11 @@ pub(super) fn unreachable(error: &ConnectError) -> Report {
              from it"
                 .to_owned(),
         ),
+        ConnectError::Journal(journal) if journal.is_held() => Some(
+            "somebody has removed the lock file of the state directory: end the process that has the journal open, or \
+             wait for its end, then run the same command again"
+                .to_owned(),
+        ),
         ConnectError::Journal(_) => Some("make room, fix the disk's rights, or raise the limit that is reached, then run the same command again".to_owned()),
         ConnectError::Silent { pid, .. } => Some(format!("if process {pid} hangs, end it and run its command again")),
         ConnectError::Directory(error) => Some(error.hint()),

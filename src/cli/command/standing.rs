@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use temporalio_client::WorkflowExecutionStatus;
+use temporalio_protos::temporal::api::enums::v1::PendingActivityState;
 use temporalio_protos::temporal::api::workflow::v1::PendingActivityInfo;
 
 use super::jobs::{Workers, innermost, rfc3339, time};
@@ -40,6 +41,9 @@ impl Pending {
         let beat = beat.and_then(|payload| serde_json::from_slice::<Beat>(&payload.data).ok());
         let started = time(info.last_started_time);
         let scheduled = time(info.scheduled_time);
+        // A cluster tells when the next attempt begins until then; which one has begun, until it ends.
+        let is_due = attempt > 1 && info.state == PendingActivityState::Scheduled as i32;
+        let next_attempt = time(info.next_attempt_schedule_time).or(scheduled.filter(|_| is_due));
         let failure = info.last_failure.as_ref().map(innermost);
         let failure = failure.filter(|failure| failure.kind != INTERRUPTED);
         let failing_since = failure.as_ref().and_then(|failure| {
@@ -53,7 +57,7 @@ impl Pending {
             activity: info.activity_type.clone().unwrap_or_default().name,
             attempt,
             started,
-            next_attempt: time(info.next_attempt_schedule_time),
+            next_attempt,
             failure,
             failing_since,
             beat: beat.filter(|beat| beat.attempt == attempt && started.is_some()),
@@ -127,6 +131,8 @@ impl Standing {
         now: SystemTime,
     ) -> Self {
         let state = decide(status, progress, pending, runs);
+        // A cluster goes on telling what was pending when a run was ended from outside.
+        let pending = if state.is_open() { pending } else { &[] };
         let is_running = state == JobState::Running;
         let waiting_for = waiting_for(progress, pending, now).filter(|_| is_running);
         let moves = waiting_for.is_none();
@@ -416,6 +422,31 @@ mod tests {
     }
 
     #[test]
+    fn of_a_run_that_has_ended_nothing_is_pending() {
+        let copying = progress(Phase::Copying, false, 1);
+        let moving = Pending {
+            beat: beating(1, "copying batch 7", 100, 1000, 110),
+            ..batch()
+        };
+        let pending = [failing(110, 2), moving];
+        let stands = |status| Standing::at(status, Some(&copying), &pending, RUNS, at(130));
+        assert_eq!(stands(OPEN).pending.len(), 2);
+        for status in [
+            WorkflowExecutionStatus::Completed,
+            WorkflowExecutionStatus::Failed,
+            WorkflowExecutionStatus::Canceled,
+            WorkflowExecutionStatus::Terminated,
+        ] {
+            let stands = stands(status);
+            assert!(
+                stands.pending.is_empty() && stands.retrying.is_none(),
+                "{stands:?}"
+            );
+            assert_eq!(stands.in_flight, (0, 0));
+        }
+    }
+
+    #[test]
     fn what_drains_is_counted_in_batches_where_there_are_any() {
         let looking = Pending {
             activity: "next_batch".to_owned(),
@@ -472,6 +503,23 @@ mod tests {
         assert!(pending("Transient").is_failing());
         assert!(!pending(INTERRUPTED).is_failing());
         assert_eq!(pending(INTERRUPTED).shown().last_failure, None);
+    }
+
+    #[test]
+    fn an_attempt_that_no_worker_has_begun_is_due_and_not_under_way() {
+        let seen = |state: PendingActivityState| {
+            let due = Some(at(95).into());
+            let info = PendingActivityInfo {
+                state: state as i32,
+                scheduled_time: due,
+                ..told("Transient")
+            };
+            Pending::of(&info, &Workers::Process(7))
+        };
+        let due = seen(PendingActivityState::Scheduled);
+        assert_eq!((due.next_attempt, due.is_out()), (Some(at(95)), false));
+        let begun = seen(PendingActivityState::Started);
+        assert_eq!((begun.next_attempt, begun.is_out()), (None, true));
     }
 
     #[test]

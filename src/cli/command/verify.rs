@@ -149,7 +149,7 @@ async fn of_job(
     let connections = ends::of_job(context, &job.spec)?;
     let mut tuning = job.spec.tuning;
     context.settings.tuning_change().apply(&mut tuning);
-    let spec = JobSpec {
+    let mut spec = JobSpec {
         name: name_of(job.spec.name.as_str())?,
         kind: Kind::Verify,
         tuning,
@@ -161,9 +161,9 @@ async fn of_job(
         }),
         lookback_keys: None,
         give_up_after_ms: context.settings.give_up_after.ms,
-        ledger_owner: ends::ledger_owner(context, connected, &job.spec),
         ..job.spec.clone()
     };
+    ends::trust(context, connected, &mut spec, args.allow_sql)?;
     Ok((spec, connections, Some(job.spec)))
 }
 

@@ -13,7 +13,7 @@ use super::{Context, refused};
 use crate::connect::Place;
 use crate::job::Ends;
 use crate::postgres::Side;
-use crate::worker::{self, Activities, Capacity};
+use crate::worker::{self, Activities, Capacity, Sql, Trust};
 
 /// How often it is looked whether the cluster is there, and the SDK's worker.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -35,7 +35,11 @@ pub async fn worker(context: &Context<'_>, args: &WorkerArgs) -> Outcome {
     let activities = Activities::new(
         connections.source,
         connections.target,
-        context.settings.ledger_owner.clone(),
+        Trust {
+            ledger_owner: context.settings.ledger_owner.clone(),
+            fire_triggers: context.settings.fire_triggers,
+            sql: if args.allow_sql { Sql::Any } else { Sql::Refused },
+        },
     );
     let jobs = activities.jobs();
     let capacity = Capacity::shared(usize::try_from(args.concurrency).unwrap_or(1));

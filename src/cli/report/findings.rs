@@ -25,9 +25,17 @@ pub(super) fn summary(findings: &Findings) -> String {
         "verified: {} in {}; {}",
         figures::counted(findings.rows, "row"),
         figures::counted(findings.ranges, "range"),
-        match findings.differences() {
-            0 => "no difference so far".to_owned(),
-            some => figures::counted(some, "difference"),
+        match (findings.differences(), findings.repaired) {
+            (0, 0) => "no difference so far".to_owned(),
+            (some, 0) => figures::counted(some, "difference"),
+            (left, repaired) => format!(
+                "{} put right, {} left",
+                figures::counted(repaired, "row"),
+                match left {
+                    0 => "no difference".to_owned(),
+                    some => figures::counted(some, "difference"),
+                }
+            ),
         }
     )
 }

@@ -20,7 +20,6 @@ pub use wait::Wait;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -36,9 +35,10 @@ use crate::job::{
     BatchRows, ConnectionName, GiveUpAfter, JobError, JobName, JobSpec, Kind, OnConflict, RateLimit, Tuning,
     TuningChange, VerifySpec,
 };
-use crate::job::{parse_concurrency, parse_interval, parse_lookback};
+use crate::job::{parse_concurrency, parse_interval, parse_lookback, parse_size};
 use crate::observe::logs::LogFormat;
 use crate::observe::progress::ProgressMode;
+use crate::postgres::read_text;
 use crate::table::{KeyChoice, Shape, TableName};
 
 /// The defaults, as they stand in `config/default.toml`.
@@ -164,11 +164,9 @@ impl Settings {
     /// Takes what a job file has; what is wrong in it comes back.
     fn read_file(&mut self, path: &Path) -> Vec<SettingsError> {
         let read = || -> std::io::Result<(u32, String)> {
-            let mut file = std::fs::File::open(path)?;
+            let file = std::fs::File::open(path)?;
             let mode = file.metadata()?.mode();
-            let mut text = String::new();
-            file.read_to_string(&mut text)?;
-            Ok((mode, text))
+            Ok((mode, read_text(file)?))
         };
         let (mode, text) = match read() {
             Ok(read) => read,
@@ -296,6 +294,8 @@ impl Settings {
             Setting::Table => self.table = Some(text.parse().map_err(shown)?),
             Setting::TargetTable => self.target_table = Some(text.parse().map_err(shown)?),
             Setting::Key => self.key.columns = Some(text.parse().map_err(shown)?),
+            Setting::SourceIsQuiet => self.key.source_is_quiet = read_bool(text)?,
+            Setting::SnapshotBelow => self.key.snapshot_below_bytes = Some(parse_size(text).map_err(rule)?),
             Setting::Name => self.name = Some(text.parse().map_err(shown)?),
             Setting::Concurrency => self.concurrency = parse_concurrency(text).map_err(rule)?,
             Setting::BatchRows => self.batch_rows = text.parse().map_err(rule)?,
@@ -362,6 +362,7 @@ impl Settings {
             Command::Resume(resume) => {
                 self.take_connection_flags(&resume.connections);
                 self.take_ledger_owner_flag(&resume.ledger_owner);
+                self.take_fire_triggers_flag(resume.fire_triggers);
                 self.take_patience_flags(&resume.patience);
                 self.take_progress_flag(&resume.progress);
             }
@@ -369,6 +370,7 @@ impl Settings {
             Command::Worker(worker) => {
                 self.take_connection_flags(&worker.connections);
                 self.take_ledger_owner_flag(&worker.ledger_owner);
+                self.take_fire_triggers_flag(worker.fire_triggers);
                 self.take_patience_flags(&worker.patience);
             }
             Command::Status(_) | Command::List(_) | Command::History(_) => {}
@@ -403,8 +405,7 @@ impl Settings {
         self.flag(Setting::BatchRows, &copy.batch_rows, |s, v| s.batch_rows = v);
         self.flag(Setting::MaxRate, &copy.max_rate, |s, v| s.max_rate = v);
         self.flag(Setting::OnConflict, &copy.on_conflict, |s, v| s.on_conflict = v);
-        let fire_triggers = copy.fire_triggers.then_some(true);
-        self.flag(Setting::FireTriggers, &fire_triggers, |s, v| s.fire_triggers = v);
+        self.take_fire_triggers_flag(copy.fire_triggers);
         self.take_patience_flags(&copy.patience);
         self.take_ledger_owner_flag(&copy.ledger_owner);
         self.take_progress_flag(&copy.progress);
@@ -427,12 +428,24 @@ impl Settings {
         self.take_progress_flag(&verify.progress);
     }
 
+    fn take_fire_triggers_flag(&mut self, is_given: bool) {
+        let given = is_given.then_some(true);
+        self.flag(Setting::FireTriggers, &given, |s, v| s.fire_triggers = v);
+    }
+
     fn take_ledger_owner_flag(&mut self, owner: &Option<String>) {
         self.flag(Setting::LedgerOwner, owner, |s, v| s.ledger_owner = Some(v));
     }
 
     fn take_key_flags(&mut self, key: &KeyArgs) {
         self.flag(Setting::Key, &key.key, |s, v| s.key.columns = Some(v));
+        self.flag(Setting::SnapshotBelow, &key.snapshot_below, |s, v| {
+            s.key.snapshot_below_bytes = Some(v)
+        });
+        let is_quiet = key.source_is_quiet.then_some(true);
+        self.flag(Setting::SourceIsQuiet, &is_quiet, |s, v| {
+            s.key.source_is_quiet = v
+        });
     }
 
     fn take_connection_flags(&mut self, connections: &ConnectionArgs) {

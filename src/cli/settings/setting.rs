@@ -20,6 +20,8 @@ pub enum Setting {
     Rename,
     Select,
     Key,
+    SourceIsQuiet,
+    SnapshotBelow,
     Name,
     Concurrency,
     BatchRows,
@@ -49,7 +51,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
         Self::Source,
         Self::Target,
         Self::Table,
@@ -59,6 +61,8 @@ impl Setting {
         Self::Rename,
         Self::Select,
         Self::Key,
+        Self::SourceIsQuiet,
+        Self::SnapshotBelow,
         Self::Name,
         Self::Concurrency,
         Self::BatchRows,
@@ -98,6 +102,8 @@ impl Setting {
             Self::Rename => "rename",
             Self::Select => "select",
             Self::Key => "key",
+            Self::SourceIsQuiet => "source_is_quiet",
+            Self::SnapshotBelow => "snapshot_below",
             Self::Name => "name",
             Self::Concurrency => "concurrency",
             Self::BatchRows => "batch_rows",

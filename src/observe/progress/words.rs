@@ -5,6 +5,9 @@ use std::time::{Duration, SystemTime};
 use crate::job::status::{JobState, JobStatus, Retrying};
 use crate::observe::figures::{count, counted, span};
 
+/// A worker that lives takes what is due within this time.
+const BEGUN_WITHIN: Duration = Duration::from_secs(3);
+
 /// The state, and for one that is at work the step that is not the usual one: `running, preparing`.
 pub fn state_in_words(job: &JobStatus) -> String {
     let unusual = job
@@ -26,7 +29,10 @@ pub fn waiting_in_words(job: &JobStatus, now: SystemTime) -> Option<String> {
     match job.state {
         JobState::Pausing => {
             let end = if job.draining == 1 { "ends" } else { "end" };
-            let draining = format!("{} in flight {end} first", counted(job.draining.into(), "batch"));
+            let draining = format!(
+                "{} in flight {end} first",
+                counted(job.draining.into(), in_flight(job))
+            );
             Some(trouble.map_or(draining.clone(), |trouble| format!("{draining}; {trouble}")))
         }
         JobState::Paused => Some(format!("go on with: longhaul resume {}", job.job)),
@@ -44,13 +50,27 @@ pub fn waiting_in_words(job: &JobStatus, now: SystemTime) -> Option<String> {
     }
 }
 
+/// What is in flight: batches, or ranges of a verification, else a step of another kind.
+fn in_flight(job: &JobStatus) -> &'static str {
+    let pending = &job.pending_activities;
+    let is_out = |kind: &str| pending.iter().any(|it| it.activity_type == kind);
+    match (is_out("copy_batch"), is_out("verify_range")) {
+        (false, true) => "range",
+        (false, false) if !pending.is_empty() => "step",
+        _ => "batch",
+    }
+}
+
 /// `target not reached for 14s, attempt 6, next in 8s: connection refused`.
 pub fn retrying_in_words(retrying: &Retrying, now: SystemTime) -> String {
     let what = trouble_in_words(retrying);
     let next = match &retrying.next_attempt_at {
         Some(time) => match until(time, now) {
             Some(seconds) => format!("next in {}", span(seconds)),
-            None => "next at once".to_owned(),
+            None => match overdue(time, now) {
+                Some(seconds) => format!("next one waits for a worker for {}", span(seconds)),
+                None => "next at once".to_owned(),
+            },
         },
         None => "trying now".to_owned(),
     };
@@ -102,6 +122,16 @@ fn until(rfc3339: &str, now: SystemTime) -> Option<u64> {
     Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
 }
 
+/// Whole seconds since a time at which a worker should have begun; `None` where one may still do so at once.
+fn overdue(rfc3339: &str, now: SystemTime) -> Option<u64> {
+    let then = humantime::parse_rfc3339_weak(rfc3339).ok()?;
+    let late = now
+        .duration_since(then)
+        .ok()
+        .filter(|late| *late >= BEGUN_WITHIN)?;
+    Some(late.as_secs())
+}
+
 /// The time of day of an RFC 3339 time, `13:00:00Z`.
 pub fn clock(rfc3339: &str) -> String {
     let shown = humantime::parse_rfc3339_weak(rfc3339)
@@ -122,6 +152,7 @@ pub(super) fn one_line(text: &str) -> String {
 mod tests {
     use super::super::view::tests::{at, retrying, running, sleeping};
     use super::*;
+    use crate::job::status::PendingActivity;
 
     #[test]
     fn a_retry_says_since_when_how_often_when_next_and_why() {
@@ -135,6 +166,13 @@ mod tests {
             )
         );
         let it = job.retrying.as_mut().expect("it is retrying");
+        it.next_attempt_at = Some("2026-11-21T12:49:40Z".to_owned());
+        assert!(
+            words(&job)
+                .is_some_and(|words| words.contains("attempt 6, next one waits for a worker for 12s: ")),
+            "{job:?}"
+        );
+        let it = job.retrying.as_mut().expect("it is retrying");
         (it.next_attempt_at, it.unreachable, it.last_failure) = (None, false, "deadlock".to_owned());
         assert_eq!(
             words(&job).as_deref(),
@@ -144,6 +182,17 @@ mod tests {
         assert_eq!(
             words(&job).as_deref(),
             Some("1 batch in flight ends first; target in trouble for 14s, attempt 6, trying now: deadlock")
+        );
+        job.pending_activities = vec![PendingActivity {
+            activity_type: "prepare".to_owned(),
+            attempt: 6,
+            last_failure: None,
+            next_attempt_at: None,
+            failing_since: None,
+        }];
+        assert_eq!(
+            words(&job).as_deref(),
+            Some("1 step in flight ends first; target in trouble for 14s, attempt 6, trying now: deadlock")
         );
     }
 

@@ -46,7 +46,7 @@ pub(super) fn check_updates(
     if on_conflict != OnConflict::Update {
         return Ok(());
     }
-    let is_fixed = |name: &str| key.iter().any(|key| key.name == name && key.is_exact);
+    let is_fixed = |name: &str| key.iter().any(|key| key.name_on_target() == name && key.is_exact);
     let found =
         taken(pairs).find(|column| column.identity == Some(Identity::Always) && !is_fixed(&column.name));
     let Some(column) = found else {

@@ -129,10 +129,14 @@ async fn check_clock(source: &Session, plan: &Plan, highest: &Key) -> Result<()>
     let types = plan
         .columns
         .iter()
-        .map(|column| (&column.name, &column.type_name));
-    let types = types.chain(plan.key.iter().map(|column| (&column.name, &column.type_name)));
+        .map(|column| (column.name_on_source(), &column.type_name));
+    let types = types.chain(
+        plan.key
+            .iter()
+            .map(|column| (column.name.as_str(), &column.type_name)),
+    );
     let mut rounded = types
-        .filter(|(name, shown)| **name == plan.key[0].name && shown.starts_with("timestamp("))
+        .filter(|(name, shown)| *name == plan.key[0].name && shown.starts_with("timestamp("))
         .map(|(_, shown)| shown.as_str());
     let stamp = rounded.next().unwrap_or("timestamp with time zone");
     let sql = format!(

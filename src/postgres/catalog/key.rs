@@ -6,7 +6,7 @@ use super::pairing::Pair;
 use super::structure::Structure;
 use super::table::{LIKENESS, Relation};
 use crate::postgres::error::{Error, Kind, Result, Side};
-use crate::table::{EnumLabel, KeyBasis, KeyChoice, KeyColumn, KeyNames, OnConflict, TableName};
+use crate::table::{EnumLabel, KeyBasis, KeyChoice, KeyColumn, KeyNames, Leaf, OnConflict, Shape, TableName};
 
 /// What a table is copied along, and what vouches for it.
 pub(super) struct Chosen {
@@ -18,13 +18,25 @@ pub(super) struct Chosen {
 
 /// The key that the operator names; else the primary key, or the unique index of fewest columns, those over not-null
 /// columns first.
-pub(super) fn choose(source: &Relation, target: &Relation, choice: &KeyChoice) -> Result<Chosen> {
+pub(super) fn choose(
+    source: &Relation,
+    target: &Relation,
+    choice: &KeyChoice,
+    shape: &Shape,
+) -> Result<Chosen> {
     let (columns, basis, reason) = match &choice.columns {
         Some(names) => named(source, names)?,
-        None => found(source)?,
+        None => match found(source, choice) {
+            Some(found) => found,
+            None if choice.source_is_quiet => return places(source, false),
+            None => match choice.snapshot_below_bytes {
+                Some(most) if source.kind != 'm' && bytes(source) <= most => return places(source, true),
+                most => return Err(no_key(source, most)),
+            },
+        },
     };
     Ok(Chosen {
-        key: columns_of(source, target, &columns),
+        key: columns_of(source, target, shape, &columns),
         basis,
         reason,
     })
@@ -33,17 +45,67 @@ pub(super) fn choose(source: &Relation, target: &Relation, choice: &KeyChoice) -
 /// The names of the columns, what vouches for them, and why they are chosen.
 type Found = (Vec<String>, KeyBasis, String);
 
-fn found(source: &Relation) -> Result<Found> {
+fn found(source: &Relation, choice: &KeyChoice) -> Option<Found> {
     let ordered = || source.indexes.iter().filter(|index| index.is_ordered);
     let proved = ordered().find(|index| nullable(source, &index.columns).is_empty());
-    let Some(index) = proved.or_else(|| ordered().next()) else {
-        return Err(no_key(source));
-    };
-    Ok((
+    // Where nobody writes, the places of rows are surer than a key that may be null somewhere.
+    let any = ordered().next().filter(|_| !choice.source_is_quiet);
+    let index = proved.or(any)?;
+    Some((
         index.columns.clone(),
         basis_of(source, index),
         reason(source, index),
     ))
+}
+
+/// The first version that goes over a range of places without reading the rest of the table.
+const RANGES_OF_PLACES: u32 = 140_000;
+
+fn bytes(source: &Relation) -> u64 {
+    source.leaves.iter().map(|leaf| leaf.bytes).sum()
+}
+
+/// Rows are told apart by where they lie.
+fn places(source: &Relation, in_snapshot: bool) -> Result<Chosen> {
+    if let Some(leaf) = source.leaves.iter().find(|leaf| !leaf.is_heap) {
+        let words = format!(
+            "source table {} has no key, and the rows of {} are not kept in PostgreSQL's own way: nobody can tell where one lies",
+            source.name, leaf.table
+        );
+        return Err(Error::new(Side::Source, Kind::NoKey, words));
+    }
+    let column = |name: &str, type_name: &str| KeyColumn {
+        name: name.to_owned(),
+        type_name: type_name.to_owned(),
+        target_type: None,
+        collation: None,
+        collation_definition: None,
+        is_exact: true,
+        is_coarser_on_target: false,
+        source_order: None,
+        target_order: None,
+    };
+    let mut key = vec![column("ctid", "pg_catalog.tid")];
+    if source.kind == 'p' {
+        key.insert(0, column("tableoid", "pg_catalog.oid"));
+    }
+    let leaves = source.leaves.iter().map(|leaf| Leaf {
+        oid: leaf.oid,
+        table: leaf.table.clone(),
+    });
+    Ok(Chosen {
+        key,
+        basis: KeyBasis::Places {
+            leaves: leaves.collect(),
+            by_place: source.server_version < RANGES_OF_PLACES,
+            in_snapshot,
+        },
+        reason: match in_snapshot {
+            false => "the table has no key: its rows are gone over where they lie (--source-is-quiet)",
+            true => "the table has no key: its rows are gone over where they lie, all in one snapshot (--snapshot-below)",
+        }
+        .to_owned(),
+    })
 }
 
 fn named(source: &Relation, names: &KeyNames) -> Result<Found> {
@@ -104,14 +166,16 @@ fn basis_of(source: &Relation, index: &UniqueIndex) -> KeyBasis {
     }
 }
 
-fn columns_of(source: &Relation, target: &Relation, names: &[String]) -> Vec<KeyColumn> {
+fn columns_of(source: &Relation, target: &Relation, shape: &Shape, names: &[String]) -> Vec<KeyColumn> {
     let columns = names.iter().filter_map(|name| source.column(name));
     let mut key: Vec<_> = columns
         .map(|column| {
-            let counterpart = target.column(&column.name);
+            let name_on_target = shape.name_on_target(&column.name);
+            let counterpart = target.column(name_on_target);
             let type_name = literal_type(column);
             KeyColumn {
                 name: column.name.clone(),
+                target_name: (column.name != name_on_target).then(|| name_on_target.to_owned()),
                 target_type: counterpart.map(literal_type).filter(|name| *name != type_name),
                 type_name,
                 collation: column.collation.as_ref().map(|collation| collation.name.clone()),
@@ -142,6 +206,20 @@ fn columns_of(source: &Relation, target: &Relation, names: &[String]) -> Vec<Key
 
 /// What a key costs that no index orders.
 pub(super) fn warning(source: &Relation, basis: &KeyBasis) -> Option<String> {
+    if basis.is_in_snapshot() {
+        return Some(format!(
+            "the rows of {} are read in one snapshot, which is held until the job has ended: until then no VACUUM of that database \
+             cleans up what was deleted since. Interrupted, the table starts again: what was copied is deleted from the target",
+            source.name
+        ));
+    }
+    if basis.is_places() {
+        return Some(format!(
+            "the rows of {} are told apart by where they lie: nobody may write to it, or rewrite it (VACUUM FULL, CLUSTER), until \
+             the job has ended; that nobody has is looked up then, and on the target nothing but the ledger keeps rows single",
+            source.name
+        ));
+    }
     let KeyBasis::Rows { repeatable: true, .. } = basis else {
         return None;
     };
@@ -198,14 +276,27 @@ pub(super) fn check_coarser(target: &TableName, key: &[KeyColumn]) -> Result<()>
 }
 
 /// Rows that are there already are found by their key, and so by an index.
-pub(super) fn check_unique(target: &Relation, key: &[KeyColumn], on_conflict: OnConflict) -> Result<()> {
+pub(super) fn check_unique(
+    target: &Relation,
+    Chosen { key, basis, .. }: &Chosen,
+    on_conflict: OnConflict,
+) -> Result<()> {
+    if on_conflict != OnConflict::Error && basis.is_places() {
+        let words = format!(
+            "--on-conflict finds the row that is in the way by its key, and rows of {} have none",
+            target.name
+        );
+        return Err(Error::new(Side::Source, Kind::NoKey, words).hinted(
+            "copy into an empty table, with --on-conflict error; or give the source table a primary key",
+        ));
+    }
     if on_conflict != OnConflict::Error {
         check_coarser(&target.name, key)?;
     }
     if on_conflict == OnConflict::Error || target.finds_rows_by(key) {
         return Ok(());
     }
-    let names: Vec<_> = key.iter().map(|column| column.name.as_str()).collect();
+    let names: Vec<_> = key.iter().map(KeyColumn::name_on_target).collect();
     if target.unique_indexes_on(key).next().is_some() {
         let words = format!(
             "the unique index of target table {} on {} is deferrable: PostgreSQL cannot find the row by it that is in the way",
@@ -237,14 +328,23 @@ pub(super) fn literal_type(column: &Attribute) -> String {
     }
 }
 
-fn no_key(table: &Relation) -> Error {
+fn no_key(table: &Relation, snapshot_below: Option<u64>) -> Error {
     let words = format!(
         "source table {} has no key to copy along: no unique index orders its rows",
         table.name
     );
     let error = Error::new(Side::Source, Kind::NoKey, words);
+    let ways = "add a primary key to it, or a unique index; or, where nobody writes to it until the copy has ended, copy it in \
+                the order in which its rows lie: --source-is-quiet; or in one snapshot, if it is not large: --snapshot-below 1GB";
+    let error = match snapshot_below {
+        Some(most) if table.kind != 'm' => error.because(format!(
+            "it takes {} bytes, and --snapshot-below allows {most}",
+            bytes(table)
+        )),
+        _ => error,
+    };
     let Some(index) = table.indexes.first() else {
-        return error;
+        return error.hinted(ways);
     };
     let which = if index.is_primary {
         "primary key"
@@ -253,7 +353,7 @@ fn no_key(table: &Relation) -> Error {
     };
     error.hinted(format!(
         "the {which} on ({}) does not serve: it must be an ascending btree, with its columns' own collation and default \
-         operator class",
+         operator class; {ways}",
         index.columns.join(", ")
     ))
 }
@@ -294,7 +394,7 @@ fn no_such_key(table: &Relation, names: &KeyNames) -> Error {
 pub(super) fn check_on_target(target: &Relation, pairs: &[Pair<'_>], key: &[KeyColumn]) -> Result<()> {
     let Some(missing) = key
         .iter()
-        .find(|key| pairs.iter().all(|pair| pair.column.name != key.name))
+        .find(|key| pairs.iter().all(|pair| pair.column.name != key.name_on_target()))
     else {
         return Ok(());
     };
@@ -303,7 +403,8 @@ pub(super) fn check_on_target(target: &Relation, pairs: &[Pair<'_>], key: &[KeyC
         Kind::Unsupported,
         format!(
             "key column \"{}\" is generated on target table {}",
-            missing.name, target.name
+            missing.name_on_target(),
+            target.name
         ),
     )
     .hinted("make it an ordinary column on the target: its values come from the source"))
@@ -352,11 +453,12 @@ pub(super) fn same_order(
     key: &[KeyColumn],
     same_encoding: bool,
 ) -> bool {
-    key.iter()
-        .all(|key| match (source.column(&key.name), target.column(&key.name)) {
+    key.iter().all(
+        |key| match (source.column(&key.name), target.column(key.name_on_target())) {
             (Some(from), Some(to)) => same_order_of(from, to, same_encoding),
             _ => false,
-        })
+        },
+    )
 }
 
 fn same_order_of(from: &Attribute, to: &Attribute, same_encoding: bool) -> bool {

@@ -7,6 +7,7 @@
 mod columns;
 mod compare;
 mod digest;
+mod encodings;
 mod expressions;
 mod fields;
 mod growth;
@@ -24,7 +25,7 @@ use super::connect::Session;
 use super::cursor::rows_of;
 use super::error::{Error, Kind, Result, Side};
 use super::words::plain;
-use crate::table::{DatabaseIdentity, KeyChoice, Plan, PlanDigest, TableName, TableSpec};
+use crate::table::{DatabaseIdentity, Growth, KeyChoice, Plan, PlanDigest, Shape, TableName, TableSpec};
 use key::Chosen;
 use server::ServerIdentity;
 use table::Relation;
@@ -108,7 +109,7 @@ async fn survey_one(session: &Session, name: &TableName, spec: &TableSpec) -> Re
     let table = table::read(session, name, &spec.key).await?;
     survey.need_table(&table, session.side(), spec.on_conflict, Purpose::Copy);
     if session.side() == Side::Source {
-        survey.keep(key::choose(&table, &table, &spec.key));
+        survey.keep(key::choose(&table, &table, &spec.key, &Shape::default()));
     }
     Ok(survey)
 }
@@ -242,16 +243,24 @@ async fn decide(
     if purpose.writes() {
         reactions = triggers::read(target, &written, spec.on_conflict).await?;
     }
-    let mut chosen = survey.keep(key::choose(&read, &written, &spec.key));
-    if let Some(Chosen { key, .. }) = &mut chosen {
-        order::read((source, &read), (target, &written), key).await?;
-        match pairing::check_key(&read, key, &pairing) {
-            Ok(()) => _ = survey.keep(key::check_on_target(&written, pairs, key)),
-            Err(error) => survey.troubles.push(error),
+    let mut chosen = survey.keep(key::choose(&read, &written, &spec.key, &spec.shape));
+    if let Some(chosen) = &mut chosen {
+        order::read((source, &read), (target, &written), &mut chosen.key).await?;
+        if !chosen.basis.is_places() {
+            match pairing::check_key(&read, &chosen.key, &pairing) {
+                Ok(()) => _ = survey.keep(key::check_on_target(&written, pairs, &chosen.key)),
+                Err(error) => survey.troubles.push(error),
+            }
         }
         if purpose.writes() {
-            survey.keep(compare::check_updates(&written, pairs, key, spec.on_conflict));
-            survey.keep(key::check_unique(&written, key, spec.on_conflict));
+            let updates = compare::check_updates(&written, pairs, &chosen.key, spec.on_conflict);
+            survey.keep(updates);
+            survey.keep(key::check_unique(&written, chosen, spec.on_conflict));
+            if chosen.basis.is_in_snapshot() {
+                survey.need_delete(&written);
+                let more = table::deletes_more(target, &written).await?;
+                survey.troubles.extend(more);
+            }
         }
     }
     let checked = reactions.check(&written, spec.on_conflict, spec.fire_triggers);
@@ -259,10 +268,12 @@ async fn decide(
     let Some(Chosen { key, basis, reason }) = chosen else {
         return Ok(survey);
     };
-    let is_single = written.unique_indexes_on(&key).next().is_some();
+    // That nothing but the ledger keeps rows single, a table without a key is told with the rest.
+    let is_single = basis.is_places() || written.unique_indexes_on(&key).next().is_some();
     let mut warnings = reactions.warnings(&written);
     warnings.extend(compare::warnings(&read, &written, pairs, is_single));
     warnings.extend(key::warning(&read, &basis));
+    warnings.extend(encodings::warning(&from, &to, pairs));
     if spec.shape.filter.is_some() && purpose == Purpose::Sync {
         warnings.push(FILTERED_SYNC.to_owned());
     }
@@ -277,7 +288,10 @@ async fn decide(
     };
     survey.left_out = pairing.left_out;
     survey.plan = Some(Plan {
-        growth: growth::read(source, &read, &key).await?,
+        growth: match basis.is_places() {
+            true => Growth::Unknown("the table has none".to_owned()),
+            false => growth::read(source, &read, &key).await?,
+        },
         same_order: key::same_order(&read, &written, &key, from.encoding == to.encoding),
         source_identity: DatabaseIdentity {
             system_identifier: from.system_identifier,

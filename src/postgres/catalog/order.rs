@@ -9,6 +9,7 @@ use super::fields::Fields;
 use super::key::literal_type;
 use super::table::Relation;
 use crate::postgres::connect::Session;
+use crate::postgres::cursor::name_on;
 use crate::postgres::error::Result;
 use crate::table::{KeyColumn, Order};
 use std::collections::HashMap;
@@ -21,8 +22,8 @@ pub(super) async fn read(
 ) -> Result<()> {
     let (here, there) = tokio::try_join!(orders(source, read, key), orders(target, written, key))?;
     for column in key {
-        column.source_order = order_of(&here, read, column);
-        column.target_order = order_of(&there, written, column);
+        column.source_order = order_of(&here, read, &column.name);
+        column.target_order = order_of(&there, written, column.name_on_target());
     }
     Ok(())
 }
@@ -31,15 +32,15 @@ pub(super) async fn read(
 pub(super) async fn read_target(target: &Session, written: &Relation, key: &mut [KeyColumn]) -> Result<()> {
     let there = orders(target, written, key).await?;
     for column in key {
-        let type_name = written.column(&column.name).map(literal_type);
+        let type_name = written.column(column.name_on_target()).map(literal_type);
         column.target_type = type_name.filter(|name| *name != column.type_name);
-        column.target_order = order_of(&there, written, column);
+        column.target_order = order_of(&there, written, column.name_on_target());
     }
     Ok(())
 }
 
-fn order_of(orders: &HashMap<u32, Order>, table: &Relation, column: &KeyColumn) -> Option<Order> {
-    let oid = table.column(&column.name).and_then(extension_type)?;
+fn order_of(orders: &HashMap<u32, Order>, table: &Relation, column: &str) -> Option<Order> {
+    let oid = table.column(column).and_then(extension_type)?;
     orders.get(&oid).cloned()
 }
 
@@ -52,7 +53,8 @@ fn extension_type(column: &Attribute) -> Option<u32> {
 }
 
 async fn orders(session: &Session, table: &Relation, key: &[KeyColumn]) -> Result<HashMap<u32, Order>> {
-    let columns = key.iter().filter_map(|column| table.column(&column.name));
+    let names = key.iter().map(|column| name_on(session.side(), column));
+    let columns = names.filter_map(|name| table.column(name));
     let types: Vec<_> = columns
         .filter_map(extension_type)
         .map(|oid| oid.to_string())

@@ -387,12 +387,6 @@ pub(super) fn check_key(source: &Relation, key: &[KeyColumn], pairing: &Pairing<
         else {
             continue;
         };
-        if pair.column.source_name.is_some() {
-            return refused(
-                "has another name on the target".to_owned(),
-                "a key's columns have one name on both sides: rename it on the target for the time of the copy",
-            );
-        }
         if !pair.keeps_spelling {
             return refused(
                 format!(

@@ -195,6 +195,17 @@ impl Survey {
         }
     }
 
+    /// An interrupted copy in a snapshot takes its rows away.
+    pub(super) fn need_delete(&mut self, table: &Relation) {
+        let right = Right {
+            side: Side::Target,
+            right: "DELETE",
+            on: format!("table {}", table.name),
+            granted: table.may_delete,
+        };
+        self.need(vec![right], grant);
+    }
+
     /// What is missing is put into a temporary table first.
     pub(in crate::postgres) fn need_temporary(&mut self, database: &str, granted: bool) {
         let right = Right {

@@ -28,12 +28,26 @@ pub(super) struct Relation {
     pub may_select: bool,
     pub may_insert: bool,
     pub may_update: bool,
+    pub may_delete: bool,
     pub rows_estimate: Option<u64>,
     pub bytes_estimate: Option<u64>,
     pub columns: Vec<Attribute>,
     pub indexes: Vec<UniqueIndex>,
+    /// The tables that hold its rows, in the order of their numbers: itself, or its partitions.
+    pub leaves: Vec<HeldIn>,
     /// The server's version as a number: 150004 for 15.4.
     pub server_version: u32,
+}
+
+/// A table that holds rows of its own.
+#[derive(Debug)]
+pub(super) struct HeldIn {
+    pub oid: u32,
+    pub table: TableName,
+    /// Whether its rows lie in blocks, each in its place.
+    pub is_heap: bool,
+    /// What it takes on disk, with what is stored out of line.
+    pub bytes: u64,
 }
 
 impl Relation {
@@ -44,7 +58,10 @@ impl Relation {
     /// The unique indexes on exactly these columns.
     pub(super) fn unique_indexes_on(&self, key: &[KeyColumn]) -> impl Iterator<Item = &UniqueIndex> {
         self.indexes.iter().filter(|index| {
-            index.columns.len() == key.len() && key.iter().all(|column| index.columns.contains(&column.name))
+            index.columns.len() == key.len()
+                && key
+                    .iter()
+                    .all(|column| index.columns.iter().any(|name| name == column.name_on_target()))
         })
     }
 
@@ -154,7 +171,7 @@ pub(super) async fn read(session: &Session, name: &TableName, key: &KeyChoice) -
                       SELECT y.typowner FROM type w JOIN pg_catalog.pg_type y ON y.oid = w.oid))),
                 pg_catalog.row_security_active(c.oid),
                 pg_catalog.has_table_privilege(c.oid, 'SELECT'), pg_catalog.has_table_privilege(c.oid, 'INSERT'),
-                pg_catalog.has_table_privilege(c.oid, 'UPDATE'),
+                pg_catalog.has_table_privilege(c.oid, 'UPDATE'), pg_catalog.has_table_privilege(c.oid, 'DELETE'),
                 e.rows, e.bytes
          FROM pg_catalog.pg_class c,
               LATERAL (SELECT CASE WHEN pg_catalog.bool_or(p.relkind IN ('r', 'm') AND (p.reltuples < 0::pg_catalog.float4
@@ -189,12 +206,36 @@ pub(super) async fn read(session: &Session, name: &TableName, key: &KeyChoice) -
         may_select: row.flag(),
         may_insert: row.flag(),
         may_update: row.flag(),
+        may_delete: row.flag(),
         rows_estimate: row.optional().and_then(|text| text.parse().ok()),
         bytes_estimate: row.optional().and_then(|text| text.parse().ok()),
         columns: read_columns(session, &what, oid).await?,
         indexes: read_indexes(session, &what, oid).await?,
+        leaves: read_leaves(session, &what, oid).await?,
         server_version: session.server_version(),
     })
+}
+
+async fn read_leaves(session: &Session, what: &str, table: u32) -> Result<Vec<HeldIn>> {
+    let sql = format!(
+        "SELECT c.oid, n.nspname, c.relname, coalesce(am.amname = 'heap', false), pg_catalog.pg_table_size(c.oid)
+         FROM (SELECT {table}::pg_catalog.oid UNION
+               SELECT t.relid FROM pg_catalog.pg_partition_tree({table}::pg_catalog.oid::pg_catalog.regclass) t) l(oid)
+         JOIN pg_catalog.pg_class c ON c.oid = l.oid AND c.relkind NOT IN ('p', 'v')
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam ORDER BY c.oid"
+    );
+    let rows = session.rows(what, &sql).await?.into_iter().map(Fields::of);
+    let leaves = rows.map(|mut row| HeldIn {
+        oid: row.number(),
+        table: TableName {
+            schema: Some(row.text()),
+            name: row.text(),
+        },
+        is_heap: row.flag(),
+        bytes: row.number(),
+    });
+    Ok(leaves.collect())
 }
 
 fn about(session: &Session, table: &TableName) -> String {
@@ -228,6 +269,37 @@ pub(super) async fn foreign_partition(target: &Session, table: &Relation) -> Res
     let trouble = Error::new(Side::Target, Kind::Unsupported, words)
         .hinted("copy into the foreign server itself, or detach the partition for the time of the copy");
     Ok(Some(trouble))
+}
+
+/// What would do more than take rows away, if those of the target were deleted: a trigger, a rule, a foreign key of another
+/// table. The trouble with it.
+pub(super) async fn deletes_more(target: &Session, table: &Relation) -> Result<Option<Error>> {
+    let sql = format!(
+        "SELECT 'trigger ' || g.tgname FROM pg_catalog.pg_trigger g
+         WHERE g.tgenabled <> 'D' AND g.tgtype::pg_catalog.int4 & 8 <> 0 AND g.tgrelid IN (
+             SELECT {oid}::pg_catalog.oid UNION SELECT t.relid FROM pg_catalog.pg_partition_tree({oid}::pg_catalog.oid::pg_catalog.regclass) t)
+         UNION ALL
+         SELECT 'rule ' || r.rulename FROM pg_catalog.pg_rewrite r WHERE r.ev_class = {oid} AND r.ev_type = '4' AND r.ev_enabled <> 'D'
+         ORDER BY 1 LIMIT 1",
+        oid = table.oid
+    );
+    let Some(mut row) = target
+        .rows(&about(target, &table.name), &sql)
+        .await?
+        .pop()
+        .map(Fields::of)
+    else {
+        return Ok(None);
+    };
+    let words = format!(
+        "{} of target table {} does more than take rows away where they are deleted: --snapshot-below deletes what an interrupted \
+         job has copied",
+        row.text(),
+        table.name
+    );
+    Ok(Some(Error::new(Side::Target, Kind::Unsupported, words).hinted(
+        "drop it for the time of the copy (of a foreign key: of the table that refers to this one)",
+    )))
 }
 
 /// A source may be other than a table where there is a key to go along: a materialized view has indexes, of the others it

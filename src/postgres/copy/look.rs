@@ -9,10 +9,10 @@ use super::{Copying, pump};
 use crate::failpoint::failpoint;
 use crate::postgres::checksum::RowCounter;
 use crate::postgres::connect::text_rows;
-use crate::postgres::cursor::{key_outputs_of, table_of, where_keys, where_range};
+use crate::postgres::cursor::{key_outputs, table_of, where_keys, where_range};
 use crate::postgres::error::{Error, Result, Side};
 use crate::postgres::identifier::{quote_list, quote_table};
-use crate::table::{Key, Tally};
+use crate::table::{Key, KeyColumn, Tally};
 
 /// Where the source's keys are held against the target's.
 const KEYS: &str = "pg_temp.longhaul_keys";
@@ -22,9 +22,12 @@ impl Copying<'_> {
     pub(super) async fn add_missing(self) -> Result<Tally> {
         let open = self.source.open();
         let plan = self.plan;
-        let names = quote_list(plan.key.iter().map(|column| column.name.as_str()));
-        let of_name = |name: &String| plan.columns.iter().find(|column| column.name == *name);
-        let columns = plan.key.iter().filter_map(|column| of_name(&column.name));
+        let names = quote_list(plan.key.iter().map(KeyColumn::name_on_target));
+        let of_name = |name: &str| plan.columns.iter().find(|column| column.name == name);
+        let columns = plan
+            .key
+            .iter()
+            .filter_map(|column| of_name(column.name_on_target()));
         let condition = where_range(Side::Source, plan, &self.batch.range);
         let keys = reading::copy_sql(
             Side::Source,
@@ -70,7 +73,7 @@ impl Copying<'_> {
         let plan = self.plan;
         let sql = format!(
             "SELECT {} FROM {KEYS} s WHERE NOT EXISTS (SELECT FROM {} WHERE {})",
-            key_outputs_of(plan, "s"),
+            key_outputs(Side::Target, plan, "s"),
             table_of(Side::Target, plan),
             same_key(plan)
         );

@@ -15,7 +15,7 @@ use super::error::{Error, Kind, Result, Side};
 use super::ledger;
 use super::throttle::Meter;
 use crate::failpoint::failpoint;
-use crate::table::{Batch, Fence, Pass, Plan, TableSpec, Tally};
+use crate::table::{Batch, Fence, KeyRange, Pass, Plan, TableSpec, Tally};
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use reading::Reading;
@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio_postgres::{CopyInSink, CopyOutStream};
 use writing::Writing;
 
-pub(super) use reading::{begin_sql, filtered, rows_sql, under_path_of_expressions, values_of};
+pub(super) use reading::{begin_sql, filtered, range_sql, rows_sql, under_path_of_expressions, values_of};
 pub(super) use writing::{STAGING, column_list, move_sql, same_key};
 
 /// Rows are handed to the target in pieces of about this size, or one row where it is larger.
@@ -63,7 +63,7 @@ pub async fn copy_batch(
     repeat: bool,
     meter: &dyn Meter,
 ) -> Result<Tally> {
-    let known = async || ledger::find(target, spec, plan, batch).await;
+    let known = async || ledger::find(target, spec, plan, fence, batch).await;
     if repeat && let Some(tally) = known().await? {
         return Ok(tally);
     }
@@ -92,11 +92,34 @@ pub async fn copy_batch(
     if let Some(words) = session.ended_because() {
         return Err(error.because(words));
     }
+    if let Some("22021" | "22P05") = error.sqlstate() {
+        return Err(not_in_encoding(error, plan, batch));
+    }
     if error.side() != Side::Target || error.kind() != Kind::ConflictingRow || target.is_busy() {
         return Err(error);
     }
     // Somebody has put a row of this batch there: ourselves, in an attempt whose answer was lost?
     known().await?.ok_or(error)
+}
+
+/// Says where the row is whose text one side cannot take, and what mends it.
+fn not_in_encoding(error: Error, plan: &Plan, batch: &Batch) -> Error {
+    let KeyRange { low, high } = &batch.range;
+    let after = low
+        .as_ref()
+        .map_or(String::new(), |low| format!(" after ({})", low.shown()));
+    let mend = match error.side() {
+        Side::Source => {
+            "mend its text there (UPDATE .. SET c = convert_from(convert(convert_to(c, 'SQL_ASCII'), 'LATIN1', 'UTF8'), 'SQL_ASCII'), \
+             if it was written in LATIN1)"
+        }
+        Side::Target => "mend it on the source, or copy into a database in UTF8",
+    };
+    error.hinted(format!(
+        "the row is among those of {} with keys{after} up to ({}): {mend}, or leave the column out; then run the same command again",
+        plan.source,
+        high.shown()
+    ))
 }
 
 async fn roll_back(target: &Session) -> bool {

@@ -5,8 +5,8 @@ use crate::postgres::catalog::digest_sql;
 use crate::postgres::connect::{Session, TO_PATH_OF_EXPRESSIONS, lock_sql};
 use crate::postgres::cursor::{lock_of, quote_column, table_of, where_range};
 use crate::postgres::error::{Error, Result, Side};
-use crate::postgres::ledger;
-use crate::table::{Column, Plan, ReadAs};
+use crate::postgres::{ledger, places, snapshot};
+use crate::table::{Column, KeyRange, Plan, ReadAs};
 use std::pin::Pin;
 use tokio_postgres::CopyOutStream;
 
@@ -19,11 +19,7 @@ pub(super) struct Reading<'a> {
 impl<'a> Reading<'a> {
     /// Begins to read the batch's range.
     pub(super) async fn rows_of_range(copying: &Copying<'a>) -> Result<Self> {
-        let sql = rows_sql(
-            Side::Source,
-            copying.plan,
-            &where_range(Side::Source, copying.plan, &copying.batch.range),
-        );
+        let sql = range_sql(Side::Source, copying.plan, &copying.batch.range)?;
         Self::begin(copying, &sql).await
     }
 
@@ -35,7 +31,10 @@ impl<'a> Reading<'a> {
         let failed = |error: &tokio_postgres::Error| failed(Side::Source, plan, error);
         let digest = source.statement(&digest_sql(&plan.source)).await;
         let digest = digest.map_err(|error| failed(&error))?;
-        let lock = lock_sql(&lock_of(Side::Source, plan));
+        let lock = match &fence.snapshot {
+            Some(name) => snapshot::begin_sql(plan, name),
+            None => lock_sql(&lock_of(Side::Source, plan)),
+        };
         let client = source.client();
         let to_path = async {
             match plan.has_expressions() {
@@ -54,7 +53,10 @@ impl<'a> Reading<'a> {
         };
         let (locked, digest, path, stream) = source.awaited(sent).await;
         // The first error is the cause: after it the others only say that the transaction is aborted.
-        locked.map_err(|error| failed(&error))?;
+        locked.map_err(|error| match failed(&error) {
+            error if fence.snapshot.is_some() && snapshot::is_gone(error.sqlstate()) => snapshot::gone(plan),
+            error => error,
+        })?;
         let digest = digest.map_err(|error| failed(&error))?;
         let digest: Option<&str> = digest.first().and_then(|row| row.get(0));
         ledger::judge_digest(Side::Source, plan, fence, digest)?;
@@ -85,6 +87,18 @@ impl<'a> Reading<'a> {
             .await
             .is_ok()
     }
+}
+
+/// The columns of the plan, of the rows of a range.
+///
+/// # Errors
+/// `Ledger` where the range is none of the table's.
+pub(in crate::postgres) fn range_sql(side: Side, plan: &Plan, range: &KeyRange) -> Result<String> {
+    if side == Side::Target || !plan.key_basis.is_places() {
+        return Ok(rows_sql(side, plan, &where_range(side, plan, range)));
+    }
+    let rows = places::select(plan, &values_of(side, &plan.columns), range)?;
+    Ok(format!("COPY ({rows}) TO STDOUT (FORMAT {})", plan.format.name()))
 }
 
 /// The columns of the plan, of the rows that a condition (` WHERE ..`) takes.

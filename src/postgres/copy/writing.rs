@@ -13,7 +13,7 @@ use crate::postgres::cursor::{operands, table_of};
 use crate::postgres::error::{Error, Kind, Result, Side};
 use crate::postgres::identifier::{quote_identifier, quote_list, quote_literal, quote_table};
 use crate::postgres::ledger;
-use crate::table::{OnConflict, Plan, Tally};
+use crate::table::{KeyColumn, OnConflict, Plan, Tally};
 use bytes::Bytes;
 use std::pin::Pin;
 use tokio_postgres::{CopyInSink, SimpleQueryMessage};
@@ -204,7 +204,7 @@ impl Copying<'_> {
 
     /// Whether the stage has two rows that the target takes for one.
     async fn has_equal_keys(&self) -> Result<bool> {
-        let key = quote_list(self.plan.key.iter().map(|column| column.name.as_str()));
+        let key = quote_list(self.plan.key.iter().map(KeyColumn::name_on_target));
         let sql = format!("SELECT FROM {STAGING} GROUP BY {key} HAVING count(*) > 1 LIMIT 1");
         let found = self.run(&sql).await?;
         Ok(!text_rows(&found).is_empty())
@@ -243,7 +243,7 @@ impl Copying<'_> {
 /// Moves the rows of the staging table into the table; gives how many were written, and how many had a row of their key there before.
 pub(in crate::postgres) fn move_sql(plan: &Plan, on_conflict: OnConflict) -> String {
     let columns = column_list(plan);
-    let key = quote_list(plan.key.iter().map(|column| column.name.as_str()));
+    let key = quote_list(plan.key.iter().map(KeyColumn::name_on_target));
     let target = quote_table(&plan.target);
     let insert =
         format!("INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {STAGING} s");
@@ -266,7 +266,11 @@ pub(in crate::postgres) fn move_sql(plan: &Plan, on_conflict: OnConflict) -> Str
 
 /// Every column but those of the key whose equal values are spelt alike.
 fn updates(plan: &Plan) -> Vec<String> {
-    let stays = |name: &str| plan.key.iter().any(|key| key.name == name && key.is_exact);
+    let stays = |name: &str| {
+        plan.key
+            .iter()
+            .any(|key| key.name_on_target() == name && key.is_exact)
+    };
     let updated = plan.columns.iter().filter(|column| !stays(&column.name));
     updated
         .map(|column| quote_identifier(&column.name))

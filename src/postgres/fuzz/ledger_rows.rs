@@ -119,6 +119,7 @@ fn check_numbers(text: &str) {
         epoch: 1_700_000_000_000_000,
         digest: plan().digest,
         witnesses: vec![1, 2],
+        snapshot: None,
     };
     let name = |name: &str| TableName {
         schema: None,

@@ -12,11 +12,13 @@ mod partitions;
 mod rewritten;
 mod seen;
 mod segments;
+mod started_again;
 mod take_over;
 mod told;
 mod trust;
 
 use super::connect::Session;
+use super::cursor::lock_of;
 use super::error::{Error, Kind, Result, Side};
 use super::identifier::{quote_literal, quote_text_array};
 use crate::table::{Batch, Fence, Key, KeyRange, Plan, Position, SourceClock, TableSpec, Tally};
@@ -26,10 +28,13 @@ pub use again::to_look_at;
 pub use layout::{FORMAT, Probe, State, ensure, probe};
 pub use partitions::{is_unsettled, unsettle};
 pub use rewritten::check_rewritten;
-pub use seen::{set_source_seen, source_clock, source_seen};
+pub use seen::{
+    set_snapshot, set_source_seen, set_still_since, snapshot, source_clock, source_seen, still_since,
+};
 #[cfg(any(test, fuzzing))]
 pub(super) use segments::{Ends, ends_of, joined};
 pub(super) use segments::{key_of, tally_of};
+pub use started_again::start_again;
 #[cfg(any(test, fuzzing))]
 pub(super) use take_over::plan_from_json;
 pub use take_over::{Found, check_begun, check_source, inspect, lost, stored_plan, take_over};
@@ -50,7 +55,8 @@ pub async fn check(target: &Session, spec: &TableSpec, plan: &Plan, fence: &Fenc
     in_transaction(target, async || pass_fence(target, spec, plan, fence).await).await
 }
 
-/// The end of a migrate: the target has what the position says, by its ledger, in the table that the ledger speaks of.
+/// The end of a migrate: the target has what the position says, by its ledger, in the table that the ledger speaks of, and
+/// the source's is still the one that was planned.
 ///
 /// # Errors
 /// `TargetRewound` where the ledger says something else; or as [`check`].
@@ -63,6 +69,15 @@ pub async fn conclude(
     position: &Position,
 ) -> Result<()> {
     let mine = of_table(spec, plan);
+    // Of a change that came with the last batch none that follows can tell.
+    let what = format!("compare source table {} with the plan", plan.source);
+    let (locked, sql) = (
+        lock_of(Side::Source, plan),
+        super::catalog::digest_sql(&plan.source),
+    );
+    let digest = source.rows_locked(&what, &locked, &sql).await?.pop();
+    let digest = digest.as_ref().and_then(|row| row.first()?.as_deref());
+    judge_digest(Side::Source, plan, fence, digest)?;
     let found = in_transaction(target, async || {
         pass_fence(target, spec, plan, fence).await?;
         segments::read_position(target, source, plan, &mine).await
@@ -82,8 +97,15 @@ pub async fn conclude(
 /// What a batch that has committed did; `None` where it has not.
 ///
 /// # Errors
-/// `Ledger` where that number is another range's; or what goes wrong in asking.
-pub async fn find(target: &Session, spec: &TableSpec, plan: &Plan, batch: &Batch) -> Result<Option<Tally>> {
+/// `Fenced` where a later run has taken over, which may have given that number to another range; `Ledger` where it is
+/// another range's all the same; or what goes wrong in asking.
+pub async fn find(
+    target: &Session,
+    spec: &TableSpec,
+    plan: &Plan,
+    fence: &Fence,
+    batch: &Batch,
+) -> Result<Option<Tally>> {
     let Batch { number, pass, range } = batch;
     let what = format!(
         "look for batch {number} of job {} in the target's ledger",
@@ -99,14 +121,22 @@ pub async fn find(target: &Session, spec: &TableSpec, plan: &Plan, batch: &Batch
         ),
         _ => String::new(),
     };
+    let mine = of_table(spec, plan);
     let sql = format!(
-        "SELECT rows, rows - rows_written, bytes, 1, checksum, low = {low} AND high = {high} AND pass = {pass} FROM longhaul.batches
-         WHERE {} AND (batch = {number} {by_range}) ORDER BY 6 LIMIT 1",
-        of_table(spec, plan)
+        "SELECT rows, rows - rows_written, bytes, 1, checksum, low = {low} AND high = {high} AND pass = {pass},
+                (SELECT epoch FROM longhaul.tables WHERE {mine}) FROM longhaul.batches
+         WHERE {mine} AND (batch = {number} {by_range}) ORDER BY 6 LIMIT 1"
     );
     let Some(row) = target.rows(&what, &sql).await?.pop() else {
         return Ok(None);
     };
+    let epoch = row.get(6).and_then(Option::as_deref);
+    if let Some(epoch) = epoch
+        .and_then(|text| text.parse().ok())
+        .filter(|epoch| *epoch > fence.epoch)
+    {
+        return Err(fenced(spec, Some(epoch)));
+    }
     if row.get(5).and_then(Option::as_deref) != Some("t") {
         return Err(Error::new(
             Side::Target,
@@ -233,7 +263,10 @@ fn fenced(spec: &TableSpec, epoch: Option<u64>) -> Error {
     });
     let words = format!("job {} was taken over by another process{when}", spec.job);
     Error::new(Side::Target, Kind::Fenced, words)
-        .hinted("this process has stopped, and its batches in flight were rolled back; look at the other one")
+        .hinted(
+            "this process has stopped, and its batches in flight were rolled back; look at the other one; once that has ended, the \
+             same command continues from what it has copied",
+        )
 }
 
 /// Holds the table and the job for the rest of a transaction, and gives what [`judge_fence`] wants to see, as its last row.

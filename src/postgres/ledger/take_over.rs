@@ -339,7 +339,10 @@ async fn check_entry(
     mine: &str,
 ) -> Result<()> {
     let ranges = ranges_with_rows(target, plan, mine).await?;
-    if ranges.is_empty() {
+    // Where rows lie in other places by now, a range that had none may have some.
+    let is_done = ranges.is_empty()
+        && !(plan.key_basis.is_places() && super::segments::read_tally(target, mine).await?.0.batches > 0);
+    if is_done {
         return Ok(());
     }
     if let Some(earlier) = &entry.plan {
@@ -353,6 +356,9 @@ async fn check_entry(
             );
             return Err(Error::new(Side::Source, Kind::Incompatible, words));
         }
+    }
+    if ranges.is_empty() {
+        return Ok(());
     }
     let moved = entry.target_files.as_ref() != Some(&plan.target_files);
     let without_rows = if moved && plan.same_order {
@@ -524,7 +530,7 @@ async fn write_entry(target: &Session, spec: &TableSpec, plan: &Plan) -> Result<
          VALUES ({job}, {source}, {into}, {keys}, {plan}, {files}, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
          ON CONFLICT (job, table_name) DO UPDATE SET epoch = greatest(t.epoch + 1, excluded.epoch), runs = t.runs + 1,
              plan = excluded.plan || coalesce((SELECT pg_catalog.jsonb_object_agg(e.key, e.value) FROM pg_catalog.jsonb_each(t.plan) e
-                 WHERE e.key IN ('source_seen', 'source_clock', 'unsettled_at')), '{{}}')
+                 WHERE e.key IN ('source_seen', 'source_clock', 'unsettled_at', 'still_since', 'snapshot')), '{{}}')
                  || pg_catalog.jsonb_build_object('epochs',
                      (pg_catalog.jsonb_build_array(t.epoch) || coalesce(t.plan -> 'epochs', '[]')) - {EPOCHS_KEPT}),
              target_files = excluded.target_files, updated_at = now()

@@ -12,8 +12,8 @@ mod units;
 
 use super::checksum::RowCounter;
 use super::connect::Session;
-use super::copy::{CHUNK_BYTES, begin_sql, rows_sql};
-use super::cursor::{self, where_range};
+use super::copy::{CHUNK_BYTES, begin_sql, range_sql, rows_sql};
+use super::cursor;
 use super::error::{Error, Result, Side};
 use super::throttle::Meter;
 use crate::table::{CopyFormat, Difference, Findings, Key, KeyRange, Plan, TableSpec, Tally};
@@ -128,6 +128,28 @@ pub async fn against_source(sides: Sides<'_>, range: &KeyRange, count_missing: b
     let counts = |found: &Difference| count_missing || !matches!(found, Difference::Missing { .. });
     pass_over(&mut suspects, counts, &mut findings);
     look_once_more(sides, suspects, counts, &mut findings).await?;
+    Ok(findings)
+}
+
+/// The same for rows that have no key: all that lies up to the end of the range against all that the target has.
+///
+/// # Errors
+/// What goes wrong in reading.
+pub async fn as_a_whole(sides: Sides<'_>, range: &KeyRange) -> Result<Findings> {
+    let (here, there) = sides.checksums(range).await?;
+    let mut findings = Findings {
+        rows: here.rows,
+        bytes: here.bytes,
+        ranges: 1,
+        ..Findings::default()
+    };
+    if (here.rows, here.checksum) != (there.rows, there.checksum) {
+        findings.add(Difference::Range {
+            range: range.clone(),
+            rows_sent: here.rows,
+            rows_found: there.rows,
+        });
+    }
     Ok(findings)
 }
 
@@ -271,11 +293,10 @@ pub async fn checksum_range(
         Error::rows(side, format!("cannot read {side} table {table}"), &error)
     };
     // Where the target has another order its rows cannot be cut into the source's ranges: all of them, or none.
-    let condition = match side {
-        Side::Target if !plan.same_order => String::new(),
-        _ => where_range(side, &plan, range),
+    let sql = match side {
+        Side::Target if !plan.same_order => rows_sql(side, &plan, ""),
+        _ => range_sql(side, &plan, range)?,
     };
-    let sql = rows_sql(side, &plan, &condition);
     let lock = begin_sql(side, &plan);
     let open = session.open();
     let sent = async {

@@ -55,7 +55,10 @@ pub async fn refuse_null_keys(target: &Session, plan: &Plan) -> Result<()> {
 }
 
 async fn columns_that_can_be_null(target: &Session, plan: &Plan) -> Result<Vec<String>> {
-    let names = plan.key.iter().map(|column| quote_literal(&column.name));
+    let names = plan
+        .key
+        .iter()
+        .map(|column| quote_literal(column.name_on_target()));
     // Since version 18 a column can be not null for new rows only.
     let sql = format!(
         "SELECT a.attname FROM pg_catalog.pg_attribute a
@@ -71,6 +74,6 @@ async fn columns_that_can_be_null(target: &Session, plan: &Plan) -> Result<Vec<S
         .into_iter()
         .filter_map(|mut row| row.pop().flatten())
         .collect();
-    let key = plan.key.iter().map(|column| &column.name);
-    Ok(key.filter(|name| found.contains(name)).cloned().collect())
+    let key = plan.key.iter().map(|column| column.name_on_target().to_owned());
+    Ok(key.filter(|name| found.contains(name)).collect())
 }

@@ -195,7 +195,11 @@ fn make_way_sql(plan: &Plan, wanted: &Wanted<'_>) -> String {
     if wanted.delete_extra {
         return format!("DELETE FROM {only} AS t{condition}");
     }
-    let key: Vec<_> = plan.key.iter().map(|column| quote_column(&column.name)).collect();
+    let key: Vec<_> = plan
+        .key
+        .iter()
+        .map(|column| quote_column(column.name_on_target()))
+        .collect();
     format!(
         "DELETE FROM {only} AS d USING (SELECT t.tableoid, t.ctid, pg_catalog.count(*) OVER (PARTITION BY {}) AS number,
              EXISTS (SELECT FROM {STAGING} s WHERE {}) AS is_sent FROM {only} AS t{condition}) k

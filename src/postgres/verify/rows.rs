@@ -3,9 +3,9 @@
 use super::Sides;
 use crate::postgres::connect::Session;
 use crate::postgres::copy::{filtered, under_path_of_expressions, values_of};
-use crate::postgres::cursor::{key_of, key_outputs_of, lock_of, table_of, where_keys, where_range};
+use crate::postgres::cursor::{key_of, key_outputs, lock_of, table_of, where_keys, where_range};
 use crate::postgres::error::{Result, Side};
-use crate::table::{Difference, Key, KeyRange, Plan};
+use crate::table::{CopyFormat, Difference, Key, KeyRange, Plan};
 use std::collections::BTreeMap;
 
 /// A row's values in text, without those of its key.
@@ -76,17 +76,25 @@ impl Sides<'_> {
     }
 }
 
-/// The rows, how many they are, and the bytes of their values.
+/// The rows, how many they are, and their bytes as COPY would have sent them, but for what it escapes in text.
 async fn read(session: &Session, plan: &Plan, condition: &str) -> Result<(Rows, u64, u64)> {
     let side = session.side();
     let table = match side {
         Side::Source => &plan.source,
         Side::Target => &plan.target,
     };
+    let values = values_of(side, &plan.columns);
+    // A record has its count of columns in four bytes, where COPY has two, and four more for the type of each.
+    let wire = match plan.format {
+        CopyFormat::Binary => format!(
+            "pg_catalog.octet_length(pg_catalog.record_send(ROW({values}))) - {}",
+            2 + 4 * plan.columns.len()
+        ),
+        CopyFormat::Text => "NULL".to_owned(),
+    };
     let sql = format!(
-        "SELECT {}, {} FROM {}{}",
-        key_outputs_of(plan, "t"),
-        values_of(side, &plan.columns),
+        "SELECT {}, {values}, {wire} FROM {}{}",
+        key_outputs(side, plan, "t"),
         table_of(side, plan),
         filtered(side, plan, condition)
     );
@@ -95,16 +103,19 @@ async fn read(session: &Session, plan: &Plan, condition: &str) -> Result<(Rows, 
     let rows = session.rows_locked(&what, &lock_of(side, plan), &sql).await?;
     let (mut by_key, number, mut bytes) = (Rows::new(), rows.len() as u64, 0);
     for mut row in rows {
-        let values = row.split_off(plan.key.len().min(row.len()));
-        bytes += values
-            .iter()
-            .flatten()
-            .map(|value| value.len() as u64)
-            .sum::<u64>();
+        let mut values = row.split_off(plan.key.len().min(row.len()));
+        let wire = values.pop().flatten().and_then(|wire| wire.parse().ok());
+        bytes += wire.unwrap_or_else(|| in_text(&values));
         let key = key_of(side, plan, row)?;
         by_key.entry(key.0).or_default().push(values);
     }
     Ok((by_key, number, bytes))
+}
+
+/// The bytes of a row in text: each value, or \N, and the tab or the line's end after it.
+fn in_text(values: &Values) -> u64 {
+    let length = |value: &Option<String>| 1 + value.as_ref().map_or(2, |value| value.len() as u64);
+    values.iter().map(length).sum()
 }
 
 fn differences(plan: &Plan, here: Rows, mut there: Rows) -> Vec<Difference> {

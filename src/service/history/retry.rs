@@ -45,7 +45,7 @@ pub fn check(policy: &RetryPolicy) -> Result<(), String> {
         span_ms(policy.initial_interval)?,
         span_ms(policy.maximum_interval)?,
     );
-    let wrong = if policy.backoff_coefficient != 0.0 && !(policy.backoff_coefficient >= 1.0) {
+    let wrong = if policy.backoff_coefficient != 0.0 && policy.backoff_coefficient.max(0.0) < 1.0 {
         "the backoff coefficient of its retry policy is less than 1"
     } else if maximum_ms > 0
         && maximum_ms

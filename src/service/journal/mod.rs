@@ -63,6 +63,12 @@ pub enum JournalError {
         /// The system's words.
         cause: String,
     },
+    /// Another process has it open, whoever has the lock of the state directory.
+    #[error("the journal in {} is held by another process", .path.display())]
+    Held {
+        /// The journal's directory.
+        path: PathBuf,
+    },
     /// An earlier flush failed, so what is on disk is unknown.
     #[error("the journal is closed since an earlier write failed: {0}")]
     Poisoned(String),
@@ -72,6 +78,11 @@ impl JournalError {
     /// Whether the way out is to set the journal aside and go on from the ledger on the target.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. })
+    }
+
+    /// Whether another process has it.
+    pub fn is_held(&self) -> bool {
+        matches!(self, Self::Held { .. })
     }
 }
 

@@ -152,14 +152,19 @@ fn close_to_others(path: &Path) -> std::io::Result<()> {
 
 /// Opens sled's file; one that this very process has just closed is waited for, since its threads let go of it in their
 /// own time. Another process is kept out before, by the lock of the state directory; the system lets go of that one a moment
-/// before it lets go of sled's, where a process ends with the journal open.
+/// before it lets go of sled's, where a process ends with the journal open. Where somebody has removed that lock's file, the
+/// process that serves still has this one.
 fn open_when_released(path: &Path, config: &sled::Config) -> Result<sled::Db, JournalError> {
     let end = Instant::now() + RELEASED_WITHIN;
     loop {
         let opened = guard(path, "opened", || config.open());
         let locked = matches!(&opened, Err(error) if error.to_string().contains("could not acquire lock"));
-        if !locked || Instant::now() >= end {
+        if !locked {
             return opened;
+        }
+        if Instant::now() >= end {
+            let path = path.to_owned();
+            return Err(JournalError::Held { path });
         }
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -95,6 +95,10 @@ impl Unwritten {
             let wanted = limit - records.len();
             let changes = self.changes(&from, to, wanted);
             let stored = journal.scan(&from, to, wanted)?;
+            if changes.is_empty() {
+                records.extend(stored);
+                break;
+            }
             // Of neither is known what comes behind its last record, unless it has come to the end.
             let ends = [
                 (changes.len() == wanted)
@@ -178,7 +182,7 @@ mod tests {
             if from <= to {
                 assert_eq!(read(&journal), all.scan(&from, &to, limit).unwrap());
             }
-            if random(&mut seed) % 10 == 0 {
+            if random(&mut seed).is_multiple_of(10) {
                 let written = unwritten.write_out(|writes| {
                     if from <= to {
                         assert_eq!(

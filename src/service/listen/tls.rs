@@ -1,5 +1,7 @@
 //! TLS of the TCP address: its certificate and key, and where clients must show a certificate, who issues those.
 
+use std::fs::File;
+use std::io::{Read, Take};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +10,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+
+/// No file of certificates or of a key is larger.
+const MAX_BYTES: u64 = 4 << 20;
 
 /// Why there can be no TLS. The words name the file.
 #[derive(Debug, thiserror::Error)]
@@ -76,14 +81,21 @@ impl Tls {
     }
 }
 
+/// A file, up to where none is longer: one without an end has one.
+fn opened(path: &Path) -> Result<Take<File>, TlsError> {
+    let opened = File::open(path).map_err(|error| TlsError {
+        path: path.to_owned(),
+        words: error.to_string(),
+    });
+    Ok(opened?.take(MAX_BYTES))
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let wrong = |words: String| TlsError {
         path: path.to_owned(),
         words,
     };
-    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
-        .map_err(|error| wrong(in_words(&error)))?
-        .collect();
+    let found: Result<Vec<_>, _> = CertificateDer::pem_reader_iter(opened(path)?).collect();
     match found {
         Ok(found) if found.is_empty() => Err(wrong("no certificate in it".to_owned())),
         Ok(found) => Ok(found),
@@ -104,7 +116,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
             "the key can be read by others: chmod 0600 it (0640 if root owns it)".to_owned(),
         ));
     }
-    PrivateKeyDer::from_pem_reader(file).map_err(|error| match error {
+    PrivateKeyDer::from_pem_reader(file.take(MAX_BYTES)).map_err(|error| match error {
         rustls::pki_types::pem::Error::NoItemsFound => wrong("no key in it that is not encrypted".to_owned()),
         error => wrong(in_words(&error)),
     })

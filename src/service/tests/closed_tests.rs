@@ -533,14 +533,15 @@ async fn rounds_without_end_leave_the_histories_of_a_hundred_runs_and_nothing_th
         let task = poll(&service).await;
         if round % 4 == 0 {
             let records = lab.journal.scan(&[0], &[u8::MAX], usize::MAX).unwrap().len();
-            let core = service.core();
-            let in_memory = [
-                core.runs.len(),
-                core.current.len(),
-                core.written.len(),
-                core.deadlines.len(),
-            ];
-            drop(core);
+            let in_memory = {
+                let core = service.core();
+                [
+                    core.runs.len(),
+                    core.current.len(),
+                    core.written.len(),
+                    core.deadlines.len(),
+                ]
+            };
             sizes.push((records, in_memory));
             let renewed = ContinueAsNewWorkflowExecutionCommandAttributes::default();
             let renewed = Do::ContinueAsNewWorkflowExecutionCommandAttributes(renewed);
