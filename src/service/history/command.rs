@@ -155,7 +155,10 @@ impl Change {
             self.apply_command(command, completed_event_id, &mut messages, completion)?;
         }
         for message in &messages {
-            self.update_message(message, &completion.update_requests)?;
+            // Of a run that has closed nothing can be accepted any more: its updates go on with the run that follows, or end.
+            if !self.is_closed() || is_rejection(message) {
+                self.update_message(message, &completion.update_requests)?;
+            }
         }
         self.in_commands = false;
         Ok(())

@@ -95,6 +95,10 @@ impl Unwritten {
             let wanted = limit - records.len();
             let changes = self.changes(&from, to, wanted);
             let stored = journal.scan(&from, to, wanted)?;
+            if changes.is_empty() {
+                records.extend(stored);
+                break;
+            }
             // Of neither is known what comes behind its last record, unless it has come to the end.
             let ends = [
                 (changes.len() == wanted)

@@ -312,3 +312,24 @@ async fn an_update_goes_on_with_the_workflow_that_continues() {
     let reference = updated.unwrap().update_ref.unwrap_or_default();
     assert_ne!(reference.workflow_execution.unwrap_or_default().run_id, first);
 }
+
+#[tokio::test]
+async fn nothing_is_accepted_of_a_run_that_closes_with_the_same_answer() {
+    let service = Lab::new().open().unwrap();
+    start(&service).await;
+    answer(&service, &poll(&service).await, vec![]).await;
+    let (updated, ()) = tokio::join!(update_to(&service, "u", Lifecycle::Completed), async {
+        let task = poll(&service).await;
+        let end = CompleteWorkflowExecutionCommandAttributes::default();
+        answer_with(&service, &task, vec![accept("u")], |it| {
+            it.commands = vec![Command {
+                attributes: Some(Do::CompleteWorkflowExecutionCommandAttributes(end)),
+                ..Default::default()
+            }];
+        })
+        .await;
+    });
+    assert_eq!(updated.unwrap_err().code(), Code::NotFound);
+    let last = history(&service, "w").await.pop().map(|it| it.event_type());
+    assert_eq!(last, Some(EventType::WorkflowExecutionCompleted));
+}
