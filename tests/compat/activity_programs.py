@@ -1,7 +1,6 @@
 """Programs about activities: in the worker's own process, completed from outside, too slow, canceled in each way."""
 
 import asyncio
-from datetime import timedelta
 
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
@@ -14,11 +13,9 @@ TIMEOUTS = ["START_TO_CLOSE", "HEARTBEAT", "SCHEDULE_TO_START", "SCHEDULE_TO_CLO
 
 
 async def local_activities(world: World) -> list[WorkflowHandle]:
-    handle = await world.start(Local.run, task_timeout=timedelta(seconds=6))
+    handle = await world.start(Local.run)
     await world.activities.gate.entered.wait()
     await world.half_way()
-    # Longer than a workflow task may take.
-    await asyncio.sleep(6.2)
     world.activities.gate.open.set()
     equal(await handle.result(), ["hello Ada", 3, "Never: never", "hello Bo"])
     return [handle]

@@ -28,7 +28,7 @@ async def caught(what: Any) -> str:
 
 @workflow.defn
 class Local:
-    """Activities that the worker carries out with its workflow task, one so slow that it asks for more time."""
+    """Activities that the worker carries out with its workflow task, one that waits at the gate."""
 
     @workflow.run
     async def run(self) -> list[Any]:

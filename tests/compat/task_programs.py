@@ -1,7 +1,6 @@
 """Programs about workflow tasks: slow ones, ones that fail, and what comes meanwhile."""
 
 import asyncio
-from datetime import timedelta
 
 from temporalio.client import WorkflowHandle
 
@@ -50,14 +49,4 @@ async def stumbling(world: World) -> list[WorkflowHandle]:
     return [handle]
 
 
-async def too_slow(world: World) -> list[WorkflowHandle]:
-    """A workflow task that takes longer than it may."""
-    handle = await world.start(Slow.run, task_timeout=timedelta(milliseconds=400))
-    equal(await handle.query(Slow.said), ["begun"])
-    await world.half_way()
-    await handle.signal(Slow.say, "end")
-    equal(await handle.result(), ["begun", "end"])
-    return [handle]
-
-
-ALL = [asked_meanwhile, news_before_the_end, stumbling, too_slow]
+ALL = [asked_meanwhile, news_before_the_end, stumbling]

@@ -16,7 +16,7 @@ use super::super::history::{ActivityStart, ActivityState, Change, Dispatch, RunS
 use super::super::matching::{QueueKind, Task};
 use super::super::{Caller, Service};
 use super::poll::LONG_POLL;
-use super::tasks::{TaskToken, execution, refuse_versioning, stamp, token};
+use super::tasks::{TaskToken, execution, refuse_versioning, token};
 use super::{check_id, check_payload};
 
 impl Service {
@@ -36,7 +36,6 @@ impl Service {
             queue.name.as_str(),
             request.identity.as_str(),
         );
-        let worker_version = stamp(request.worker_version_capabilities);
         let end = tokio::time::Instant::now() + LONG_POLL;
         while let Some(task) = self.next_task(poll, end).await? {
             let Task::Activity {
@@ -53,7 +52,8 @@ impl Service {
                 identity: request.identity.clone(),
                 request_id: uuid::Uuid::new_v4().to_string(),
                 caller,
-                worker_version: worker_version.clone(),
+                // As on a Temporal server: of those that poll for activities it is not written down.
+                worker_version: None,
             };
             let started = self.change(&run_id, |change| {
                 let activity = change.start_activity(start)?;

@@ -389,7 +389,7 @@ fn binary_checksum(request: &RespondWorkflowTaskCompletedRequest) -> String {
 }
 
 /// The build of a worker that polls, if it says one.
-pub(super) fn stamp(capabilities: Option<WorkerVersionCapabilities>) -> Option<WorkerVersionStamp> {
+fn stamp(capabilities: Option<WorkerVersionCapabilities>) -> Option<WorkerVersionStamp> {
     let named = capabilities.filter(|it| !it.build_id.is_empty());
     named.map(|it| WorkerVersionStamp {
         build_id: it.build_id,

@@ -145,6 +145,7 @@ impl Change {
         }
         (task.identity, task.request_id, task.caller) =
             (start.identity, start.request_id, start.caller.into());
+        task.worker_version = start.worker_version;
         task.started_ms = self.now_ms;
         task.suggest_continue_as_new = self.state.next_event_id
             >= crate::failpoint::renew_after(SUGGEST_CONTINUE_AS_NEW_EVENTS)
@@ -275,14 +276,22 @@ impl Change {
 
     /// The worker that had the workflow task is dead: hand it out again, at once.
     pub fn recover_workflow_task(&mut self, is_dead: &IsDead) {
+        let now_ms = self.now_ms;
         let Some(task) = self.state.workflow_task.clone() else {
             return;
         };
         if task.started_event_id != 0 && is_dead(&task.identity, task.caller()) {
             self.time_out_workflow_task(TimeoutType::StartToClose);
             // A death is no failure of the workflow's code: no pause before the next attempt.
-            if let Some(next) = self.state.workflow_task.as_mut() {
-                next.scheduled_ms = self.now_ms;
+            if let Some(next) = self
+                .state
+                .workflow_task
+                .as_mut()
+                .filter(|next| next.scheduled_ms > now_ms)
+            {
+                next.scheduled_ms = now_ms;
+                let queue = next.queue.clone();
+                self.dispatch.push(Dispatch::WorkflowTask { queue });
             }
         } else if task.started_event_id == 0 && task.sticky {
             self.time_out_workflow_task(TimeoutType::ScheduleToStart);

@@ -255,3 +255,25 @@ async fn a_task_that_follows_at_once_goes_back_with_the_answer_to_the_one_before
             .is_empty()
     );
 }
+
+#[tokio::test]
+async fn a_task_that_kept_failing_and_whose_worker_dies_is_out_again_at_once() {
+    let lab = Lab::new();
+    let service = lab.open().unwrap();
+    start(&service).await;
+    for _ in 0..3 {
+        let request = RespondWorkflowTaskFailedRequest {
+            task_token: poll(&service).await.task_token,
+            ..Default::default()
+        };
+        let _: RespondWorkflowTaskFailedResponse = call(&service, "RespondWorkflowTaskFailed", request)
+            .await
+            .unwrap();
+        lab.now.fetch_add(5000, Ordering::SeqCst);
+        service.fire_due();
+    }
+    assert_eq!(poll(&service).await.attempt, 4);
+    service.outlive(&|_| true);
+    let again = tokio::time::timeout(std::time::Duration::from_secs(10), poll(&service)).await;
+    assert_eq!(again.expect("it is in its queue").attempt, 5);
+}
