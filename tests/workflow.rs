@@ -682,7 +682,13 @@ async fn until(handle: &Handle, what: &str, holds: impl Fn(&Progress) -> bool) -
 fn a_migrate_copies_what_was_there_when_it_began() {
     let fake = Fake::new(500, 0, Random::seeded());
     fake.world().grows = true;
+    fake.world().hold = true;
     with_job(fake.clone(), spec(Kind::Migrate, 4), false, async |handle| {
+        until(&handle, "a second batch beside the first", |_| {
+            fake.world().in_flight >= 2
+        })
+        .await;
+        fake.world().hold = false;
         let tally = handle
             .get_result(WorkflowGetResultOptions::default())
             .await
