@@ -52,8 +52,6 @@ impl Service {
                 identity: request.identity.clone(),
                 request_id: uuid::Uuid::new_v4().to_string(),
                 caller,
-                // As on a Temporal server: of those that poll for activities it is not written down.
-                worker_version: None,
             };
             let started = self.change(&run_id, |change| {
                 let activity = change.start_activity(start)?;
@@ -130,6 +128,7 @@ impl Service {
         })
     }
 
+    #[expect(deprecated, reason = "workers still say their build so")]
     pub(super) async fn respond_activity_task_completed(
         &self,
         request: RespondActivityTaskCompletedRequest,
@@ -138,6 +137,7 @@ impl Service {
         check_payload("the result", request.result.as_ref())?;
         let task = (token.event_id, token.attempt);
         self.change(&token.run_id, |change| {
+            change.note_worker(task.0, request.worker_version);
             change.complete_activity(task, request.result, request.identity)
         })
         .await?;
@@ -145,6 +145,7 @@ impl Service {
         Ok(RespondActivityTaskCompletedResponse {})
     }
 
+    #[expect(deprecated, reason = "workers still say their build so")]
     pub(super) async fn respond_activity_task_failed(
         &self,
         request: RespondActivityTaskFailedRequest,
@@ -158,6 +159,7 @@ impl Service {
             if let Some(details) = request.last_heartbeat_details {
                 change.heartbeat(task, Some(details))?;
             }
+            change.note_worker(task.0, request.worker_version);
             change.fail_activity(task, failure, request.identity)
         };
         self.change(&token.run_id, fail).await?;
@@ -298,7 +300,6 @@ pub(super) fn start_eagerly(
             identity: worker.identity.clone(),
             request_id: uuid::Uuid::new_v4().to_string(),
             caller: worker.caller,
-            worker_version: worker.worker_version.clone(),
         };
         if let Ok(activity) = change.start_activity(start) {
             change.dispatch.retain(|it| !matches!(it, Dispatch::ActivityTask { scheduled_event_id: id, .. } if *id == scheduled_event_id));

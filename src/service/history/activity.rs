@@ -39,8 +39,6 @@ pub struct ActivityStart {
     pub identity: String,
     pub request_id: String,
     pub caller: Caller,
-    /// Its build.
-    pub worker_version: Option<WorkerVersionStamp>,
 }
 
 impl Change {
@@ -136,8 +134,15 @@ impl Change {
         }
         (it.started_ms, it.heartbeat_ms) = (now_ms, now_ms);
         (it.identity, it.request_id, it.caller) = (start.identity, start.request_id, start.caller.into());
-        it.worker_version = start.worker_version;
+        it.worker_version = None;
         Ok(it.clone())
+    }
+
+    /// The build of the worker that answers, which a server writes down only of those that completed or failed an activity.
+    pub fn note_worker(&mut self, scheduled_event_id: i64, worker_version: Option<WorkerVersionStamp>) {
+        if let Some(it) = self.state.activities.get_mut(scheduled_event_id) {
+            it.worker_version = worker_version;
+        }
     }
 
     /// The attempt that is out or waits at an activity that a client names by its id.

@@ -124,7 +124,6 @@ impl Run {
             attempt: it.attempt,
             identity: "w1".into(),
             request_id: "p".into(),
-            worker_version: None,
             caller: Caller::Embedded,
         };
         self.change(|change| change.start_activity(start))

@@ -1,7 +1,7 @@
 //! Made-up clients and workers on several workflows, at random: after whatever they do, memory is what a process would read
 //! that starts then, no task is lost, and no history is one that cannot be. In the end every run can be ended.
 
-mod checks;
+mod check_tests;
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
@@ -18,7 +18,7 @@ use super::super::events::read_events;
 use super::super::matching::{QueueKind, Task};
 use super::update_tests::{complete, envelope, refuse};
 use super::*;
-use checks::{assert_legal, holds};
+use check_tests::{assert_legal, holds};
 
 /// SplitMix64.
 struct Random(u64);
