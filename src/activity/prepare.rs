@@ -100,6 +100,7 @@ impl OneJob {
             ledger::set_settled(&target, table, &plan, position.epoch, settled, None).await?;
         }
         let (epoch, done) = (position.epoch, position.tally);
+        step("looking which transactions are open on the source");
         note_still(&source, &target, table, &plan, epoch, &done).await?;
         let begun = self.snapshot(&target, table, &plan, &mut position).await?;
         let lost = lost.filter(|_| !begun.is_new);

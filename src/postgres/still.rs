@@ -6,6 +6,10 @@
 //! were copied, nothing else was. Blocks are looked at some at a time, so that no snapshot is held for long: what is proved of
 //! each range is that it has not changed until after the last row was copied.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::catalog::digest_sql;
 use super::connect::Session;
 use super::copy::under_path_of_expressions;
@@ -15,6 +19,9 @@ use super::ledger;
 use super::places;
 use crate::table::{Fence, Plan, StillSince, TableSpec, Tally};
 
+/// So long transactions that are open at the start may take to end.
+const OTHERS_END_WITHIN: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// So many blocks are looked at in one transaction: 512 MB.
 const BLOCKS_AT_ONCE: u64 = 65_536;
 /// Numbers of transactions are compared in 32 bits, and so mean nothing over more than this many.
@@ -38,18 +45,42 @@ pub async fn note_still(
     if done.batches > 0 {
         return Err(not_noted(spec));
     }
-    let what = "ask the source which transactions are open";
-    let row = source
-        .row(
-            what,
-            "SELECT pg_catalog.txid_snapshot_xmin(pg_catalog.txid_current_snapshot())",
-        )
-        .await?;
-    let transaction = row.into_iter().next().flatten();
-    let transaction = transaction.and_then(|text| text.parse().ok()).ok_or_else(|| {
-        Error::new(Side::Source, Kind::Unknown, format!("cannot {what}")).because("no number came back")
-    })?;
+    let transaction = oldest_open(source).await?;
     ledger::set_still_since(target, spec, plan, epoch, StillSince { transaction }).await
+}
+
+/// The oldest transaction that is not over. Rows that were committed since it began would count as written later, so those
+/// that are open now are given a while to end.
+async fn oldest_open(source: &Session) -> Result<u64> {
+    let what = "ask the source which transactions are open";
+    let end = Instant::now() + OTHERS_END_WITHIN;
+    let mut first_next = None;
+    loop {
+        let row = source
+            .row(
+                what,
+                "SELECT pg_catalog.txid_snapshot_xmin(s), pg_catalog.txid_snapshot_xmax(s)
+                 FROM pg_catalog.txid_current_snapshot() AS t(s)",
+            )
+            .await?;
+        let mut numbers = row.into_iter().map(|field| field?.parse::<u64>().ok());
+        let (Some(Some(oldest)), Some(Some(next))) = (numbers.next(), numbers.next()) else {
+            let error = Error::new(Side::Source, Kind::Unknown, format!("cannot {what}"));
+            return Err(error.because("no number came back"));
+        };
+        if oldest >= *first_next.get_or_insert(next) {
+            return Ok(oldest);
+        }
+        if Instant::now() >= end {
+            tracing::warn!(
+                transaction = oldest,
+                "transactions are open on the source's server: rows that were committed since the oldest of them began count as \
+                 written after the start, and fail the job at its end"
+            );
+            return Ok(oldest);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// Whoever writes does no harm to what is read in a snapshot.

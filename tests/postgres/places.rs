@@ -10,6 +10,27 @@ const ROWS: &str = "INSERT INTO t SELECT i % 100, repeat(chr(97 + i % 26), i % 5
                     FROM generate_series(1, 20000) i";
 const TABLE: &str = "CREATE TABLE t (a int, b text, c int)";
 
+/// Databases whose rows are older than any transaction that is still open on their server, which others use as well.
+async fn databases(ddl: &str, fill: &str) -> Databases {
+    let databases = Databases::new(ddl, fill).await;
+    let snapshot = "txid_current_snapshot()";
+    let next = value(
+        &databases.source_url,
+        &format!("SELECT txid_snapshot_xmax({snapshot})"),
+    )
+    .await;
+    let is_over = format!("SELECT txid_snapshot_xmin({snapshot}) >= {next}");
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    while value(&databases.source_url, &is_over).await != "t" {
+        assert!(
+            std::time::Instant::now() < end,
+            "transactions of others do not end"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    databases
+}
+
 fn quiet(table: &str) -> TableSpec {
     let mut spec = spec(table, OnConflict::Error);
     spec.key.source_is_quiet = true;
@@ -67,7 +88,7 @@ async fn looked_at(databases: &Databases, spec: &TableSpec) -> Result<(), Error>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_without_a_key_is_copied_where_its_rows_lie_and_goes_on_there() {
-    let databases = Databases::new(TABLE, ROWS).await;
+    let databases = databases(TABLE, ROWS).await;
     sql(&databases.source_url, "DELETE FROM t WHERE a BETWEEN 10 AND 60").await;
     sql(&databases.source_url, "VACUUM t").await;
     let refused = databases.examine("t").await.unwrap_err();
@@ -112,7 +133,7 @@ async fn first_end(databases: &Databases) -> Key {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_that_go_over_no_range_of_places_are_told_each_place() {
-    let databases = Databases::new(TABLE, ROWS).await;
+    let databases = databases(TABLE, ROWS).await;
     let mut run = opened(&databases, "t").await;
     let KeyBasis::Places { by_place, .. } = &mut run.plan.key_basis else {
         panic!("{:?}", run.plan.key_basis)
@@ -155,7 +176,7 @@ async fn whoever_writes_to_it_meanwhile_is_found_out_whatever_was_written() {
             "DELETE FROM t WHERE ctid = '(0,1)'; VACUUM t; INSERT INTO t VALUES (1, 'in its place')",
         ),
     ] {
-        let databases = Databases::new(TABLE, ROWS).await;
+        let databases = databases(TABLE, ROWS).await;
         let run = opened(&databases, "t").await;
         if !before.is_empty() {
             sql(&databases.source_url, before).await;
@@ -179,7 +200,7 @@ async fn whoever_writes_to_it_meanwhile_is_found_out_whatever_was_written() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_that_was_open_when_the_job_began_is_found_out_and_savepoints_too() {
-    let databases = Databases::new(TABLE, ROWS).await;
+    let databases = databases(TABLE, ROWS).await;
     let writer = crate::servers::client(&databases.source_url).await;
     let opened_before =
         "BEGIN; INSERT INTO t VALUES (1, 'open'); SAVEPOINT s; INSERT INTO t VALUES (2, 'open')";
@@ -205,7 +226,7 @@ async fn a_rewrite_in_the_middle_is_refused_even_where_nothing_was_found_yet() {
         "VACUUM FULL t",
         "ALTER TABLE t ALTER c TYPE bigint USING c; ALTER TABLE t ALTER c TYPE int",
     ] {
-        let databases = Databases::new(TABLE, ROWS).await;
+        let databases = databases(TABLE, ROWS).await;
         // The first half of the table is empty: a rewrite moves rows there.
         sql(&databases.source_url, "DELETE FROM t WHERE ctid < '(60,0)'").await;
         let run = opened(&databases, "t").await;
@@ -244,7 +265,7 @@ async fn partitions_are_gone_over_one_after_the_other() {
          CREATE TABLE \"T 2.1\" PARTITION OF t2 FOR VALUES FROM (200) TO (300);
          CREATE TABLE t3 PARTITION OF t DEFAULT;
          INSERT INTO t SELECT i % 300, i::text FROM generate_series(1, 30000) i";
-    let databases = Databases::new("", source).await;
+    let databases = databases("", source).await;
     sql(&databases.target_url, "CREATE TABLE t (b text, a int)").await;
     let run = opened(&databases, "t").await;
     assert_eq!(run.plan.key_names(), "tableoid, ctid");
@@ -273,7 +294,7 @@ async fn partitions_are_gone_over_one_after_the_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_copied_is_held_against_receipts_and_source_as_a_whole() {
-    let databases = Databases::new(TABLE, ROWS).await;
+    let databases = databases(TABLE, ROWS).await;
     let run = opened(&databases, "t").await;
     copy(&databases, &run, 3000, usize::MAX).await;
     let high = databases.position(&run).await.copied.expect("copied");
@@ -301,7 +322,7 @@ async fn what_was_copied_is_held_against_receipts_and_source_as_a_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_needs_a_key_is_refused_where_there_is_none() {
-    let databases = Databases::new(TABLE, ROWS).await;
+    let databases = databases(TABLE, ROWS).await;
     for on_conflict in [OnConflict::Skip, OnConflict::Update] {
         let spec = TableSpec {
             on_conflict,
@@ -348,7 +369,7 @@ async fn what_needs_a_key_is_refused_where_there_is_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_table_and_a_materialized_view_are_copied_too() {
-    let databases = Databases::new(TABLE, "").await;
+    let databases = databases(TABLE, "").await;
     let run = opened(&databases, "t").await;
     assert_eq!(
         cursor::highest_key(&databases.source, &run.plan).await.unwrap(),
