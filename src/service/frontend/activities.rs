@@ -156,7 +156,10 @@ impl Service {
         check_payload("the heartbeat's details", request.last_heartbeat_details.as_ref())?;
         let failure = request.failure.unwrap_or_default();
         let fail = |change: &mut Change| {
-            if let Some(details) = request.last_heartbeat_details {
+            if let Some(details) = request
+                .last_heartbeat_details
+                .filter(|it| !it.payloads.is_empty())
+            {
                 change.heartbeat(task, Some(details))?;
             }
             change.note_worker(task.0, request.worker_version);
@@ -217,7 +220,10 @@ impl Service {
         let (run, activity_id) = named(request.workflow_id, request.run_id, &request.activity_id)?;
         let fail = |change: &mut Change| {
             let task = change.activity_with_id(activity_id)?;
-            if let Some(details) = request.last_heartbeat_details {
+            if let Some(details) = request
+                .last_heartbeat_details
+                .filter(|it| !it.payloads.is_empty())
+            {
                 change.heartbeat(task, Some(details))?;
             }
             change.fail_activity(task, request.failure.unwrap_or_default(), request.identity)

@@ -420,6 +420,10 @@ impl Change {
             Ok(at_ms) => {
                 let scheduled_event_id = it.scheduled_event_id;
                 it.attempt += 1;
+                if it.heartbeat_ms == it.started_ms {
+                    // It has sent none: its silence was counted from its start.
+                    it.heartbeat_ms = 0;
+                }
                 (it.attempt_scheduled_ms, it.started_ms) = (at_ms, 0);
                 it.last_failure = Some(failure.clone());
                 it.last_attempt_complete_ms = self.now_ms;

@@ -178,6 +178,7 @@ async fn an_activity_that_waits_for_its_next_attempt_is_described_as_such() {
     assert_eq!(pending[0].last_heartbeat_time, None, "it has sent none");
     let request = RespondActivityTaskFailedRequest {
         task_token: task.task_token,
+        last_heartbeat_details: Some(Payloads::default()),
         ..Default::default()
     };
     let _: RespondActivityTaskFailedResponse = call(&service, "RespondActivityTaskFailed", request)
@@ -185,6 +186,7 @@ async fn an_activity_that_waits_for_its_next_attempt_is_described_as_such() {
         .unwrap();
     let pending = describe(&service).await.pending_activities;
     assert_eq!(pending[0].current_retry_interval, duration(20_000));
+    assert_eq!(pending[0].last_heartbeat_time, None, "it has sent none");
 }
 
 #[tokio::test]
