@@ -14,9 +14,21 @@ use super::super::*;
 use super::World;
 
 impl World {
+    /// Until nothing is applied that is not released: clients that wait do something whenever they hear of something.
+    async fn quiet(&self) {
+        loop {
+            let applied = self.service.inner.store.applied();
+            self.service.release(Pending::default()).await.unwrap();
+            self.service.settled().await.unwrap();
+            if self.service.inner.store.applied() == applied {
+                return;
+            }
+        }
+    }
+
     /// Holds memory against what is read back, and looks for every task that should wait.
     pub(super) async fn check(&mut self) {
-        self.service.settled().await.unwrap();
+        self.quiet().await;
         let store = Store::open(self.copy()).unwrap();
         let read = load(&store).unwrap();
         let now_ms = self.service.now_ms();
