@@ -174,7 +174,8 @@ fn a_server_process_that_is_stopped_is_named_by_its_side() {
             .map(str::to_owned)
     });
     signal(Signal::CONT);
-    assert!(waits.contains("the source has sent nothing"), "{waits}");
+    // Nothing for a while, or no row yet where it was stopped before its first.
+    assert!(waits.contains("the source has sent no"), "{waits}");
     process.kill();
 }
 
