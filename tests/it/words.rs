@@ -165,6 +165,9 @@ fn a_server_process_that_is_stopped_is_named_by_its_side() {
         let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
     };
+    until("rows that came before it stops", || {
+        (stage.status()["rows_in_flight"].as_u64()? > 0).then_some(())
+    });
     signal(Signal::STOP);
     let waits = until("words about the source", || {
         let status = stage.status();
@@ -174,8 +177,7 @@ fn a_server_process_that_is_stopped_is_named_by_its_side() {
             .map(str::to_owned)
     });
     signal(Signal::CONT);
-    // Nothing for a while, or no row yet where it was stopped before its first.
-    assert!(waits.contains("the source has sent no"), "{waits}");
+    assert!(waits.contains("the source has sent nothing"), "{waits}");
     process.kill();
 }
 
