@@ -70,17 +70,17 @@ pub async fn nth_key(
     number: u64,
 ) -> Result<Option<Key>> {
     let side = session.side();
-    let condition = where_between(side, plan, low, stop);
-    let (keys, order) = (key_outputs(side, plan, "t"), key_list(side, plan, ""));
-    let from = table_of(side, plan);
-    let offset = number.max(1) - 1;
-    let sql = format!("SELECT {keys} FROM {from}{condition} ORDER BY {order} OFFSET {offset} LIMIT 1");
+    let sql = nth_key_sql(side, plan, &where_between(side, plan, low, stop), number);
     let what = format!("find the next batch of source table {}", plan.source);
-    let found = session
-        .rows_locked(&what, &lock_of(side, plan), &sql)
-        .await?
-        .pop();
+    let found = session.rows_locked(&what, &lock_of(side, plan), &sql).await?;
+    let found = found.into_iter().next();
     found.map(|row| key_of(side, plan, row)).transpose()
+}
+
+fn nth_key_sql(side: Side, plan: &Plan, condition: &str, number: u64) -> String {
+    let (keys, order) = (key_outputs(side, plan, "t"), key_list(side, plan, ""));
+    let (from, offset) = (table_of(side, plan), number.max(1) - 1);
+    format!("SELECT {keys} FROM {from}{condition} ORDER BY {order} OFFSET {offset} LIMIT 1")
 }
 
 /// The key of the row that is `rows`-th in a range of one side, of the rows that are copied; `None` where there are not so many.
@@ -94,14 +94,8 @@ pub(super) async fn key_within(
     rows: u64,
 ) -> Result<Option<Key>> {
     let side = session.side();
-    let sql = format!(
-        "SELECT {} FROM {}{} ORDER BY {} OFFSET {} LIMIT 1",
-        key_outputs(side, plan, "t"),
-        table_of(side, plan),
-        filtered(side, plan, &where_range(side, plan, range)),
-        key_list(side, plan, ""),
-        rows.max(1) - 1
-    );
+    let condition = filtered(side, plan, &where_range(side, plan, range));
+    let sql = nth_key_sql(side, plan, &condition, rows);
     let sql = under_path_of_expressions(side, plan, &sql);
     let what = format!("halve a range of the {side} table");
     let found = session.rows_locked(&what, &lock_of(side, plan), &sql).await?;
